@@ -1,0 +1,95 @@
+package environments
+
+// WriteBackMode says how a rollback reaches the environment branch.
+type WriteBackMode string
+
+const (
+	// WriteBackCommit commits straight to the environment branch. The default.
+	WriteBackCommit WriteBackMode = "Commit"
+	// WriteBackPullRequest pushes a rollback branch for a pull request, for protected branches.
+	WriteBackPullRequest WriteBackMode = "PullRequest"
+)
+
+// Environment is what one environment repository says at one path of one commit.
+// Values in it are shared between snapshots and must not be changed.
+type Environment struct {
+	// Name of the environment, from sluice.yaml or the agent's configuration.
+	Name string
+	// Namespace that its apps go to; default jx-<name>.
+	Namespace string
+	WriteBack WriteBackMode
+	// Rollout is the raw default policy, rollout: in sluice.yaml; nil when absent.
+	Rollout *RawPolicy
+	// Umbrella is the chart of a Jenkins X v2 layout: its metadata and values, without its dependencies.
+	Umbrella Umbrella
+	// Apps in the order in which the repository declares them. Apps switched off by a condition or a tag
+	// are not here.
+	Apps []App
+}
+
+// App is one chart dependency of an environment.
+type App struct {
+	// Name is the alias where there is one, else the chart's name; unique in the environment.
+	Name string
+	// ReleaseName of the Helm release; default Name.
+	ReleaseName string
+	Namespace   string
+	Chart       ChartRef
+	// Values that the environment gives the app: env/values.yaml under the app's key, then env/<app>/values.yaml
+	// over it. Globals are in Umbrella.Globals.
+	Values map[string]any
+	// Rollout is apps.<app>.rollout in sluice.yaml; nil when absent.
+	Rollout *RawPolicy
+	// Pin is where the version stands, for the rollback commit.
+	Pin Position
+	// Digest covers everything above that decides what is rendered (chart reference, values, globals, names);
+	// for a chart in the repository it also covers the chart's tree. Equal digests render equal objects.
+	Digest string
+	// Fault is why this app cannot be delivered; nil when it can. The other apps go on.
+	Fault error
+}
+
+// ChartRef pins a chart.
+type ChartRef struct {
+	Name string
+	// Version is exact, or a range that Repository resolves.
+	Version string
+	// Repository is an http(s):// or oci:// URL, or file:// and a path relative to the umbrella chart.
+	Repository string
+	Alias      string
+	// ImportValues is import-values of the dependency, as Helm spells it.
+	ImportValues []any
+	// Path is the chart's directory inside the repository when Repository is file://; else empty.
+	Path string
+}
+
+// Umbrella is the environment's own chart.
+type Umbrella struct {
+	// Name and Version of env/Chart.yaml.
+	Name, Version string
+	// Dir is the chart's directory inside the snapshot, such as "env"; empty when there is no umbrella chart.
+	Dir string
+	// Globals is global: of env/values.yaml.
+	Globals map[string]any
+	// Values is env/values.yaml without the apps' keys and without global:.
+	Values map[string]any
+	// Templates are the paths of env/templates; an App named as the umbrella stands for them when there are any.
+	Templates []string
+}
+
+// Position is a place in a file of the snapshot; Line and Column count from 1.
+type Position struct {
+	File         string
+	Line, Column int
+}
+
+// RawPolicy is a policy as it was written, with its place, before it is resolved.
+type RawPolicy struct {
+	// Where names the place for plan and for errors, such as "apps.croc-hunter-java.rollout in sluice.yaml".
+	Where string
+	// File is the path in the snapshot (or in the chart).
+	File string
+	// YAML is the text of the whole file, so that errors can name the line; Path leads to the policy inside it.
+	YAML []byte
+	Path []string
+}

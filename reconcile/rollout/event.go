@@ -1,0 +1,54 @@
+package rollout
+
+import (
+	"time"
+
+	"github.com/sluice-cd/sluice/analysis"
+)
+
+// EventType names what happened.
+type EventType string
+
+// The events, in the order of a rollout. Each is written to the audit log exactly once, in order.
+const (
+	InstallStarted    EventType = "InstallStarted"   // the first install began
+	Installed         EventType = "Installed"        // the first install is ready
+	Applied           EventType = "Applied"          // a change without effect on pods was applied
+	RolloutStarted    EventType = "RolloutStarted"   // a canary or a rolling update began
+	Advanced          EventType = "Advanced"         // the canary's weight rose to Weight
+	Held              EventType = "Held"             // a check failed, or the canary is not available: the weight stays
+	Inconclusive      EventType = "Inconclusive"     // no data: the weight stays (first of a row only)
+	Paused            EventType = "Paused"           // too many inconclusive checks in a row
+	Resumed           EventType = "Resumed"          // data came back
+	PromotionStarted  EventType = "PromotionStarted" // the last step passed; the stable track is being updated
+	Promoted          EventType = "Promoted"         // the release is the stable one
+	RollbackStarted   EventType = "RollbackStarted"  // the release failed; traffic goes back
+	RolledBack        EventType = "RolledBack"       // the canary track is gone; stable serves alone
+	Superseded        EventType = "Superseded"       // a third release took the rollout's place
+	Aborted           EventType = "Aborted"          // git went back to the stable release
+	RollbackCommitted EventType = "RollbackCommitted"
+	RollbackSkipped   EventType = "RollbackSkipped" // git had moved on; nothing was written
+	Removed           EventType = "Removed"         // git no longer lists the app, and its objects are gone
+	Degraded          EventType = "Degraded"        // not ready within the deadline, with nothing to go back to
+)
+
+// Event is one thing that happened to an app. Events are the one record: the audit log, Kubernetes Events,
+// metrics and every notification are readers of them.
+type Event struct {
+	// Seq counts from 1 for each app, without gaps.
+	Seq  int64     `json:"seq"`
+	Time time.Time `json:"time"`
+	Type EventType `json:"type"`
+	// Rollout counts the app's rollouts; 0 for events outside one.
+	Rollout int64 `json:"rollout,omitempty"`
+	// From is the stable release, To the one under way.
+	From Release `json:"from,omitzero"`
+	To   Release `json:"to,omitzero"`
+	// Weight of the canary after the event, in percent.
+	Weight int `json:"weight"`
+	// Reason in numbers; Results where checks were behind it.
+	Reason  string            `json:"reason,omitempty"`
+	Results []analysis.Result `json:"results,omitempty"`
+	// Commit is the rollback commit of RollbackCommitted.
+	Commit string `json:"commit,omitempty"`
+}

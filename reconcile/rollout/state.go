@@ -1,0 +1,157 @@
+package rollout
+
+import (
+	"time"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
+)
+
+// Release identifies one app at one commit.
+type Release struct {
+	// Version of the chart.
+	Version string `json:"version,omitempty"`
+	// Digest is the release's identity; equal digests hold equal objects. Empty: no release.
+	Digest string `json:"digest,omitempty"`
+	// Commit of the environment branch that asked for it: the cause.
+	Commit string `json:"commit,omitempty"`
+	// Revision of its Helm release record; 0 until it has one.
+	Revision int `json:"revision,omitempty"`
+}
+
+// IsZero reports whether there is no release.
+func (r Release) IsZero() bool { return r.Digest == "" }
+
+// Phase of an app. The transition table is in Next's comment.
+type Phase string
+
+const (
+	// Idle: at rest; Stable serves. With a zero Stable nothing was ever installed.
+	Idle Phase = ""
+	// Installing: the first install; Target is applied as the stable track and not ready yet. Never a canary.
+	Installing Phase = "Installing"
+	// Updating: a rolling update; the stable track gets Target and is not ready yet.
+	Updating Phase = "Updating"
+	// Starting: the canary track is there at weight 0 and not ready yet.
+	Starting Phase = "Starting"
+	// Analyzing: the canary track gets Weight percent of the traffic and is judged.
+	Analyzing Phase = "Analyzing"
+	// Promoting: the stable track gets Target while the canary track carries its share.
+	Promoting Phase = "Promoting"
+	// Draining: the stable track is Target and ready; traffic goes back to it, then the canary track is removed.
+	Draining Phase = "Draining"
+	// RollingBack: traffic is back on Stable (at the latest when it is available); the canary track drains and goes.
+	RollingBack Phase = "RollingBack"
+	// Removing: git no longer lists the app; its objects are being removed.
+	Removing Phase = "Removing"
+)
+
+// State is all that can't be observed again. It lives in the cluster beside the app and is saved before it is
+// acted upon. The zero State is an app that was never seen.
+type State struct {
+	Phase Phase `json:"phase,omitempty"`
+	// Stable is the release that serves.
+	Stable Release `json:"stable,omitzero"`
+	// Target is the release under way; zero at rest.
+	Target Release `json:"target,omitzero"`
+	// Rollouts counts the rollouts begun; the present one's id is <app>/<Rollouts>.
+	Rollouts int64 `json:"rollouts,omitempty"`
+	// Step indexes the policy's steps; Weight is the canary's share in percent.
+	Step   int `json:"step,omitempty"`
+	Weight int `json:"weight,omitempty"`
+	// Since is when Phase began.
+	Since time.Time `json:"since,omitzero"`
+	// StepSince is when the cluster was first seen to hold this phase and weight; zero until then. Intervals are
+	// measured from it, so a step is never shortened by a crash or an API server that was away.
+	StepSince time.Time `json:"stepSince,omitzero"`
+	// LastCheck is when the last counted verdict was asked.
+	LastCheck time.Time `json:"lastCheck,omitzero"`
+	// FailedChecks of this rollout, and InconclusiveChecks in a row.
+	FailedChecks       int `json:"failedChecks,omitempty"`
+	InconclusiveChecks int `json:"inconclusiveChecks,omitempty"`
+	// Paused says why the rollout waits for a person or for data; empty: it does not.
+	Paused string `json:"paused,omitempty"`
+	// Reason of the last decision, in numbers.
+	Reason string `json:"reason,omitempty"`
+	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted; empty before the first.
+	Outcome EventType `json:"outcome,omitempty"`
+	// Rejected releases, newest last, at most 10.
+	Rejected []Rejection `json:"rejected,omitempty"`
+	// Revert is the rollback commit that git still owes; nil when none is due.
+	Revert *Revert `json:"revert,omitempty"`
+	// LastSeq is the number of the newest event; Outbox holds the events that the audit log has not accepted yet.
+	LastSeq int64   `json:"lastSeq,omitempty"`
+	Outbox  []Event `json:"outbox,omitempty"`
+}
+
+// Rejection remembers a release that failed. It is not tried again until git asks anew (another Commit) or a
+// person says retry.
+type Rejection struct {
+	Release Release `json:"release"`
+	Reason  string  `json:"reason"`
+}
+
+// Revert asks the git writer to put the environment branch back from one release to another, as a
+// compare-and-set.
+type Revert struct {
+	From   Release `json:"from"`
+	To     Release `json:"to"`
+	Reason string  `json:"reason"`
+}
+
+// Change is how far two releases are apart.
+type Change string
+
+const (
+	// ChangeNone: equal digests.
+	ChangeNone Change = ""
+	// ChangePlain: something differs, but no pod would change (replicas, HPA, annotations of objects, Services).
+	ChangePlain Change = "Plain"
+	// ChangePods: pods, or configuration that they use, differ. Worth a rollout.
+	ChangePods Change = "Pods"
+)
+
+// Track is what is seen of the stable or the canary track, against the projection of the present State.
+type Track struct {
+	// Ready: applied as projected, and every workload has rolled out completely.
+	Ready bool
+	// Available: it can take the traffic that it is meant to have.
+	Available bool
+	// Failed: it will not become ready by waiting (crash loop, and the like).
+	Failed bool
+	// Message says why it is not ready, for people.
+	Message string
+}
+
+// Observation is everything that Next may know of the world.
+type Observation struct {
+	Now time.Time
+	// Desired is what git asks for; zero: not known (git is away, or the app's source has a fault): hold the course.
+	Desired Release
+	// Removed: git is known not to list the app any more.
+	Removed bool
+	// FromStable and FromTarget: how Desired differs from State.Stable and State.Target.
+	FromStable, FromTarget Change
+	// Policy of the release under way, or of Desired at rest.
+	Policy environments.Policy
+	// Applied: the cluster holds the whole projection of the present State.
+	Applied bool
+	Stable  Track
+	Canary  Track
+	// Verdict of a round of checks asked since the last Next; nil: none.
+	Verdict *analysis.Verdict
+	// Reverted is the git writer's answer to State.Revert; nil: none yet.
+	Reverted *Reverted
+	// Recorded is the highest event number that the audit log holds.
+	Recorded int64
+	// Retry: a person asked to try a rejected release again.
+	Retry bool
+}
+
+// Reverted is the outcome of a rollback commit.
+type Reverted struct {
+	// Commit that put the environment branch back; empty when nothing was written.
+	Commit string
+	// Skipped says why nothing was written ("the branch has moved on to 0.0.132"); empty when Commit is set.
+	Skipped string
+}
