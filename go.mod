@@ -3,6 +3,7 @@ module github.com/sluice-cd/sluice
 go 1.26.0
 
 require (
+	github.com/cockroachdb/datadriven v1.0.2
 	github.com/fluxcd/cli-utils v1.2.3
 	github.com/go-git/go-git/v5 v5.19.3
 	github.com/prometheus/client_golang v1.25.0

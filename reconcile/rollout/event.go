@@ -21,9 +21,9 @@ const (
 	Paused            EventType = "Paused"           // too many inconclusive checks in a row
 	Resumed           EventType = "Resumed"          // data came back
 	PromotionStarted  EventType = "PromotionStarted" // the last step passed; the stable track is being updated
-	Promoted          EventType = "Promoted"         // the release is the stable one
+	Promoted          EventType = "Promoted"         // the release serves alone; the canary track is gone
 	RollbackStarted   EventType = "RollbackStarted"  // the release failed; traffic goes back
-	RolledBack        EventType = "RolledBack"       // the canary track is gone; stable serves alone
+	RolledBack        EventType = "RolledBack"       // the rollback is over: the canary track is gone, stable serves alone
 	Superseded        EventType = "Superseded"       // a third release took the rollout's place
 	Aborted           EventType = "Aborted"          // git went back to the stable release
 	RollbackCommitted EventType = "RollbackCommitted"

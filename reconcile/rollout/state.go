@@ -13,9 +13,11 @@ type Release struct {
 	Version string `json:"version,omitempty"`
 	// Digest is the release's identity; equal digests hold equal objects. Empty: no release.
 	Digest string `json:"digest,omitempty"`
-	// Commit of the environment branch that asked for it: the cause.
+	// Commit of the environment branch that asked for it: the cause. It is the commit that last changed what decides
+	// this app, not the tip of the branch, or every push elsewhere would count as asking for a failed release again.
 	Commit string `json:"commit,omitempty"`
-	// Revision of its Helm release record; 0 until it has one.
+	// Revision of its Helm release record; 0 until it has one. Next leaves it 0 in every release that it takes over
+	// from Observation.Desired and never looks at it; the executor numbers State.Stable before it saves.
 	Revision int `json:"revision,omitempty"`
 }
 
@@ -59,7 +61,12 @@ type State struct {
 	// Step indexes the policy's steps; Weight is the canary's share in percent.
 	Step   int `json:"step,omitempty"`
 	Weight int `json:"weight,omitempty"`
-	// Since is when Phase began.
+	// Peak is the highest weight that this rollout's canary was given; 0: it never took traffic.
+	Peak int `json:"peak,omitempty"`
+	// Drained, in Draining and RollingBack: the canary track has had no traffic for the drain delay, or never had
+	// any. It is no longer part of the projection. See Tracks.
+	Drained bool `json:"drained,omitempty"`
+	// Since is when Phase began; in Draining and RollingBack when its present stage (weight, Drained) began.
 	Since time.Time `json:"since,omitzero"`
 	// StepSince is when the cluster was first seen to hold this phase and weight; zero until then. Intervals are
 	// measured from it, so a step is never shortened by a crash or an API server that was away.
@@ -69,11 +76,12 @@ type State struct {
 	// FailedChecks of this rollout, and InconclusiveChecks in a row.
 	FailedChecks       int `json:"failedChecks,omitempty"`
 	InconclusiveChecks int `json:"inconclusiveChecks,omitempty"`
-	// Paused says why the rollout waits for a person or for data; empty: it does not.
+	// Paused says why the app waits for a person or for data; empty: it does not.
 	Paused string `json:"paused,omitempty"`
 	// Reason of the last decision, in numbers.
 	Reason string `json:"reason,omitempty"`
 	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted; empty before the first.
+	// During RollingBack it already is what this rollout will end as.
 	Outcome EventType `json:"outcome,omitempty"`
 	// Rejected releases, newest last, at most 10.
 	Rejected []Rejection `json:"rejected,omitempty"`
@@ -97,6 +105,8 @@ type Revert struct {
 	From   Release `json:"from"`
 	To     Release `json:"to"`
 	Reason string  `json:"reason"`
+	// Rollout that failed.
+	Rollout int64 `json:"rollout,omitempty"`
 }
 
 // Change is how far two releases are apart.
@@ -123,7 +133,9 @@ type Track struct {
 	Message string
 }
 
-// Observation is everything that Next may know of the world.
+// Observation is everything that Next may know of the world. It is made against the projection of the State that
+// Next is called with, and only after the cluster has been looked at: a zero Track is a track that is seen not to be
+// there, not one that nobody looked at.
 type Observation struct {
 	Now time.Time
 	// Desired is what git asks for; zero: not known (git is away, or the app's source has a fault): hold the course.
@@ -132,19 +144,23 @@ type Observation struct {
 	Removed bool
 	// FromStable and FromTarget: how Desired differs from State.Stable and State.Target.
 	FromStable, FromTarget Change
-	// Policy of the release under way, or of Desired at rest.
+	// Policy of Desired, or of the release under way while Desired is not known. It may change at any time.
 	Policy environments.Policy
-	// Applied: the cluster holds the whole projection of the present State.
+	// Applied: the cluster holds the whole projection of the present State, and nothing that it does not hold any
+	// more. In Removing the projection is empty, so that Applied says that everything is gone.
 	Applied bool
-	Stable  Track
-	Canary  Track
-	// Verdict of a round of checks asked since the last Next; nil: none.
+	// WatchedSince is since when the cluster has answered without a gap; zero: always. Deadlines count from it at the
+	// earliest, so that an API server that was away is never taken for pods that do not start.
+	WatchedSince time.Time
+	Stable       Track
+	Canary       Track
+	// Verdict of a round of checks asked since the last Next; nil: none. Ask when State.CheckDue.
 	Verdict *analysis.Verdict
 	// Reverted is the git writer's answer to State.Revert; nil: none yet.
 	Reverted *Reverted
 	// Recorded is the highest event number that the audit log holds.
 	Recorded int64
-	// Retry: a person asked to try a rejected release again.
+	// Retry: a person asked to try a rejected release again. True in one observation only for each time of asking.
 	Retry bool
 }
 
@@ -154,4 +170,6 @@ type Reverted struct {
 	Commit string
 	// Skipped says why nothing was written ("the branch has moved on to 0.0.132"); empty when Commit is set.
 	Skipped string
+	// Rollout of the Revert that is answered, so that a late answer is not taken for a newer one's; 0: the present.
+	Rollout int64
 }

@@ -1,0 +1,128 @@
+package rollout
+
+import (
+	"time"
+
+	"github.com/sluice-cd/sluice/environments"
+)
+
+// Defaults for a policy that does not say; environments fills them in, a hand-made policy may not.
+const (
+	defaultInterval          = time.Minute
+	defaultDeadline          = 10 * time.Minute
+	defaultInconclusiveLimit = 10
+	maxDrainDelay            = 30 * time.Second
+)
+
+// CheckDue reports whether the metrics are to be asked now: an interval has passed since the cluster was first seen to
+// hold the present weight, and since the last check.
+func (s State) CheckDue(p environments.Policy, now time.Time) bool {
+	at := s.nextCheck(p)
+	return !at.IsZero() && !now.Before(at)
+}
+
+// nextCheck is when the next check counts; zero: none does in this State.
+func (s State) nextCheck(p environments.Policy) time.Time {
+	if s.Phase != Analyzing || s.StepSince.IsZero() {
+		return time.Time{}
+	}
+	return latest(s.StepSince, s.LastCheck).Add(interval(p))
+}
+
+// Due is the next instant at which time alone may change Next's answer to o, or at which a check is due; zero when
+// there is none, as at rest. One that is not after o.Now is a check that CheckDue reports too.
+func (s State) Due(o Observation) time.Time {
+	t := &turn{State: s, o: o}
+	switch s.Phase {
+	case Idle, Removing:
+		return time.Time{}
+	case Analyzing:
+		return s.nextCheck(o.Policy)
+	case Installing, Updating, Starting, Promoting:
+		return t.ahead(t.deadlineAt())
+	case Draining, RollingBack:
+		return t.ahead(t.stageEnd(), t.deadlineAt())
+	default:
+		return time.Time{}
+	}
+}
+
+// stageEnd is when the present weight, or the lack of it, has been held for long enough; zero: not in this stage.
+func (t *turn) stageEnd() time.Time {
+	switch {
+	case t.StepSince.IsZero() || t.Drained:
+		return time.Time{}
+	case t.Weight == 0:
+		return t.StepSince.Add(drainDelay(t.o.Policy))
+	case t.Phase == Draining:
+		return t.StepSince.Add(interval(t.o.Policy))
+	default:
+		return time.Time{}
+	}
+}
+
+// ahead is the first of the instants that is still to come; zero: none.
+func (t *turn) ahead(instants ...time.Time) time.Time {
+	var first time.Time
+	for _, at := range instants {
+		if at.After(t.o.Now) && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first
+}
+
+// heldFor reports whether the cluster has been seen to hold the present phase and weight for d.
+func (t *turn) heldFor(d time.Duration) bool {
+	return !t.StepSince.IsZero() && !t.o.Now.Before(t.StepSince.Add(d))
+}
+
+// overdue reports whether the progress deadline has passed: since the phase, or its stage, began; since the cluster
+// was first seen to hold it; and since the cluster last came back.
+func (t *turn) overdue() bool {
+	return !t.o.Now.Before(t.deadlineAt())
+}
+
+func (t *turn) deadlineAt() time.Time {
+	return latest(t.Since, t.StepSince, t.o.WatchedSince).Add(t.deadline())
+}
+
+func (t *turn) deadline() time.Duration {
+	return positive(t.o.Policy.ProgressDeadline, defaultDeadline)
+}
+
+func interval(p environments.Policy) time.Duration {
+	return positive(p.Analysis.Interval, defaultInterval)
+}
+
+func drainDelay(p environments.Policy) time.Duration { return min(interval(p), maxDrainDelay) }
+
+func threshold(p environments.Policy) int { return max(p.Analysis.Threshold, 1) }
+
+func inconclusiveLimit(p environments.Policy) int {
+	return positive(p.Analysis.InconclusiveLimit, defaultInconclusiveLimit)
+}
+
+// steps are the policy's weights, rising; never empty. A policy that was never resolved has one step.
+func steps(p environments.Policy) []int {
+	if steps := p.Steps(); len(steps) > 0 {
+		return steps
+	}
+	return []int{positive(min(p.Analysis.MaxWeight, 100), 100)}
+}
+
+func positive[T int | time.Duration](v, otherwise T) T {
+	if v <= 0 {
+		return otherwise
+	}
+	return v
+}
+
+func latest(first time.Time, more ...time.Time) time.Time {
+	for _, at := range more {
+		if at.After(first) {
+			first = at
+		}
+	}
+	return first
+}

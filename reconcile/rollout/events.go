@@ -1,0 +1,101 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sluice-cd/sluice/analysis"
+)
+
+// emit records what happened to the release under way. The reason becomes the State's.
+func (t *turn) emit(typ EventType, reason string, results []analysis.Result) {
+	t.Reason = reason
+	t.record(Event{
+		Type: typ, Rollout: t.rollout(), From: t.Stable, To: t.Target, Weight: t.Weight,
+		Reason: reason, Results: slices.Clone(results),
+	})
+}
+
+// record numbers an event and puts it into the outbox.
+func (t *turn) record(e Event) {
+	t.LastSeq++
+	e.Seq, e.Time = t.LastSeq, t.o.Now
+	t.Outbox = append(t.Outbox, e)
+	t.events = append(t.events, e)
+}
+
+// rollout is the number of the rollout under way; 0 outside one.
+func (t *turn) rollout() int64 {
+	switch t.Phase {
+	case Idle, Installing, Removing:
+		return 0
+	default:
+		return t.Rollouts
+	}
+}
+
+// acknowledge drops from the outbox what the audit log holds.
+//
+// A log that is ahead of the State can only mean that the State was lost or is an old copy. Its events are news all
+// the same, so they are numbered on after the log's rather than taken for the log's own.
+func (t *turn) acknowledge() {
+	if t.o.Recorded > t.LastSeq {
+		t.LastSeq = t.o.Recorded
+		for i := range t.Outbox {
+			t.LastSeq++
+			t.Outbox[i].Seq = t.LastSeq
+		}
+		return
+	}
+	if len(t.Outbox) == 0 || t.Outbox[0].Seq > t.o.Recorded {
+		return
+	}
+	t.Outbox = slices.DeleteFunc(t.Outbox, func(e Event) bool { return e.Seq <= t.o.Recorded })
+	if len(t.Outbox) == 0 {
+		t.Outbox = nil
+	}
+}
+
+// settleRevert takes the git writer's answer to the pending rollback commit.
+func (t *turn) settleRevert() {
+	answer := t.o.Reverted
+	if t.Revert == nil || answer == nil || answer.Rollout != 0 && answer.Rollout != t.Revert.Rollout {
+		return
+	}
+	switch {
+	case answer.Commit != "":
+		t.closeRevert(RollbackCommitted, t.Revert.Reason, answer.Commit)
+	case answer.Skipped != "":
+		t.closeRevert(RollbackSkipped, answer.Skipped, "")
+	}
+}
+
+// closeRevert records how the pending rollback commit ended. It keeps the State's Reason, which is why the release
+// failed.
+func (t *turn) closeRevert(typ EventType, reason, commit string) {
+	r := t.Revert
+	t.Revert = nil
+	t.record(Event{
+		Type: typ, Rollout: r.Rollout, From: r.To, To: r.From, Weight: t.Weight, Reason: reason, Commit: commit,
+	})
+}
+
+// label names a release for people.
+func label(r Release) string {
+	switch {
+	case r.Version != "":
+		return r.Version
+	case len(r.Digest) > 12:
+		return r.Digest[:12]
+	default:
+		return r.Digest
+	}
+}
+
+// because joins what happened and what was seen.
+func because(what string, seen Track) string {
+	if seen.Message == "" {
+		return what
+	}
+	return fmt.Sprintf("%s: %s", what, seen.Message)
+}

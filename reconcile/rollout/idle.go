@@ -1,0 +1,158 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sluice-cd/sluice/environments"
+)
+
+// maxRejected bounds State.Rejected. Older ones than these are no longer what git asks for.
+const maxRejected = 10
+
+// idle starts what git asks for.
+func (t *turn) idle() {
+	d := t.o.Desired
+	switch {
+	case d.IsZero() || d.Digest == t.Stable.Digest:
+	case t.Stable.IsZero():
+		t.install()
+	case t.o.FromStable == ChangePlain:
+		t.applyPlain()
+	case t.o.FromStable == ChangePods && t.mayBegin():
+		t.begin()
+	}
+}
+
+// applyPlain takes over a change that no pod would notice.
+func (t *turn) applyPlain() {
+	from := t.Stable
+	t.Stable = desired(t.o)
+	t.Reason = ""
+	t.record(Event{Type: Applied, From: from, To: t.Stable})
+}
+
+// mayBegin reports whether nothing stands in the way of a rollout to Desired.
+func (t *turn) mayBegin() bool {
+	return !t.o.Policy.Suspend && !t.rejected(t.o.Desired)
+}
+
+// rejected reports whether a release failed before and nobody has asked for it anew since. A Revert that git has not
+// answered yet says the same of the release that it takes back.
+func (t *turn) rejected(r Release) bool {
+	same := func(x Release) bool { return x.Digest == r.Digest && x.Commit == r.Commit }
+	return t.Revert != nil && same(t.Revert.From) ||
+		slices.ContainsFunc(t.Rejected, func(x Rejection) bool { return same(x.Release) })
+}
+
+// retry forgets that Desired was rejected, and the rollback commit that would take it back. Should that commit have
+// been pushed all the same, git is seen to go back to Stable, which aborts.
+func (t *turn) retry() {
+	if !t.o.Retry || t.o.Desired.IsZero() {
+		return
+	}
+	t.Rejected = slices.DeleteFunc(t.Rejected, func(x Rejection) bool {
+		return x.Release.Digest == t.o.Desired.Digest
+	})
+	t.dropRevertOf(t.o.Desired, "tried again by hand")
+}
+
+// dropRevertOf calls off the pending rollback commit if it would take back r.
+func (t *turn) dropRevertOf(r Release, reason string) {
+	if t.Revert != nil && t.Revert.From.Digest == r.Digest {
+		t.closeRevert(RollbackSkipped, reason, "")
+	}
+}
+
+// begin starts a rollout to Desired at step 0, with the strategy of its policy.
+func (t *turn) begin() {
+	t.dropRevertOf(t.o.Desired, "asked for again by commit "+t.o.Desired.Commit)
+	t.clearRun()
+	t.Target = desired(t.o)
+	t.Rollouts++
+	if t.o.Policy.Strategy == environments.StrategyCanary {
+		t.enter(Starting)
+	} else {
+		t.enter(Updating)
+	}
+	t.emit(RolloutStarted, "", nil)
+}
+
+// install applies the first release. There is nothing to compare it with, so it never canaries.
+func (t *turn) install() {
+	t.clearRun()
+	t.Target = desired(t.o)
+	t.enter(Installing)
+	t.emit(InstallStarted, "", nil)
+}
+
+func (t *turn) installing() {
+	d, stable := t.o.Desired, t.o.Stable
+	switch {
+	case !d.IsZero() && d.Digest != t.Target.Digest:
+		t.install()
+	case stable.Ready:
+		t.succeed(Installed, "")
+	case stable.Failed:
+		t.degrade(because(label(t.Target)+" failed to start", stable))
+	case t.overdue():
+		t.degrade(because(fmt.Sprintf("%s is not ready within %s", label(t.Target), t.deadline()), stable))
+	}
+}
+
+// updating waits for a rolling update.
+func (t *turn) updating() {
+	stable := t.o.Stable
+	switch {
+	case stable.Ready:
+		t.succeed(Promoted, "")
+	case stable.Failed:
+		t.fail(because("the update failed", stable), nil)
+	case t.overdue():
+		t.fail(because(fmt.Sprintf("the update is not ready within %s", t.deadline()), stable), nil)
+	}
+}
+
+// degrade says, once in a phase, that something is wrong which only time or a person can mend.
+func (t *turn) degrade(reason string) {
+	if t.Paused != "" {
+		return
+	}
+	t.Paused = reason
+	t.emit(Degraded, reason, nil)
+}
+
+// succeed makes Target the stable release.
+func (t *turn) succeed(outcome EventType, reason string) {
+	t.emit(outcome, reason, nil)
+	t.Stable = t.Target
+	t.Outcome = outcome
+	t.rest()
+}
+
+// desired is what git asks for, as a release that has no Helm record yet.
+func desired(o Observation) Release {
+	r := o.Desired
+	r.Revision = 0
+	return r
+}
+
+// remove lets go of everything, from any phase.
+func (t *turn) remove() {
+	switch {
+	case t.Phase == Removing:
+		t.removing()
+	case t.Phase != Idle || !t.Stable.IsZero():
+		t.Weight, t.Drained = 0, false
+		t.enter(Removing)
+	}
+}
+
+// removing waits until everything is gone. An app that git lists again in the meantime is installed afterwards.
+func (t *turn) removing() {
+	if !t.o.Applied {
+		return
+	}
+	t.emit(Removed, "git no longer lists the app", nil)
+	t.State = State{Rollouts: t.Rollouts, LastSeq: t.LastSeq, Outbox: t.Outbox}
+}

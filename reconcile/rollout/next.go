@@ -1,0 +1,175 @@
+package rollout
+
+import (
+	"slices"
+	"time"
+)
+
+// Next takes one observation of the world to the next State and to the events that say what happened. It is the whole
+// policy, takes one transition a call, and is to be called again until it changes nothing.
+//
+//	phase        when                                             then                     events
+//	-----------  -----------------------------------------------  -----------------------  --------------------------
+//	any          Removed                                          Removing, weight 0
+//	             Reverted answers Revert                          Revert is done           RollbackCommitted|-Skipped
+//	             Recorded                                         those leave the Outbox
+//	Idle         no Stable                                        Installing               InstallStarted
+//	             Desired differs, no pod would change             Stable = Desired         Applied
+//	             Desired differs; not Suspend, not rejected:
+//	               Strategy Canary                                Starting, weight 0       RolloutStarted
+//	               any other                                      Updating                 RolloutStarted
+//	Installing   Desired differs                                  Installing it            InstallStarted
+//	             stable Ready                                     Idle                     Installed
+//	             stable Failed, or deadline                       waits on                 Degraded (once)
+//	Updating     stable Ready                                     Idle                     Promoted
+//	             stable Failed, or deadline                       RollingBack              RollbackStarted
+//	Starting     canary Failed, or not Ready by the deadline      RollingBack              RollbackStarted
+//	             canary Ready, SkipAnalysis                       Promoting                PromotionStarted
+//	             canary Ready, stable Available                   Analyzing, Step's weight Advanced
+//	Analyzing    canary Failed                                    RollingBack              RollbackStarted
+//	             canary not Available, stable Available           Starting, weight 0       Held
+//	             SkipAnalysis                                     Promoting                PromotionStarted
+//	             check decisively failed, or the Threshold-th     RollingBack              RollbackStarted
+//	             check failed                                     weight stays             Held
+//	             check inconclusive                               weight stays             Inconclusive (first of a row)
+//	             the InconclusiveLimit-th of a row                weight stays             Paused
+//	             check passed, more steps                         next step's weight       Advanced
+//	             check passed, last step                          Promoting                PromotionStarted
+//	             pass or fail while paused                        as above                 Resumed, then as above
+//	Promoting    stable Ready                                     Draining, weight falls
+//	             stable or canary Failed, or deadline             RollingBack              RollbackStarted
+//	             canary not Available, stable Available           weight 0                 Held
+//	Draining     weight held for an interval                      weight falls
+//	             weight 0 held for the drain delay                Drained
+//	             Drained, Applied, stable Available               Idle, Stable = Target    Promoted
+//	             stable Failed, or not Available by the deadline  RollingBack              RollbackStarted
+//	RollingBack  stable Available, or canary Failed               weight 0
+//	             weight 0 held for the drain delay                Drained
+//	             Drained, Applied, stable Available               Idle                     RolledBack (if it failed)
+//	             stable not Available by the deadline, weight 0   Idle                     Degraded, RolledBack
+//	             the same, canary still serves                    waits on                 Degraded (once)
+//	Removing     Applied: everything is gone                      Idle, as never seen      Removed
+//
+// In the middle of a run (Updating, Starting, Analyzing, Promoting), before any of the above:
+//
+//	Desired is Stable, or Stable but for what no pod sees         RollingBack              Aborted
+//	Desired is Target but for what no pod sees                    Target = Desired         Applied
+//	Desired is a third release, rejected before                   RollingBack              Aborted
+//	Desired is a third release                                    restart at step 0        Superseded, RolloutStarted
+//
+// A third release takes a rollout's place at once while its canary never had traffic, or while a rolling update is
+// replaced by another. In every other case the present canary is drained first, by RollingBack, and the third release
+// starts from Idle: the canary's pods and its weight change in different passes, so that no crash between them sends
+// traffic to pods that nobody judged. That holds in Promoting too, where Stable is put back first: a release that
+// nobody wants any more is not given all the traffic just because it is far. RollingBack and Draining end before
+// anything new begins.
+//
+// A check counts when it was asked an interval or more after the cluster was first seen to hold the present weight
+// (StepSince), and after the check before it. Weight rises only on a counted pass at the present weight, or back to a
+// weight already reached after the canary was away. While Suspend is set, or stable is not Available, only what is
+// beyond doubt (Failed, a decisive check, the deadline of a start) is acted upon. A rollback, or an abort, gives the
+// traffic back to Stable at once where Stable is untouched; out of Updating, Promoting and Draining Stable is put back
+// onto the stable track and the canary keeps its share until stable is Available.
+//
+// The drain delay is the interval, 30 s at most. At rest Next is a fixpoint.
+func Next(s State, o Observation) (State, []Event) {
+	t := &turn{State: s, o: o}
+	t.Outbox = slices.Clone(s.Outbox)
+	t.Rejected = slices.Clone(s.Rejected)
+	t.acknowledge()
+	t.settleRevert()
+	t.retry()
+	t.mark()
+	t.decide()
+	return t.State, t.events
+}
+
+// turn is one call of Next: the State that becomes the answer, and what is seen.
+type turn struct {
+	State
+	o      Observation
+	events []Event
+}
+
+// decide takes the one transition.
+func (t *turn) decide() {
+	if t.o.Removed {
+		t.remove()
+		return
+	}
+	if t.redirect() {
+		return
+	}
+	switch t.Phase {
+	case Idle:
+		t.idle()
+	case Installing:
+		t.installing()
+	case Updating:
+		t.updating()
+	case Starting:
+		t.starting()
+	case Analyzing:
+		t.analyzing()
+	case Promoting:
+		t.promoting()
+	case Draining:
+		t.draining()
+	case RollingBack:
+		t.rollingBack()
+	case Removing:
+		t.removing()
+	}
+}
+
+// mark notes when the cluster was first seen to hold the present phase and weight. Times ahead of the clock, which
+// was set back then, are brought down to it: a step may become longer by that, never endless.
+func (t *turn) mark() {
+	if t.Phase == Idle {
+		return
+	}
+	now := t.o.Now
+	if t.Since.IsZero() || t.Since.After(now) {
+		t.Since = now
+	}
+	if t.StepSince.After(now) || t.StepSince.IsZero() && t.o.Applied {
+		t.StepSince = now
+	}
+	if t.LastCheck.After(now) {
+		t.LastCheck = now
+	}
+}
+
+// enter begins a phase.
+func (t *turn) enter(p Phase) {
+	t.Phase = p
+	t.Paused = ""
+	t.restage()
+}
+
+// restage restarts the clocks of the phase.
+func (t *turn) restage() {
+	t.Since = t.o.Now
+	t.StepSince = time.Time{}
+}
+
+// setWeight changes the canary's share.
+func (t *turn) setWeight(w int) {
+	t.Weight = w
+	t.Peak = max(t.Peak, w)
+	t.StepSince = time.Time{}
+}
+
+// rest ends whatever was under way.
+func (t *turn) rest() {
+	t.enter(Idle)
+	t.Target = Release{}
+	t.clearRun()
+}
+
+// clearRun forgets what belongs to one rollout only.
+func (t *turn) clearRun() {
+	t.Step, t.Weight, t.Peak, t.Drained = 0, 0, 0, false
+	t.FailedChecks, t.InconclusiveChecks = 0, 0
+	t.LastCheck = time.Time{}
+}

@@ -1,0 +1,71 @@
+package rollout
+
+import (
+	"fmt"
+
+	"github.com/sluice-cd/sluice/environments"
+)
+
+// redirect follows git when it asks for something else in the middle of a run, and reports whether it did.
+func (t *turn) redirect() bool {
+	if !t.divertible() {
+		return false
+	}
+	d := t.o.Desired
+	switch {
+	case d.IsZero() || d.Digest == t.Target.Digest:
+		return false
+	case d.Digest == t.Stable.Digest:
+		t.retreat(Aborted, Aborted, "git went back to "+label(t.Stable), nil)
+	case t.o.FromStable == ChangePlain:
+		t.retreat(Aborted, Aborted, fmt.Sprintf("git went back to the pods of %s", label(t.Stable)), nil)
+	case t.o.FromTarget == ChangePlain:
+		t.Target = desired(t.o)
+		t.emit(Applied, "", nil)
+	case t.o.FromTarget == ChangePods && t.rejected(d):
+		t.retreat(Aborted, Aborted, fmt.Sprintf("git asks for %s, which failed before", label(d)), nil)
+	case t.o.FromTarget == ChangePods:
+		t.supersede()
+	default:
+		return false
+	}
+	return true
+}
+
+// divertible reports whether the run can still take another course.
+func (t *turn) divertible() bool {
+	switch t.Phase {
+	case Updating, Starting, Analyzing, Promoting:
+		return true
+	default:
+		return false
+	}
+}
+
+// supersede lets a third release take the place of the one under way.
+func (t *turn) supersede() {
+	reason := label(t.o.Desired) + " takes its place"
+	if !t.replaceable() {
+		t.retreat(Superseded, Superseded, reason, nil)
+		return
+	}
+	t.emit(Superseded, reason, nil)
+	t.Outcome = Superseded
+	t.begin()
+}
+
+// replaceable reports whether the third release can take over the track of the one under way as it is.
+func (t *turn) replaceable() bool {
+	if t.o.Policy.Suspend {
+		return false
+	}
+	switch t.Phase {
+	case Starting:
+		return t.Peak == 0
+	case Updating:
+		// Towards a canary the stable track has to be the stable release first.
+		return t.o.Policy.Strategy != environments.StrategyCanary
+	default:
+		return false
+	}
+}

@@ -1,0 +1,88 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sluice-cd/sluice/analysis"
+)
+
+// fail rejects the release, asks git to take it back, and goes back to Stable.
+func (t *turn) fail(reason string, results []analysis.Result) {
+	failed := t.Target
+	if t.o.Desired.Digest == failed.Digest {
+		// Whoever asked last for these very objects has had the answer too.
+		failed.Commit = t.o.Desired.Commit
+	}
+	t.reject(failed, reason)
+	if t.Revert != nil {
+		t.closeRevert(RollbackSkipped, "git had moved on to "+label(failed), "")
+	}
+	t.Revert = &Revert{From: failed, To: t.Stable, Reason: reason, Rollout: t.Rollouts}
+	t.retreat(RolledBack, RollbackStarted, reason, results)
+}
+
+// reject remembers a release that failed.
+func (t *turn) reject(r Release, reason string) {
+	t.Rejected = slices.DeleteFunc(t.Rejected, func(x Rejection) bool {
+		return x.Release.Digest == r.Digest && x.Release.Commit == r.Commit
+	})
+	t.Rejected = append(t.Rejected, Rejection{Release: r, Reason: reason})
+	if extra := len(t.Rejected) - maxRejected; extra > 0 {
+		t.Rejected = slices.Delete(t.Rejected, 0, extra)
+	}
+}
+
+// retreat goes back to Stable and ends as outcome. The canary loses its traffic at once where the stable track never
+// had anything else than Stable and can take it, or where the canary is broken anyway.
+func (t *turn) retreat(outcome, event EventType, reason string, results []analysis.Result) {
+	untouched := t.Phase == Starting || t.Phase == Analyzing
+	if t.o.Canary.Failed || untouched && t.o.Stable.Available {
+		t.Weight = 0
+	}
+	t.Drained = t.Drained || t.Peak == 0
+	t.Outcome = outcome
+	t.enter(RollingBack)
+	t.emit(event, reason, results)
+}
+
+func (t *turn) rollingBack() {
+	switch {
+	case t.Weight > 0:
+		t.giveBack()
+	case !t.Drained:
+		t.drain()
+	case t.o.Applied && t.o.Stable.Available:
+		t.rolledBack()
+	case t.overdue():
+		// A new release in git may be the cure, so it must get its turn.
+		t.degrade(t.stableLate())
+		t.rolledBack()
+	}
+}
+
+// giveBack waits until the stable track can take the canary's traffic. Until then the canary serves, however long
+// that is: it does what the stable track can't.
+func (t *turn) giveBack() {
+	switch {
+	case t.o.Canary.Failed, t.heldFor(0) && t.o.Stable.Available:
+		t.setWeight(0)
+		t.Paused = ""
+		t.restage()
+	case t.overdue():
+		t.degrade(t.stableLate())
+	}
+}
+
+func (t *turn) stableLate() string {
+	what := fmt.Sprintf("%s is not available again within %s of the rollback", label(t.Stable), t.deadline())
+	return because(what, t.o.Stable)
+}
+
+// rolledBack ends the retreat. Aborted and Superseded were said when they were decided.
+func (t *turn) rolledBack() {
+	if t.Outcome == RolledBack {
+		t.emit(RolledBack, t.Reason, nil)
+	}
+	t.rest()
+}
