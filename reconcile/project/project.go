@@ -1,6 +1,9 @@
 package project
 
 import (
+	"fmt"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/environments"
@@ -12,24 +15,170 @@ type Input struct {
 	// App and Namespace name the app.
 	App, Namespace string
 	// Stable and Target are the objects of State.Stable and State.Target; nil where State has none.
+	// In every phase with a canary, Stable is the release that served before it.
 	Stable, Target []*unstructured.Unstructured
 	Policy         environments.Policy
 	State          rollout.State
 }
 
-// Desired is what the cluster should hold for an app, in the order in which it is applied. The slices share
-// no memory with the input.
+// Desired is what the cluster should hold for an app, in the order in which it is applied: Stable, Canary, Routing,
+// and each from first to last. The slices share no memory with the input.
 type Desired struct {
 	// Stable is the stable track and everything of the release that belongs to no track.
 	Stable []*unstructured.Unstructured
 	// Canary is the canary track; empty at rest.
 	Canary []*unstructured.Unstructured
-	// Routing objects with their weights.
+	// Routing objects with their weights, and the Service that the policy asks for where the release has none.
 	Routing []*unstructured.Unstructured
-	// StableWorkloads and CanaryWorkloads are the objects of the above whose readiness is the track's.
+	// StableWorkloads and CanaryWorkloads are the objects of Stable and Canary whose readiness is the track's:
+	// Deployments, StatefulSets and DaemonSets.
 	StableWorkloads, CanaryWorkloads []*unstructured.Unstructured
-	// Service that users address, and Target, the canary workload's name for queries; empty without a canary.
+	// Service that users address; empty when the app has none or its releases are not routed.
+	// CanaryName is the canary workload's name, for queries; empty without a canary.
 	Service, CanaryName string
 	// Warnings for plan and status.
 	Warnings []string
+}
+
+// Project returns what the cluster should hold for in.State.
+//
+//	phase                            stable track   canary track   weight of the canary
+//	Idle                             Stable         none           none
+//	Installing, Updating             Target         none           none
+//	Starting, Analyzing              Stable         Target         State.Weight
+//	Promoting, Draining              Target         Target         State.Weight
+//	RollingBack                      Stable         Target         State.Weight
+//	Removing                         none           none           none
+//
+// RollingBack without Target's objects (they can no longer be rendered) is projected as Idle: going back never waits.
+//
+// Routing is there when the policy's strategy is Canary or a canary is under way. It is an error when the release then
+// does not show which workload is meant (see FindTarget), when no rewriting of labels keeps the canary's pods apart,
+// or when a canary's name is taken.
+func Project(in Input) (Desired, error) {
+	desired, err := project(in)
+	if err != nil {
+		return Desired{}, fmt.Errorf("projecting app %s: %w", in.App, err)
+	}
+	return desired, nil
+}
+
+func project(in Input) (Desired, error) {
+	if in.State.Weight < 0 || in.State.Weight > 100 {
+		return Desired{}, fmt.Errorf("weight %d in phase %s, expected 0 to 100", in.State.Weight, in.State.Phase)
+	}
+	stable, target := applied(in.Stable), applied(in.Target)
+	serving, coming, err := tracks(in.State.Phase, stable, target)
+	if err != nil {
+		return Desired{}, err
+	}
+	if len(coming) == 0 && (len(serving) == 0 || in.Policy.Strategy != environments.StrategyCanary) {
+		return atRest(serving), nil
+	}
+	a, err := newApp(in, serving, coming)
+	if err != nil {
+		return Desired{}, err
+	}
+	if a.workload == nil {
+		return atRest(serving), nil
+	}
+	if coming != nil {
+		if a.split, err = newSplit(a.workload, stable, target); err != nil {
+			return Desired{}, err
+		}
+	}
+	return a.project(stable, target)
+}
+
+// tracks returns the release that the stable track shows and the one that the canary track is made from.
+func tracks(phase rollout.Phase, stable, target objects) (serving, coming objects, err error) {
+	switch phase {
+	case rollout.Idle:
+		return stable, nil, nil
+	case rollout.Installing, rollout.Updating:
+		return target, nil, nil
+	case rollout.RollingBack:
+		return stable, target, nil
+	case rollout.Starting, rollout.Analyzing:
+		serving, coming = stable, target
+	case rollout.Promoting, rollout.Draining:
+		serving, coming = target, target
+	case rollout.Removing:
+		return nil, nil, nil
+	default:
+		return nil, nil, fmt.Errorf("unknown phase %q", phase)
+	}
+	if len(coming) == 0 {
+		return nil, nil, fmt.Errorf("phase %s without objects of the release under way", phase)
+	}
+	return serving, coming, nil
+}
+
+// atRest is a release alone, without routing.
+func atRest(serving objects) Desired {
+	var d Desired
+	for _, obj := range serving {
+		d.addStable(obj, serving)
+	}
+	return d
+}
+
+// project puts the tracks and the routing together.
+func (a *app) project(stable, target objects) (Desired, error) {
+	var d Desired
+	routing, err := a.routing()
+	if err != nil {
+		return Desired{}, err
+	}
+	for _, obj := range a.serving {
+		routed, err := routing.inject(obj)
+		if err != nil {
+			return Desired{}, err
+		}
+		if routed != nil {
+			d.Routing = append(d.Routing, routed)
+		} else {
+			d.addStable(obj, a.serving)
+		}
+	}
+	generated, err := routing.generate()
+	if err != nil {
+		return Desired{}, err
+	}
+	d.Routing = append(generated, d.Routing...)
+	d.Service = routing.main
+	d.Warnings = append(d.Warnings, routing.warnings...)
+	if a.split == nil {
+		return d, nil
+	}
+	if err := a.addCanary(&d, slices.Concat(stable, target)); err != nil {
+		return Desired{}, err
+	}
+	d.Warnings = append(d.Warnings, a.deferred()...)
+	return d, d.unique()
+}
+
+// unique makes sure that no two objects are one and the same in the cluster.
+func (d *Desired) unique() error {
+	seen := make(map[key]bool, len(d.Stable)+len(d.Canary)+len(d.Routing))
+	for _, obj := range slices.Concat(d.Stable, d.Canary, d.Routing) {
+		if k := keyOf(obj); seen[k] {
+			return fmt.Errorf("%s would be there twice", describe(obj))
+		} else {
+			seen[k] = true
+		}
+	}
+	return nil
+}
+
+// addStable adds a copy of obj, an object of release, to the stable track.
+func (d *Desired) addStable(obj *unstructured.Unstructured, release objects) {
+	c := copyOf(obj)
+	d.Stable = append(d.Stable, c)
+	if isWorkload(c) {
+		d.StableWorkloads = append(d.StableWorkloads, c)
+		if release.scaler(obj) != nil {
+			unstructured.RemoveNestedField(c.Object, "spec", "replicas")
+		}
+	}
 }

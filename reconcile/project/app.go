@@ -1,0 +1,92 @@
+package project
+
+import (
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// app is one app as its objects show it.
+type app struct {
+	in Input
+	// stable is the release that serves before promotion, serving what the stable track shows, coming what the
+	// canary track is made from (nil without a canary).
+	stable, serving, coming objects
+	// workload under judgement, of coming where there is one, else of serving; nil when there is none.
+	workload *unstructured.Unstructured
+	// services are the Services through which the stable track's pods are reached, in order.
+	services objects
+	// split is nil without a canary.
+	split *split
+}
+
+func newApp(in Input, serving, coming objects) (*app, error) {
+	a := &app{in: in, stable: applied(in.Stable), serving: serving, coming: coming}
+	source := serving
+	if len(coming) > 0 {
+		source = coming
+	}
+	var err error
+	if a.workload, err = FindTarget(source, in.Policy.Target); err != nil {
+		return nil, err
+	}
+	if a.workload == nil {
+		if len(coming) > 0 {
+			return nil, fmt.Errorf("the release under way has no Deployment to make a canary of")
+		}
+		return a, nil
+	}
+	a.services = selecting(a.servingWorkload(), serving)
+	return a, nil
+}
+
+// servingWorkload is the stable track's workload; where the release under way renamed it, the canary's stands in.
+func (a *app) servingWorkload() *unstructured.Unstructured {
+	if w := a.serving.find(keyOf(a.workload)); w != nil {
+		return w
+	}
+	if w, err := FindTarget(a.serving, a.in.Policy.Target); err == nil && w != nil {
+		return w
+	}
+	return a.workload
+}
+
+// selecting returns the Services of a release that select a workload's pods.
+func selecting(workload *unstructured.Unstructured, release objects) objects {
+	var found objects
+	for _, obj := range release {
+		if isService(obj) && sameNamespace(obj, workload) && serviceSelector(obj).Matches(podLabels(workload)) {
+			found = append(found, obj)
+		}
+	}
+	return found
+}
+
+// service returns the Service of that name through which the stable track is reached, or nil.
+func (a *app) service(name string) *unstructured.Unstructured {
+	i := slices.IndexFunc(a.services, func(s *unstructured.Unstructured) bool { return s.GetName() == name })
+	if i < 0 {
+		return nil
+	}
+	return a.services[i]
+}
+
+// namespace that the app's pods run in.
+func (a *app) namespace() string {
+	if ns := a.workload.GetNamespace(); ns != "" {
+		return ns
+	}
+	return a.in.Namespace
+}
+
+// selects reports whether any pod of the release carries labels that a selector matches.
+func (o objects) selects(selector labels.Selector) *unstructured.Unstructured {
+	for _, obj := range o {
+		if isWorkload(obj) && selector.Matches(podLabels(obj)) {
+			return obj
+		}
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package project
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// broughtForward are the kinds whose new objects a canary needs under their own names: others refer to them, and
+// before promotion they only add. PersistentVolumeClaims are among them because pods that name one wait for it.
+var broughtForward = []schema.GroupKind{
+	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"},
+	{Kind: "ServiceAccount"},
+	{Group: "rbac.authorization.k8s.io", Kind: "Role"},
+	{Group: "rbac.authorization.k8s.io", Kind: "RoleBinding"},
+	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRole"},
+	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRoleBinding"},
+	{Kind: "PersistentVolumeClaim"},
+	{Group: "scheduling.k8s.io", Kind: "PriorityClass"},
+	{Group: "secrets-store.csi.x-k8s.io", Kind: "SecretProviderClass"},
+}
+
+// addCanary adds the canary track in the order of the release under way. known are the objects of both releases,
+// whose names no canary may take.
+func (a *app) addCanary(d *Desired, known objects) error {
+	for _, obj := range a.coming {
+		made, err := a.canariesOf(obj)
+		if err != nil {
+			return fmt.Errorf("making the canary of %s: %w", describe(obj), err)
+		}
+		d.Canary = append(d.Canary, made...)
+	}
+	served, err := a.canariesOfServing()
+	if err != nil {
+		return err
+	}
+	d.Canary = append(d.Canary, served...)
+	for _, obj := range d.Canary {
+		if taken := known.find(keyOf(obj)); taken != nil && !slices.Contains(broughtForward, groupKind(obj)) {
+			return fmt.Errorf("the release has a %s of its own, the name that the canary needs", describe(taken))
+		}
+		if isWorkload(obj) {
+			d.CanaryWorkloads = append(d.CanaryWorkloads, obj)
+			d.CanaryName = obj.GetName()
+		}
+	}
+	return nil
+}
+
+// canariesOf returns what stands in the canary track for one object of the release under way.
+func (a *app) canariesOf(obj *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	switch {
+	case obj == a.workload:
+		return a.canaryWorkload()
+	case isWorkload(obj):
+		return nil, nil
+	case isConfig(obj):
+		if a.usesConfig(obj) && a.copied(obj.GetKind(), obj.GetName()) {
+			return one(canaryCopy(obj)), nil
+		}
+		return nil, nil
+	case isService(obj):
+		if !sameNamespace(obj, a.workload) || !serviceSelector(obj).Matches(a.split.stable[0]) {
+			return nil, nil
+		}
+		return a.canaryService(obj)
+	case slices.Contains(broughtForward, groupKind(obj)):
+		if a.stable.find(keyOf(obj)) == nil && a.serving.find(keyOf(obj)) == nil {
+			return one(copyOf(obj)), nil
+		}
+		return nil, nil
+	default:
+		return a.counterparts(obj)
+	}
+}
+
+// canariesOfServing returns the canaries of what only the stable track has, and the canary needs as long as that
+// serves: Services through which it is reached, and network policies whose peers are the app's pods.
+func (a *app) canariesOfServing() ([]*unstructured.Unstructured, error) {
+	var made []*unstructured.Unstructured
+	for _, service := range a.services {
+		if other := a.coming.find(keyOf(service)); other != nil && serviceSelector(other).Matches(a.split.stable[0]) {
+			continue
+		}
+		canary, err := a.canaryService(service)
+		if err != nil {
+			return nil, fmt.Errorf("making the canary of %s: %w", describe(service), err)
+		}
+		made = append(made, canary...)
+	}
+	for _, obj := range a.serving {
+		peers, err := a.admitCanary(obj)
+		if err != nil {
+			return nil, fmt.Errorf("making the canary of %s: %w", describe(obj), err)
+		}
+		made = append(made, peers...)
+	}
+	return made, nil
+}
+
+func one(obj *unstructured.Unstructured) []*unstructured.Unstructured {
+	return []*unstructured.Unstructured{obj}
+}
+
+// kept are the annotations that would keep a canary's objects when the rollout is over.
+var kept = []string{"helm.sh/resource-policy", "sluice.dev/prune"}
+
+// canaryCopy returns a copy of obj under its canary's name.
+func canaryCopy(obj *unstructured.Unstructured) *unstructured.Unstructured {
+	c := copyOf(obj)
+	setAt(c.Object, canaryName(obj.GetName()), "metadata", "name")
+	dropAnnotations(c, func(name string) bool { return slices.Contains(kept, name) })
+	return c
+}
+
+func dropAnnotations(obj *unstructured.Unstructured, drop func(name string) bool) {
+	annotations := mapAt(obj.Object, "metadata", "annotations")
+	if annotations == nil {
+		return
+	}
+	for name := range annotations {
+		if drop(name) {
+			delete(annotations, name)
+		}
+	}
+	if len(annotations) == 0 {
+		unstructured.RemoveNestedField(obj.Object, "metadata", "annotations")
+	}
+}
+
+// canaryWorkload copies the workload under judgement, with as many replicas as its release asks for.
+func (a *app) canaryWorkload() ([]*unstructured.Unstructured, error) {
+	c := canaryCopy(a.workload)
+	setAt(c.Object, a.split.retarget(podSelector(a.workload)), "spec", "selector")
+	setAt(c.Object, anyMap(a.split.canary), "spec", "template", "metadata", "labels")
+	if a.coming.scaler(a.workload) != nil {
+		unstructured.RemoveNestedField(c.Object, "spec", "replicas")
+	}
+	pod := podSpec(c)
+	a.pointToCopies(pod)
+	return one(c), a.spreadCanary(pod)
+}
+
+// spreadCanary rewrites the selectors by which pods of the app keep away from each other or together, so that the
+// canary's pods are spread like the stable ones, among themselves.
+func (a *app) spreadCanary(pod map[string]any) error {
+	terms := mapsAt(pod, "topologySpreadConstraints")
+	for _, affinity := range []string{"podAffinity", "podAntiAffinity"} {
+		rules := mapAt(pod, "affinity", affinity)
+		terms = append(terms, mapsAt(rules, "requiredDuringSchedulingIgnoredDuringExecution")...)
+		for _, preferred := range mapsAt(rules, "preferredDuringSchedulingIgnoredDuringExecution") {
+			if term := mapAt(preferred, "podAffinityTerm"); term != nil {
+				terms = append(terms, term)
+			}
+		}
+	}
+	for _, term := range terms {
+		selector := mapAt(term, "labelSelector")
+		missed, err := a.missed(selector)
+		if err != nil {
+			return fmt.Errorf("reading a labelSelector of its pods: %w", err)
+		}
+		if missed {
+			term["labelSelector"] = a.split.retarget(selector)
+		}
+	}
+	return nil
+}
+
+// missed reports whether a metav1.LabelSelector selects stable pods but not canary pods.
+func (a *app) missed(selector map[string]any) (bool, error) {
+	s, err := labelSelector(selector)
+	if err != nil {
+		return false, err
+	}
+	return a.split.misses(s), nil
+}
+
+// outward are the fields of a Service that give it addresses of its own outside the cluster.
+var outward = []string{
+	"clusterIPs", "externalIPs", "externalName", "loadBalancerIP", "loadBalancerSourceRanges", "loadBalancerClass",
+	"healthCheckNodePort", "externalTrafficPolicy", "allocateLoadBalancerNodePorts",
+}
+
+// exposing are prefixes of the annotations by which controllers publish a Service outside the cluster.
+var exposing = []string{"external-dns.alpha.kubernetes.io/", "fabric8.io/", "getambassador.io/"}
+
+// canaryService copies a Service for the canary's pods; it is reachable inside the cluster only. It keeps the
+// Service's labels, so that a ServiceMonitor that selects by them sees both.
+func (a *app) canaryService(service *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	c := canaryCopy(service)
+	spec := mapAt(c.Object, "spec")
+	for _, field := range outward {
+		delete(spec, field)
+	}
+	if spec["clusterIP"] != "None" {
+		delete(spec, "clusterIP")
+	}
+	if t := stringAt(spec, "type"); t == "NodePort" || t == "LoadBalancer" {
+		spec["type"] = "ClusterIP"
+	}
+	for _, port := range mapsAt(spec, "ports") {
+		delete(port, "nodePort")
+	}
+	dropAnnotations(c, func(name string) bool {
+		return slices.ContainsFunc(exposing, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	})
+	selector := a.split.retargetLabels(textsAt(service.Object, "spec", "selector"))
+	spec["selector"] = anyMap(selector)
+	for _, release := range []objects{a.stable, a.coming} {
+		if other := release.selects(labels.SelectorFromSet(selector)); other != nil {
+			return nil, fmt.Errorf("its canary's selector (%s) would match pods of %s", labels.Set(selector), describe(other))
+		}
+	}
+	return one(c), nil
+}
+
+// deferred warns of what a canary does without until promotion.
+func (a *app) deferred() []string {
+	var warnings []string
+	for _, obj := range a.coming {
+		old := a.serving.find(keyOf(obj))
+		gk := groupKind(obj)
+		switch {
+		case old == nil && isWorkload(obj) && obj != a.workload:
+			warnings = append(warnings, fmt.Sprintf("%s is new and comes with promotion; the canary of %s runs without it",
+				describe(obj), describe(a.workload)))
+		case old == nil:
+		case gk.Group == "rbac.authorization.k8s.io" && !equalObjects(old, obj):
+			warnings = append(warnings, fmt.Sprintf("%s changes with promotion; the canary runs with its present content",
+				describe(obj)))
+		case obj == a.workload && !equalValues(podSelector(old), podSelector(obj)):
+			warnings = append(warnings, fmt.Sprintf("spec.selector of %s changes, which the API server refuses at promotion",
+				describe(obj)))
+		}
+	}
+	return warnings
+}

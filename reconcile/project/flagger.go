@@ -1,0 +1,40 @@
+package project
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+func isFlaggerCanary(obj *unstructured.Unstructured) bool {
+	return groupKind(obj) == schema.GroupKind{Group: "flagger.app", Kind: "Canary"}
+}
+
+// FindCanary returns the Flagger Canary object of a release, as a copy, or nil when it has none. Several are an error:
+// one app has one policy.
+func FindCanary(objs []*unstructured.Unstructured) (map[string]any, error) {
+	var found *unstructured.Unstructured
+	for _, obj := range objs {
+		switch {
+		case obj == nil || !isFlaggerCanary(obj):
+		case found == nil:
+			found = obj
+		case canaryTarget(found) == canaryTarget(obj):
+			return nil, fmt.Errorf("%s and %s both target %s, expected one Canary object",
+				describe(found), describe(obj), canaryTarget(obj))
+		default:
+			return nil, fmt.Errorf("%s targets %s and %s targets %s, expected one Canary object for the app",
+				describe(found), canaryTarget(found), describe(obj), canaryTarget(obj))
+		}
+	}
+	if found == nil {
+		return nil, nil
+	}
+	return copyMap(found.Object), nil
+}
+
+// canaryTarget names what a Flagger Canary object is about.
+func canaryTarget(canary *unstructured.Unstructured) string {
+	return stringAt(canary.Object, "spec", "targetRef", "kind") + " " + stringAt(canary.Object, "spec", "targetRef", "name")
+}

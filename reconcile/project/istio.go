@@ -1,0 +1,512 @@
+package project
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/environments"
+)
+
+const istioVersion = "networking.istio.io/v1"
+
+var (
+	virtualService  = schema.GroupKind{Group: "networking.istio.io", Kind: "VirtualService"}
+	destinationRule = schema.GroupKind{Group: "networking.istio.io", Kind: "DestinationRule"}
+)
+
+// meshRouting is how Istio shares an app's traffic between its tracks.
+//
+// Where the stable track has VirtualServices that route to one of the app's Services, each such destination is shared
+// and nothing else of them is touched; then nothing is generated, and hosts, gateways and routes of the policy's
+// service section do not apply. Otherwise a VirtualService named as the app's Service is generated. In a rollout every
+// shared route names both tracks, even at weight 0, and its weights add up to what they were.
+//
+// DestinationRules are generated only where the policy has a trafficPolicy and the release has none for the host.
+type meshRouting struct {
+	app *app
+	// main is the Service that users address; empty when the app has none.
+	main string
+	// generated is the main Service when the policy asks for it and the release has none.
+	generated *unstructured.Unstructured
+	// brought reports whether the stable track brings a VirtualService that routes to the app.
+	brought  bool
+	warnings []string
+}
+
+// routing decides how the app is routed.
+func (a *app) routing() (*meshRouting, error) {
+	r := &meshRouting{app: a}
+	var err error
+	if r.generated, err = a.missingService(); err != nil {
+		return nil, err
+	}
+	if r.generated != nil {
+		a.services = append(a.services, r.generated)
+	}
+	var routed string
+	for _, obj := range a.serving {
+		if groupKind(obj) == virtualService {
+			if name := r.routesTo(obj); name != "" {
+				r.brought = true
+				routed = cmp.Or(routed, name)
+			}
+		}
+	}
+	if r.main, err = a.mainService(routed); err != nil {
+		return nil, err
+	}
+	if r.main == "" {
+		r.warnings = append(r.warnings, fmt.Sprintf("no Service selects the pods of %s and service.port is not set: "+
+			"no traffic can be shifted to a canary", describe(a.workload)))
+	}
+	return r, nil
+}
+
+// mainService names the Service that users address: the policy's, else the one named as the workload, else the one
+// that a VirtualService routes to, else the only one that is not headless; empty when there is none.
+func (a *app) mainService(routed string) (string, error) {
+	if name := a.in.Policy.Service.Name; name != "" {
+		return name, nil
+	}
+	workload := a.servingWorkload().GetName()
+	if a.service(workload) != nil {
+		return workload, nil
+	}
+	if routed != "" {
+		return routed, nil
+	}
+	candidates := slices.DeleteFunc(slices.Clone(a.services), func(s *unstructured.Unstructured) bool {
+		return len(a.services) > 1 && stringAt(s.Object, "spec", "clusterIP") == "None"
+	})
+	switch {
+	case len(candidates) == 1:
+		return candidates[0].GetName(), nil
+	case len(candidates) > 1:
+		return "", fmt.Errorf("%d Services (%s) select the pods of %s: name the one to route in service.name",
+			len(candidates), listNames(candidates), describe(a.workload))
+	default:
+		return "", nil
+	}
+}
+
+// missingService returns the Service that the policy asks for and the release does not have: the one that it names,
+// or with a port alone one named as the workload. It is nil when nothing is missing.
+func (a *app) missingService() (*unstructured.Unstructured, error) {
+	s := a.in.Policy.Service
+	switch {
+	case s.Name != "" && a.service(s.Name) == nil:
+		return a.generateService(s.Name)
+	case s.Name == "" && s.Port > 0 && len(a.services) == 0:
+		return a.generateService(a.servingWorkload().GetName())
+	default:
+		return nil, nil
+	}
+}
+
+// generateService makes the policy's Service. It selects what the workload selects.
+func (a *app) generateService(name string) (*unstructured.Unstructured, error) {
+	s := a.in.Policy.Service
+	workload := a.servingWorkload()
+	if other := a.serving.find(key{kind: "Service", namespace: a.namespace(), name: name}); other != nil {
+		return nil, fmt.Errorf("%s does not select the pods of %s, expected the Service of the app", describe(other), describe(workload))
+	}
+	if s.Port <= 0 {
+		return nil, fmt.Errorf("the release has no Service %s, and service.port, which would make one, is not set", name)
+	}
+	selector := textsAt(podSelector(workload), "matchLabels")
+	if len(selector) == 0 {
+		selector = podLabels(workload)
+	}
+	c := a.newObject("v1", "Service", name)
+	a.addMetadata(c)
+	c.Object["spec"] = map[string]any{"type": "ClusterIP", "selector": anyMap(selector), "ports": a.servicePorts(workload)}
+	return c, nil
+}
+
+// servicePorts are the policy's port and, with portDiscovery, the other ports that the pods' containers declare.
+func (a *app) servicePorts(workload *unstructured.Unstructured) []any {
+	s := a.in.Policy.Service
+	var target any = int64(s.Port)
+	if s.TargetPort != "" {
+		target = s.TargetPort
+		if n, err := strconv.ParseInt(s.TargetPort, 10, 32); err == nil {
+			target = n
+		}
+	}
+	name := cmp.Or(s.PortName, "http")
+	first := map[string]any{"name": name, "port": int64(s.Port), "targetPort": target, "protocol": "TCP"}
+	if s.AppProtocol != "" {
+		first["appProtocol"] = s.AppProtocol
+	}
+	ports := []any{first}
+	if !s.PortDiscovery {
+		return ports
+	}
+	names, numbers := []string{name}, []int{s.Port}
+	for _, container := range mapsAt(podSpec(workload), "containers") {
+		for _, port := range mapsAt(container, "ports") {
+			number, ok := intAt(port, "containerPort")
+			name := cmp.Or(stringAt(port, "name"), "port-"+strconv.Itoa(number))
+			if !ok || name == target || target == int64(number) || slices.Contains(names, name) || slices.Contains(numbers, number) {
+				continue
+			}
+			names, numbers = append(names, name), append(numbers, number)
+			ports = append(ports, map[string]any{
+				"name": name, "port": int64(number), "targetPort": name, "protocol": cmp.Or(stringAt(port, "protocol"), "TCP"),
+			})
+			if stringAt(port, "name") == "" {
+				ports[len(ports)-1].(map[string]any)["targetPort"] = int64(number)
+			}
+		}
+	}
+	return ports
+}
+
+func (a *app) newObject(apiVersion, kind, name string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": apiVersion,
+		"kind":       kind,
+		"metadata":   map[string]any{"name": name, "namespace": a.namespace()},
+	}}
+}
+
+// addMetadata puts the policy's labels and annotations on a generated object.
+func (a *app) addMetadata(obj *unstructured.Unstructured) {
+	if labels := a.in.Policy.Service.Labels; len(labels) > 0 {
+		setAt(obj.Object, anyMap(labels), "metadata", "labels")
+	}
+	if annotations := a.in.Policy.Service.Annotations; len(annotations) > 0 {
+		setAt(obj.Object, anyMap(annotations), "metadata", "annotations")
+	}
+}
+
+// inject returns a copy of obj with the weights of both tracks when it is a VirtualService that routes to the app,
+// and nil when it is anything else. At rest the copy is the original.
+func (r *meshRouting) inject(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	if groupKind(obj) != virtualService || r.routesTo(obj) == "" {
+		return nil, nil
+	}
+	c := copyOf(obj)
+	if r.app.split == nil {
+		return c, nil
+	}
+	for _, route := range routesOf(c) {
+		shared, err := r.share(mapsAt(route, "route"), c)
+		if err != nil {
+			return nil, fmt.Errorf("sharing the routes of %s: %w", describe(obj), err)
+		}
+		if shared != nil {
+			route["route"] = shared
+		}
+	}
+	return c, nil
+}
+
+// routesOf returns the HTTP, TCP and TLS routes of a VirtualService.
+func routesOf(vs *unstructured.Unstructured) []map[string]any {
+	return slices.Concat(mapsAt(vs.Object, "spec", "http"), mapsAt(vs.Object, "spec", "tcp"), mapsAt(vs.Object, "spec", "tls"))
+}
+
+// routesTo names the first of the app's Services that a VirtualService routes to; empty when there is none.
+func (r *meshRouting) routesTo(vs *unstructured.Unstructured) string {
+	for _, route := range routesOf(vs) {
+		for _, destination := range mapsAt(route, "route") {
+			if name, _, ok := r.app.serviceOf(stringAt(destination, "destination", "host"), vs); ok {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// serviceOf returns which of the app's Services a host of an Istio object names, and the rest of the host: it may be
+// name, name.namespace, name.namespace.svc or fully qualified. A short name is in the object's own namespace.
+func (a *app) serviceOf(host string, in *unstructured.Unstructured) (name, rest string, ok bool) {
+	name, rest, qualified := strings.Cut(host, ".")
+	ns := a.namespace()
+	if qualified {
+		ok = rest == ns || rest == ns+".svc" || strings.HasPrefix(rest, ns+".svc.")
+	} else {
+		ok = in.GetNamespace() == "" || in.GetNamespace() == ns
+	}
+	return name, rest, ok && a.service(name) != nil
+}
+
+// canaryHost is the host of the canary's Service, spelled as the host of the stable one.
+func canaryHost(name, rest string) string {
+	if rest == "" {
+		return canaryName(name)
+	}
+	return canaryName(name) + "." + rest
+}
+
+// share replaces each destination of a route that points at the app by two, for the stable and for the canary track,
+// whose weights add up to its own. It returns nil when none does.
+func (r *meshRouting) share(destinations []map[string]any, vs *unstructured.Unstructured) ([]any, error) {
+	var result []any
+	found := false
+	for _, d := range destinations {
+		name, rest, ok := r.app.serviceOf(stringAt(d, "destination", "host"), vs)
+		if !ok {
+			result = append(result, d)
+			continue
+		}
+		found = true
+		whole, err := weightOf(d, len(destinations) == 1)
+		if err != nil {
+			return nil, err
+		}
+		part := (whole*r.app.in.State.Weight + 50) / 100
+		canary := copyMap(d)
+		setAt(canary, canaryHost(name, rest), "destination", "host")
+		if subset := stringAt(d, "destination", "subset"); subset != "" && !r.app.canarySubset(name, subset) {
+			delete(mapAt(canary, "destination"), "subset")
+		}
+		d["weight"], canary["weight"] = int64(whole-part), int64(part)
+		result = append(result, d, canary)
+	}
+	if !found {
+		return nil, nil
+	}
+	return result, nil
+}
+
+// weightOf is the weight of a destination as Istio takes it: an only one gets everything, whatever its weight says, and
+// one of several that says nothing gets nothing.
+func weightOf(destination map[string]any, only bool) (int, error) {
+	if at(destination, "weight") == nil {
+		if only {
+			return 100, nil
+		}
+		return 0, nil
+	}
+	weight, ok := intAt(destination, "weight")
+	if !ok || weight < 0 || weight > math.MaxInt32 {
+		return 0, fmt.Errorf("weight %v of host %s, expected a whole number from 0 to 100", at(destination, "weight"),
+			stringAt(destination, "destination", "host"))
+	}
+	if only && weight == 0 {
+		return 100, nil
+	}
+	return weight, nil
+}
+
+// generate returns the routing objects that the release does not bring.
+func (r *meshRouting) generate() ([]*unstructured.Unstructured, error) {
+	var made []*unstructured.Unstructured
+	if r.generated != nil {
+		made = append(made, copyOf(r.generated))
+	}
+	if r.main == "" {
+		return made, nil
+	}
+	rules, err := r.destinationRules()
+	if err != nil {
+		return nil, err
+	}
+	made = append(made, rules...)
+	if r.brought {
+		return made, nil
+	}
+	vs := r.app.newObject(istioVersion, "VirtualService", r.main)
+	if other := r.app.serving.find(keyOf(vs)); other != nil {
+		return nil, fmt.Errorf("%s does not route to the app's Service %s, expected it to do so or to have another name",
+			describe(other), r.main)
+	}
+	r.app.addMetadata(vs)
+	spec, err := r.virtualService()
+	if err != nil {
+		return nil, err
+	}
+	vs.Object["spec"] = spec
+	return append(made, vs), nil
+}
+
+// virtualService is the spec of the generated VirtualService, as Flagger makes it.
+func (r *meshRouting) virtualService() (map[string]any, error) {
+	s := r.app.in.Policy.Service
+	spec := map[string]any{}
+	if !s.Delegation {
+		hosts := slices.Clone(s.Hosts)
+		if !slices.Contains(hosts, r.main) && !slices.Contains(hosts, "*") {
+			hosts = append(hosts, r.main)
+		}
+		gateways := s.Gateways
+		if len(gateways) == 0 {
+			gateways = []string{"mesh"}
+		}
+		spec["hosts"], spec["gateways"] = anyList(hosts), anyList(gateways)
+	}
+	destinations, err := r.destinations()
+	if err != nil {
+		return nil, err
+	}
+	if strings.EqualFold(s.AppProtocol, "TCP") {
+		spec["tcp"] = []any{tcpRoute(s, destinations)}
+	} else {
+		spec["http"] = []any{httpRoute(s, destinations)}
+	}
+	return spec, nil
+}
+
+func httpRoute(s environments.Service, destinations []any) map[string]any {
+	route := map[string]any{"route": destinations}
+	if len(s.Match) > 0 {
+		route["match"] = copyValue(s.Match)
+	}
+	for field, value := range map[string]map[string]any{"retries": s.Retries, "headers": s.Headers, "corsPolicy": s.CorsPolicy} {
+		if len(value) > 0 {
+			route[field] = copyMap(value)
+		}
+	}
+	if len(s.Rewrite) > 0 {
+		rewrite := copyMap(s.Rewrite)
+		// Flagger's type is for the Gateway API; Istio refuses it.
+		delete(rewrite, "type")
+		route["rewrite"] = rewrite
+	}
+	if s.Timeout != "" {
+		route["timeout"] = s.Timeout
+	}
+	return route
+}
+
+// l4Match are the fields of a match that Istio knows for TCP.
+var l4Match = []string{"destinationSubnets", "port", "sourceSubnet", "sourceLabels", "gateways", "sourceNamespace"}
+
+func tcpRoute(s environments.Service, destinations []any) map[string]any {
+	route := map[string]any{"route": destinations}
+	var matches []any
+	for _, match := range mapsAt(map[string]any{"match": copyValue(s.Match)}, "match") {
+		maps.DeleteFunc(match, func(field string, _ any) bool { return !slices.Contains(l4Match, field) })
+		if len(match) > 0 {
+			matches = append(matches, match)
+		}
+	}
+	if len(matches) > 0 {
+		route["match"] = matches
+	}
+	return route
+}
+
+// destinations of the generated route: the stable track alone at rest, both tracks in a rollout.
+func (r *meshRouting) destinations() ([]any, error) {
+	port, err := r.port()
+	if err != nil {
+		return nil, err
+	}
+	weight := r.app.in.State.Weight
+	if r.app.split == nil {
+		return []any{weighted(r.main, port, 100)}, nil
+	}
+	return []any{weighted(r.main, port, 100-weight), weighted(canaryName(r.main), port, weight)}, nil
+}
+
+func weighted(host string, port, weight int) map[string]any {
+	destination := map[string]any{"host": host}
+	if port > 0 {
+		destination["port"] = map[string]any{"number": int64(port)}
+	}
+	return map[string]any{"destination": destination, "weight": int64(weight)}
+}
+
+// port is what the destinations name: the policy's port or the Service's first. It is 0, none, when the policy
+// discovers ports and routes inside the mesh, where each request keeps the port that it came for.
+func (r *meshRouting) port() (int, error) {
+	s := r.app.in.Policy.Service
+	if s.PortDiscovery && (len(s.Gateways) == 0 || slices.Contains(s.Gateways, "mesh")) {
+		return 0, nil
+	}
+	if s.Port > 0 {
+		return s.Port, nil
+	}
+	service := r.app.service(r.main)
+	for _, p := range mapsAt(service.Object, "spec", "ports") {
+		if port, ok := intAt(p, "port"); ok {
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("%s has no port, expected one in spec.ports or in service.port", describe(service))
+}
+
+// destinationRules carries the policy's trafficPolicy to both tracks.
+func (r *meshRouting) destinationRules() ([]*unstructured.Unstructured, error) {
+	policy := r.app.in.Policy.Service.TrafficPolicy
+	if len(policy) == 0 {
+		return nil, nil
+	}
+	var hosts []string
+	if brought := r.app.rulesFor(r.app.serving, r.main); len(brought) > 0 {
+		r.warnings = append(r.warnings, fmt.Sprintf("service.trafficPolicy does not apply to Service %s: the release brings %s",
+			r.main, describe(brought[0])))
+	} else {
+		hosts = append(hosts, r.main)
+	}
+	if r.app.split != nil && len(r.app.rulesFor(r.app.coming, r.main)) == 0 {
+		hosts = append(hosts, canaryName(r.main))
+	}
+	var rules []*unstructured.Unstructured
+	for _, host := range hosts {
+		rule := r.app.newObject(istioVersion, "DestinationRule", host)
+		if other := r.app.serving.find(keyOf(rule)); other != nil {
+			return nil, fmt.Errorf("%s is not for Service %s, expected it to be so or to have another name", describe(other), host)
+		}
+		r.app.addMetadata(rule)
+		rule.Object["spec"] = map[string]any{"host": host, "trafficPolicy": copyMap(policy)}
+		rules = append(rules, rule)
+	}
+	return rules, nil
+}
+
+// rulesFor returns the DestinationRules of a release for one of the app's Services.
+func (a *app) rulesFor(release objects, service string) objects {
+	var rules objects
+	for _, obj := range release {
+		if groupKind(obj) == destinationRule {
+			if name, _, ok := a.serviceOf(stringAt(obj.Object, "spec", "host"), obj); ok && name == service {
+				rules = append(rules, obj)
+			}
+		}
+	}
+	return rules
+}
+
+// canarySubset reports whether the canary of a Service has a subset: the release under way has to define it.
+func (a *app) canarySubset(service, subset string) bool {
+	for _, rule := range a.rulesFor(a.coming, service) {
+		for _, s := range mapsAt(rule.Object, "spec", "subsets") {
+			if stringAt(s, "name") == subset {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// canaryRule copies a DestinationRule of one of the app's Services for its canary, so that a subset or a mutual TLS
+// setting that a route counts on is there too.
+func (a *app) canaryRule(rule *unstructured.Unstructured) []*unstructured.Unstructured {
+	name, rest, ok := a.serviceOf(stringAt(rule.Object, "spec", "host"), rule)
+	if !ok {
+		return nil
+	}
+	c := canaryCopy(rule)
+	setAt(c.Object, canaryHost(name, rest), "spec", "host")
+	for _, subset := range mapsAt(c.Object, "spec", "subsets") {
+		set := mapAt(subset, "labels")
+		for k, v := range set {
+			if value, rewritten := a.split.rewritten[k]; rewritten && v == a.split.stable[0][k] {
+				set[k] = value
+			}
+		}
+	}
+	return one(c)
+}

@@ -1,0 +1,216 @@
+package project
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+var update = flag.Bool("update", false, "rewrite the wanted sections of testdata")
+
+// TestProject runs testdata/*.txtar. Sections: stable.yaml and canary.yaml are the two releases (canary.yaml may be
+// absent), policy.yaml an environments.Policy, states a list of "<phase> <weight>" with one wanted section each.
+func TestProject(t *testing.T) {
+	for _, file := range glob(t, "testdata/*.txtar") {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			archive, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := input(t, archive)
+			var before Desired
+			for _, state := range strings.Split(strings.TrimSpace(section(archive, "states")), "\n") {
+				in.State = parseState(t, state)
+				var got string
+				got, before = show(in, before)
+				checkPure(t, in)
+				name := "want " + state
+				if *update {
+					setSection(archive, name, got)
+				} else if want := section(archive, name); got != want {
+					t.Errorf("%s: got\n%s\nwant\n%s", state, got, want)
+				}
+			}
+			if *update {
+				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// checkPure projects twice and compares, and makes sure that the input is as it was.
+func checkPure(t *testing.T, in Input) {
+	t.Helper()
+	stable, target := copyAll(in.Stable), copyAll(in.Target)
+	a, errA := Project(in)
+	b, errB := Project(in)
+	if !reflect.DeepEqual(a, b) || fmt.Sprint(errA) != fmt.Sprint(errB) {
+		t.Error("projecting twice gave different results")
+	}
+	for _, obj := range append(append(a.Stable, a.Canary...), a.Routing...) {
+		scribble(obj.Object)
+	}
+	if !reflect.DeepEqual(in.Stable, stable) || !reflect.DeepEqual(in.Target, target) {
+		t.Error("the projection changed its input, or shares memory with it")
+	}
+}
+
+// scribble overwrites everything in a JSON value.
+func scribble(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			scribble(e)
+			v[k] = "scribble"
+		}
+	case []any:
+		for i, e := range v {
+			scribble(e)
+			v[i] = "scribble"
+		}
+	}
+}
+
+func copyAll(objs []*unstructured.Unstructured) []*unstructured.Unstructured {
+	var c []*unstructured.Unstructured
+	for _, obj := range objs {
+		c = append(c, copyOf(obj))
+	}
+	return c
+}
+
+// show prints a projection: objects that are exactly as rendered, or as the state before had them, by name, all others
+// in full.
+func show(in Input, before Desired) (string, Desired) {
+	d, err := Project(in)
+	if err != nil {
+		return "error: " + err.Error() + "\n", d
+	}
+	var out strings.Builder
+	list := func(title string, objs []*unstructured.Unstructured) {
+		for _, obj := range objs {
+			switch {
+			case contains(in.Stable, obj):
+				fmt.Fprintf(&out, "--- # %s: as in stable: %s\n", title, describe(obj))
+			case contains(in.Target, obj):
+				fmt.Fprintf(&out, "--- # %s: as in canary: %s\n", title, describe(obj))
+			case contains(before.Canary, obj) || contains(before.Routing, obj):
+				fmt.Fprintf(&out, "--- # %s: as before: %s\n", title, describe(obj))
+			default:
+				text, _ := yaml.Marshal(obj.Object)
+				fmt.Fprintf(&out, "--- # %s\n%s", title, text)
+			}
+		}
+	}
+	list("stable", d.Stable)
+	list("canary", d.Canary)
+	list("routing", d.Routing)
+	fmt.Fprintf(&out, "---\nservice: %s\ncanaryName: %s\nstableWorkloads: %s\ncanaryWorkloads: %s\n",
+		d.Service, d.CanaryName, listNames(d.StableWorkloads), listNames(d.CanaryWorkloads))
+	for _, w := range d.Warnings {
+		fmt.Fprintf(&out, "warning: %s\n", w)
+	}
+	return strings.ReplaceAll(out.String(), ": \n", ":\n"), d
+}
+
+func contains(objs []*unstructured.Unstructured, obj *unstructured.Unstructured) bool {
+	for _, o := range objs {
+		if reflect.DeepEqual(o.Object, obj.Object) {
+			return true
+		}
+	}
+	return false
+}
+
+func input(t testing.TB, archive *txtar.Archive) Input {
+	t.Helper()
+	in := Input{App: "web", Namespace: "production"}
+	in.Stable = parse(t, section(archive, "stable.yaml"))
+	in.Target = parse(t, section(archive, "canary.yaml"))
+	in.Policy = environments.Policy{Strategy: environments.StrategyCanary}
+	if err := yaml.UnmarshalStrict([]byte(section(archive, "policy.yaml")), &in.Policy); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func parseState(t testing.TB, text string) rollout.State {
+	t.Helper()
+	phase, weight, _ := strings.Cut(text, " ")
+	state := rollout.State{Phase: rollout.Phase(phase)}
+	if phase == "Idle" {
+		state.Phase = rollout.Idle
+	}
+	if weight != "" {
+		var err error
+		if state.Weight, err = strconv.Atoi(weight); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return state
+}
+
+// parse reads a stream of YAML documents as render does: whole numbers are int64.
+func parse(t testing.TB, text string) []*unstructured.Unstructured {
+	t.Helper()
+	var objs []*unstructured.Unstructured
+	for _, doc := range strings.Split(text, "\n---\n") {
+		doc = strings.TrimPrefix(doc, "---\n")
+		if strings.TrimSpace(doc) == "" {
+			continue
+		}
+		j, err := yaml.YAMLToJSONStrict([]byte(doc))
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		obj := &unstructured.Unstructured{}
+		if err := obj.UnmarshalJSON(j); err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		objs = append(objs, obj)
+	}
+	return objs
+}
+
+func section(archive *txtar.Archive, name string) string {
+	for _, f := range archive.Files {
+		if f.Name == name {
+			return string(bytes.TrimSuffix(f.Data, []byte("\n\n"))) // a blank line may close a section
+		}
+	}
+	return ""
+}
+
+func setSection(archive *txtar.Archive, name, text string) {
+	for i := range archive.Files {
+		if archive.Files[i].Name == name {
+			archive.Files[i].Data = []byte(text)
+			return
+		}
+	}
+	archive.Files = append(archive.Files, txtar.File{Name: name, Data: []byte(text)})
+}
+
+func glob(t testing.TB, pattern string) []string {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no %s: %v", pattern, err)
+	}
+	return files
+}

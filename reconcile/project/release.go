@@ -1,0 +1,134 @@
+package project
+
+import (
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/environments"
+)
+
+// objects of one release, in its order.
+type objects []*unstructured.Unstructured
+
+// key identifies an object whatever its API version.
+type key struct{ group, kind, namespace, name string }
+
+func keyOf(obj *unstructured.Unstructured) key {
+	gk := groupKind(obj)
+	return key{gk.Group, gk.Kind, obj.GetNamespace(), obj.GetName()}
+}
+
+// groupKind is obj.GroupVersionKind().GroupKind() without parsing errors and without allocating.
+func groupKind(obj *unstructured.Unstructured) schema.GroupKind {
+	group, _, found := strings.Cut(stringAt(obj.Object, "apiVersion"), "/")
+	if !found {
+		group = ""
+	}
+	return schema.GroupKind{Group: group, Kind: stringAt(obj.Object, "kind")}
+}
+
+// describe names an object for errors and warnings.
+func describe(obj *unstructured.Unstructured) string {
+	return obj.GetKind() + " " + obj.GetName()
+}
+
+// applied leaves out what is never applied: Flagger's Canary objects, and nil.
+func applied(objs []*unstructured.Unstructured) objects {
+	kept := make(objects, 0, len(objs))
+	for _, obj := range objs {
+		if obj != nil && !isFlaggerCanary(obj) {
+			kept = append(kept, obj)
+		}
+	}
+	return kept
+}
+
+// find returns the object of that identity, or nil.
+func (o objects) find(k key) *unstructured.Unstructured {
+	for _, obj := range o {
+		if keyOf(obj) == k {
+			return obj
+		}
+	}
+	return nil
+}
+
+// isWorkload reports whether obj runs pods that a track waits for.
+func isWorkload(obj *unstructured.Unstructured) bool {
+	gk := groupKind(obj)
+	if gk.Group != "apps" {
+		return false
+	}
+	return gk.Kind == "Deployment" || gk.Kind == "StatefulSet" || gk.Kind == "DaemonSet"
+}
+
+func isService(obj *unstructured.Unstructured) bool {
+	return groupKind(obj) == schema.GroupKind{Kind: "Service"}
+}
+
+// podLabels are the labels of the pods that a workload makes.
+func podLabels(workload *unstructured.Unstructured) labels.Set {
+	return textsAt(workload.Object, "spec", "template", "metadata", "labels")
+}
+
+// sameNamespace reports whether two objects may be in one namespace; one without a namespace goes where the other is.
+func sameNamespace(a, b *unstructured.Unstructured) bool {
+	x, y := a.GetNamespace(), b.GetNamespace()
+	return x == y || x == "" || y == ""
+}
+
+// FindTarget returns the workload that a canary would be made of: the one that target names or, where it names none,
+// the release's only Deployment. It is nil without an error when the release has no workload and target names none;
+// then there is nothing to put a canary beside.
+//
+// It is an error when the named workload is not there, when several Deployments might be meant, and when it is a
+// StatefulSet or a DaemonSet: those are not supported as canaries yet, and their app needs the strategy Rolling.
+func FindTarget(objs []*unstructured.Unstructured, target environments.Target) (*unstructured.Unstructured, error) {
+	var found, others []*unstructured.Unstructured
+	for _, obj := range objs {
+		switch {
+		case obj == nil || !isWorkload(obj), target.Name != "" && !names(target, obj):
+		case obj.GetKind() == "Deployment":
+			found = append(found, obj)
+		default:
+			others = append(others, obj)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return nil, fmt.Errorf("%d Deployments (%s) and no target: name one in targetRef", len(found), listNames(found))
+	case len(others) > 0:
+		return nil, fmt.Errorf("%s: a canary of a %s is not supported yet, expected a Deployment or the strategy Rolling",
+			describe(others[0]), others[0].GetKind())
+	case target.Name != "":
+		return nil, fmt.Errorf("targetRef names %s %s, which is not a workload of the release", targetKind(target), target.Name)
+	default:
+		return nil, nil
+	}
+}
+
+// names reports whether target means the workload obj. A target without a kind means any workload of that name.
+func names(target environments.Target, obj *unstructured.Unstructured) bool {
+	return target.Name == obj.GetName() && (target.Kind == "" || target.Kind == obj.GetKind())
+}
+
+func targetKind(target environments.Target) string {
+	if target.Kind == "" {
+		return "workload"
+	}
+	return target.Kind
+}
+
+func listNames(objs []*unstructured.Unstructured) string {
+	names := make([]string, len(objs))
+	for i, obj := range objs {
+		names[i] = obj.GetName()
+	}
+	return strings.Join(names, ", ")
+}
