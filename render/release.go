@@ -14,18 +14,25 @@ type Release struct {
 	Version, AppVersion string
 	// ChartDigest is a SHA-256 over the chart's files.
 	ChartDigest string
-	// Digest identifies the release: SHA-256 over Version and Manifest. Equal digests hold equal objects.
+	// Digest identifies the release: SHA-256 over Version, CRDs and Manifest. Equal digests hold equal objects, on one
+	// cluster. For a chart whose templates use random numbers, generated keys or the clock it covers Version,
+	// ChartDigest, the values and the names instead, so that it changes when somebody changes something.
 	Digest string
-	// Manifest is the text that helm template prints for the app, hooks left out.
+	// Volatile names the template functions because of which the text differs each time it is rendered, sorted; empty
+	// for most charts.
+	Volatile []string
+	// CRDs is what helm template --include-crds prints before Manifest: the files of crds/ directories.
+	CRDs string
+	// Manifest is the text that helm template prints for the app, hooks and crds/ left out.
 	Manifest string
-	// Objects of Manifest, CRDs first, then in Helm's install order. API versions that the cluster no longer
+	// Objects of CRDs and Manifest, CRDs first, then in Helm's install order. API versions that the cluster no longer
 	// serves have been brought up to date (see Warnings). Namespaced objects always carry their namespace.
 	Objects []*unstructured.Unstructured
-	// Hooks are the chart's hooks; they are not part of Objects.
+	// Hooks are the chart's hooks, tests included; they are not part of Objects.
 	Hooks []Hook
 	// Values are the coalesced values of the app (chart defaults and the environment's), for the canary: section.
 	Values map[string]any
-	// Config is what the environment set, as helm get values shows it.
+	// Config is what the environment set, globals included, as helm get values shows it.
 	Config map[string]any
 	// Chart as loaded, for the Helm release record.
 	Chart *chart.Chart
@@ -36,6 +43,13 @@ type Release struct {
 // Hook is a Helm hook that the chart declares.
 type Hook struct {
 	Name, Kind string
-	Events     []string
-	Manifest   string
+	// Path of its template, as in a Source comment.
+	Path string
+	// Events such as pre-install, post-upgrade, test.
+	Events []string
+	// Weight orders the hooks of one event, lowest first.
+	Weight int
+	// DeletePolicies such as before-hook-creation.
+	DeletePolicies []string
+	Manifest       string
 }

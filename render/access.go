@@ -1,0 +1,204 @@
+package render
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Access is what the repositories under one URL need.
+type Access struct {
+	// URL is the prefix that it holds for, up to a whole path segment: https://charts.example.com/private,
+	// oci://ghcr.io/acme. The longest prefix that fits wins.
+	URL string
+	// Username and Password for basic authentication, or for the token service of an OCI registry.
+	Username, Password string
+	// Token is a bearer token; it wins over Username and Password.
+	Token string
+	// CA holds PEM certificates that are trusted besides the system's.
+	CA []byte
+	// PlainHTTP reaches an OCI registry without TLS. Loopback registries are always reached so.
+	PlainHTTP bool
+}
+
+// site is an Access, ready for use.
+type site struct {
+	Access
+	url    *url.URL
+	client *http.Client
+}
+
+func newSite(a Access, transport http.RoundTripper) (*site, error) {
+	u, err := url.Parse(strings.TrimSuffix(a.URL, "/"))
+	if err != nil || u.Host == "" || u.User != nil {
+		return nil, fmt.Errorf("reading the access for %s: not a URL with a host and without credentials", redactURL(a.URL))
+	}
+	s := &site{Access: a, url: u}
+	if len(a.CA) > 0 {
+		if transport, err = trusting(transport, a.CA); err != nil {
+			return nil, fmt.Errorf("reading the access for %s: %w", redactURL(a.URL), err)
+		}
+	}
+	s.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
+	return s, nil
+}
+
+// trusting returns the transport with further certificate authorities.
+func trusting(base http.RoundTripper, pem []byte) (http.RoundTripper, error) {
+	t, ok := base.(*http.Transport)
+	if !ok {
+		return nil, errors.New("a CA needs an *http.Transport")
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("no certificate in CA")
+	}
+	t = t.Clone()
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	t.TLSClientConfig.RootCAs = pool
+	return t, nil
+}
+
+// checkRedirect keeps credentials at their origin (Go itself would send them on to another port, to a subdomain, and
+// from https to http) and never steps down from https.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= 5 {
+		return errors.New("too many redirects")
+	}
+	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
+		return errors.New("refusing a redirect from https to " + req.URL.Scheme)
+	}
+	if origin(req.URL) != origin(via[0].URL) {
+		req.Header.Del("Authorization")
+		req.Header.Del("Cookie")
+		req.Header.Del("Referer")
+	}
+	return nil
+}
+
+// fits reports whether the URL is under the site's prefix.
+func (s *site) fits(u *url.URL) bool {
+	if origin(s.url) != origin(u) {
+		return false
+	}
+	rest, ok := strings.CutPrefix(strings.TrimSuffix(u.Path, "/"), s.url.Path)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+func (s *site) authorize(req *http.Request) {
+	switch {
+	case s.Token != "":
+		req.Header.Set("Authorization", "Bearer "+s.Token)
+	case s.Username != "" || s.Password != "":
+		req.SetBasicAuth(s.Username, s.Password)
+	}
+}
+
+// origin is scheme, host and port, spelled one way.
+func origin(u *url.URL) string {
+	scheme, port := strings.ToLower(u.Scheme), u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[scheme]
+	}
+	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// sites are all that was configured, and an anonymous one for the rest.
+type sites struct {
+	list      []*site
+	anonymous *site
+}
+
+func newSites(access []Access, transport http.RoundTripper) (*sites, error) {
+	if transport == nil {
+		transport = defaultTransport()
+	}
+	s := &sites{anonymous: &site{client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}}
+	for _, a := range access {
+		one, err := newSite(a, transport)
+		if err != nil {
+			return nil, err
+		}
+		s.list = append(s.list, one)
+	}
+	return s, nil
+}
+
+func defaultTransport() http.RoundTripper {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.ResponseHeaderTimeout = 30 * time.Second
+	t.MaxIdleConnsPerHost = 4
+	t.IdleConnTimeout = 30 * time.Second
+	return t
+}
+
+// of returns the site whose prefix fits best. Where none does, and the repository that led here has the same origin,
+// the repository's site holds (a repository often keeps its archives beside itself).
+func (s *sites) of(u *url.URL, repository *site) *site {
+	best := s.anonymous
+	for _, one := range s.list {
+		if one.fits(u) && (best == s.anonymous || len(one.url.Path) > len(best.url.Path)) {
+			best = one
+		}
+	}
+	if best == s.anonymous && repository != nil && repository.url != nil && origin(repository.url) == origin(u) {
+		return repository
+	}
+	return best
+}
+
+// redactURL removes user, password and query of a URL for errors and for files on disk.
+func redactURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "a malformed URL"
+	}
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
+}
+
+var urlInText = regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>]+`)
+
+// redacted is an error whose text holds no credentials. Unwrap gives the original, for errors.Is.
+type redacted struct {
+	text string
+	err  error
+}
+
+func (e *redacted) Error() string { return e.text }
+func (e *redacted) Unwrap() error { return e.err }
+
+// redact cleans the text of an error that comes from an HTTP client or a registry.
+func (s *site) redact(err error) error {
+	if err == nil {
+		return nil
+	}
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	text := urlInText.ReplaceAllStringFunc(err.Error(), redactURL)
+	for _, secret := range []string{s.Password, s.Token} {
+		if len(secret) > 3 {
+			text = strings.ReplaceAll(text, secret, "[redacted]")
+		}
+	}
+	return &redacted{text: text, err: err}
+}

@@ -1,0 +1,266 @@
+package render
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/release"
+	"helm.sh/helm/v3/pkg/releaseutil"
+	"sigs.k8s.io/yaml"
+)
+
+// maxRendered bounds the text of one release. It could not be stored in a cluster long before.
+const maxRendered = 64 << 20
+
+// compose returns the chart to render and the values that a person would give helm template for it: the umbrella
+// rebuilt around the one app and no values, or the chart itself and the app's values.
+func (j *job) compose(s *said) (*chart.Chart, map[string]any, error) {
+	app := cloneForProcessing(j.in.Chart.root)
+	if j.in.Umbrella == nil {
+		return app, s.Values, j.process(app, s.Values)
+	}
+	values := s.UmbrellaValues
+	if values == nil {
+		values = map[string]any{}
+	}
+	if s.Globals != nil {
+		values[chartutil.GlobalKey] = s.Globals
+	}
+	values[j.in.app()] = s.Values
+	if s.Values == nil {
+		values[j.in.app()] = map[string]any{}
+	}
+	root := &chart.Chart{
+		Metadata: &chart.Metadata{
+			APIVersion: chart.APIVersionV2, Name: s.Umbrella, Version: s.UmbrellaVersion,
+			Dependencies: []*chart.Dependency{{
+				Name: app.Name(), Alias: s.Alias, ImportValues: s.ImportValues,
+				// Every version fits, prereleases too: which one it is was decided when the chart was fetched.
+				Version: ">=0.0.0-0",
+			}},
+		},
+		Values: values,
+	}
+	if u := j.in.Umbrella.Chart; u != nil {
+		root.Templates = u.helpers().files
+	}
+	if err := root.Validate(); err != nil {
+		return nil, nil, fmt.Errorf("umbrella chart: %w", err)
+	}
+	root.AddDependency(app)
+	if err := j.process(root, nil); err != nil {
+		return nil, nil, err
+	}
+	if len(root.Dependencies()) != 1 {
+		return nil, nil, errors.New("the umbrella chart does not take the app as its dependency")
+	}
+	return root, nil, nil
+}
+
+func (j *job) process(root *chart.Chart, values map[string]any) error {
+	if values == nil {
+		values = map[string]any{}
+	}
+	if err := chartutil.ProcessDependenciesWithMerge(root, values); err != nil {
+		return fmt.Errorf("processing dependencies: %w", err)
+	}
+	return nil
+}
+
+// renderValues fills the release's text and hooks, and returns the app's coalesced values.
+func (j *job) renderValues(root *chart.Chart, given map[string]any, out *Release) (map[string]any, error) {
+	if err := j.checkKubeVersion(out); err != nil {
+		return nil, err
+	}
+	options := chartutil.ReleaseOptions{Name: out.Name, Namespace: out.Namespace, Revision: 1, IsInstall: true}
+	top, err := chartutil.ToRenderValuesWithSchemaValidation(root, given, options, j.caps.helm, true)
+	if err != nil {
+		return nil, fmt.Errorf("merging values: %w", err)
+	}
+	values, ok := top["Values"].(chartutil.Values)
+	if !ok {
+		return nil, errors.New("merging values: they are no map")
+	}
+	warnings, err := j.in.Chart.schemas.validate(root, values)
+	out.Warnings = append(out.Warnings, warnings...)
+	if err != nil {
+		return nil, err
+	}
+	// The zero Engine looks nothing up: neither DNS nor the cluster.
+	files, err := engine.Engine{}.Render(root, top)
+	if err != nil {
+		return nil, err
+	}
+	if err := composeText(root, files, out); err != nil {
+		return nil, err
+	}
+	if j.in.Umbrella == nil {
+		return values, nil
+	}
+	own, _ := values[j.in.app()].(map[string]any)
+	return own, nil
+}
+
+// checkKubeVersion refuses a chart that refuses the cluster. As a dependency Helm does not ask it, so neither do we.
+func (j *job) checkKubeVersion(out *Release) error {
+	want, have := j.in.Chart.root.Metadata.KubeVersion, j.caps.helm.KubeVersion.String()
+	if want == "" || chartutil.IsCompatibleRange(want, have) {
+		return nil
+	}
+	fault := fmt.Sprintf("chart requires kubeVersion %s, which is incompatible with Kubernetes %s", want, have)
+	if j.in.Umbrella == nil {
+		return errors.New(fault)
+	}
+	out.Warnings = append(out.Warnings, fault)
+	return nil
+}
+
+// composeText sorts and joins the rendered files as helm template does.
+func composeText(root *chart.Chart, files map[string]string, out *Release) error {
+	size := 0
+	for name, text := range files {
+		if size += len(text); size > maxRendered {
+			return &LimitError{What: "rendered text", Limit: maxRendered}
+		}
+		if strings.HasSuffix(name, "NOTES.txt") {
+			delete(files, name)
+		}
+	}
+	out.Warnings = append(out.Warnings, droppedHooks(files)...)
+	hooks, manifests, err := sortManifests(files)
+	if err != nil {
+		return err
+	}
+	for _, h := range hooks {
+		out.Hooks = append(out.Hooks, newHook(h))
+	}
+	var crds, text strings.Builder
+	for _, crd := range root.CRDObjects() {
+		fmt.Fprintf(&crds, "---\n# Source: %s\n%s\n", crd.Filename, crd.File.Data)
+	}
+	for _, m := range manifests {
+		fmt.Fprintf(&text, "---\n# Source: %s\n%s\n", m.Name, m.Content)
+	}
+	out.CRDs, out.Manifest = crds.String(), text.String()
+	return nil
+}
+
+func sortManifests(files map[string]string) (hooks []*release.Hook, manifests []releaseutil.Manifest, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("sorting manifests: %v", r)
+		}
+	}()
+	return releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+}
+
+func newHook(h *release.Hook) Hook {
+	out := Hook{Name: h.Name, Kind: h.Kind, Path: h.Path, Weight: h.Weight, Manifest: h.Manifest}
+	for _, e := range h.Events {
+		out.Events = append(out.Events, e.String())
+	}
+	for _, p := range h.DeletePolicies {
+		out.DeletePolicies = append(out.DeletePolicies, p.String())
+	}
+	return out
+}
+
+// knownHooks are the events that Helm 3 knows; an object with any other is left out without a word.
+var knownHooks = []string{
+	"pre-install", "post-install", "pre-delete", "post-delete", "pre-upgrade", "post-upgrade", "pre-rollback",
+	"post-rollback", "test", "test-success",
+}
+
+// droppedHooks warns of objects that Helm drops because it does not know their hook, such as crd-install of Helm 2.
+func droppedHooks(files map[string]string) []string {
+	var warnings []string
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if !strings.Contains(files[name], release.HookAnnotation) {
+			continue
+		}
+		for _, doc := range splitDocuments(files[name]) {
+			var head releaseutil.SimpleHead
+			if yaml.Unmarshal([]byte(doc), &head) != nil || head.Metadata == nil {
+				continue
+			}
+			events, ok := head.Metadata.Annotations[release.HookAnnotation]
+			if !ok {
+				continue
+			}
+			for _, e := range strings.Split(events, ",") {
+				if e = strings.ToLower(strings.TrimSpace(e)); !slices.Contains(knownHooks, e) {
+					warnings = append(warnings, fmt.Sprintf("%s: %s %s is not applied: Helm does not know its hook %s",
+						name, head.Kind, head.Metadata.Name, quote(e)))
+					break
+				}
+			}
+		}
+	}
+	return warnings
+}
+
+// splitDocuments splits rendered text as Helm does, in order.
+func splitDocuments(text string) []string {
+	byKey := releaseutil.SplitManifests(text)
+	keys := slices.Collect(maps.Keys(byKey))
+	slices.SortFunc(keys, func(a, b string) int {
+		switch order := releaseutil.BySplitManifestsOrder([]string{a, b}); {
+		case order.Less(0, 1):
+			return -1
+		case order.Less(1, 0):
+			return 1
+		}
+		return 0
+	})
+	docs := make([]string, len(keys))
+	for i, k := range keys {
+		docs[i] = byKey[k]
+	}
+	return docs
+}
+
+// helperFiles are the templates of an umbrella chart that can define named templates for its apps.
+type helperFiles struct {
+	files  []*chart.File
+	digest string
+}
+
+var definesTemplate = regexp.MustCompile(`\{\{-?\s*(define|block)\b`)
+
+// newHelperFiles takes partials as they are, and other templates that define something under a partial's name, so
+// that they are parsed but print nothing.
+func newHelperFiles(c *chart.Chart) *helperFiles {
+	h := &helperFiles{}
+	taken := map[string]bool{}
+	for _, t := range c.Templates {
+		taken[t.Name] = true
+	}
+	for _, t := range c.Templates {
+		name := t.Name
+		if !strings.HasPrefix(path.Base(name), "_") {
+			if !definesTemplate.Match(t.Data) {
+				continue
+			}
+			for taken[name] {
+				name = path.Join(path.Dir(name), "_"+path.Base(name))
+			}
+			taken[name] = true
+		}
+		h.files = append(h.files, &chart.File{Name: name, Data: t.Data})
+	}
+	var all strings.Builder
+	for _, f := range h.files {
+		writeField(&all, []byte(f.Name))
+		writeField(&all, f.Data)
+	}
+	h.digest = sha256Hex([]byte(all.String()))
+	return h
+}
