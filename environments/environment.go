@@ -25,6 +25,11 @@ type Environment struct {
 	// Apps in the order in which the repository declares them. Apps switched off by a condition or a tag
 	// are not here.
 	Apps []App
+	// Incomplete is set when an entry names no usable app (no name, or one that is no DNS name), so that it can't
+	// be told which app it means: as long as it is set, no app may be removed because it is not in Apps.
+	Incomplete error
+	// Warnings for plan and status, such as settings of an app that is not there.
+	Warnings []string
 }
 
 // App is one chart dependency of an environment.
@@ -47,6 +52,9 @@ type App struct {
 	Digest string
 	// Fault is why this app cannot be delivered; nil when it can. The other apps go on.
 	Fault error
+
+	// origin is where Values stand, to find the lines of faults in them.
+	origin origin
 }
 
 // ChartRef pins a chart.
@@ -59,7 +67,8 @@ type ChartRef struct {
 	Alias      string
 	// ImportValues is import-values of the dependency, as Helm spells it.
 	ImportValues []any
-	// Path is the chart's directory inside the repository when Repository is file://; else empty.
+	// Path is the chart's directory inside the snapshot when Repository is file://; else empty. For the App that
+	// stands for the umbrella's own templates it is Umbrella.Dir.
 	Path string
 }
 
@@ -92,4 +101,6 @@ type RawPolicy struct {
 	// YAML is the text of the whole file, so that errors can name the line; Path leads to the policy inside it.
 	YAML []byte
 	Path []string
+	// value is what Path leads to when the text has been parsed already; nil: parse it.
+	value any
 }

@@ -29,6 +29,8 @@ type Policy struct {
 	ProgressDeadline time.Duration `json:"progressDeadline"`
 	Service          Service       `json:"service,omitzero"`
 	Analysis         Analysis      `json:"analysis,omitzero"`
+	// Ignored are the paths of fields that were understood and have no effect here, such as analysis.alerts.
+	Ignored []string `json:"ignored,omitempty"`
 }
 
 // Target names a workload.
@@ -62,6 +64,7 @@ type Analysis struct {
 type Metric struct {
 	// Name: request-success-rate (or istio_requests_total), request-duration (or
 	// istio_request_duration_seconds_bucket, whose limit is in milliseconds all the same), or any name with a Query.
+	// A decoded policy always has the first spelling.
 	Name string `json:"name"`
 	// Interval is the window of the query; default 60 s.
 	Interval time.Duration `json:"interval"`

@@ -1,0 +1,306 @@
+package environments
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	yamlv3 "go.yaml.in/yaml/v3"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	chartFile        = "Chart.yaml"
+	requirementsFile = "requirements.yaml"
+	valuesName       = "values.yaml"
+	dependenciesKey  = "dependencies"
+)
+
+// layout is where an umbrella chart keeps what.
+type layout struct {
+	// dir is the chart's directory, list the file of its dependencies: requirements.yaml, or Chart.yaml.
+	dir, list string
+}
+
+// findLayout looks for the umbrella chart in <root>/env, then in <root>.
+func findLayout(fsys fs.FS, root string) (layout, error) {
+	for _, dir := range []string{path.Join(root, "env"), root} {
+		chart, list := path.Join(dir, chartFile), path.Join(dir, requirementsFile)
+		hasChart, err := exists(fsys, chart)
+		if err != nil {
+			return layout{}, err
+		}
+		hasList, err := exists(fsys, list)
+		if err != nil {
+			return layout{}, err
+		}
+		switch {
+		case hasChart && hasList:
+			return layout{dir: dir, list: list}, nil
+		case hasChart:
+			return layout{dir: dir, list: chart}, nil
+		case hasList:
+			return layout{}, &Fault{File: chart, Problem: "is missing beside " + requirementsFile, Expected: "the umbrella chart's name and version"}
+		}
+	}
+	return layout{}, &Fault{
+		File: root, Problem: "holds no environment",
+		Expected: fmt.Sprintf("an umbrella chart: %s or %s", path.Join(root, "env", chartFile), path.Join(root, chartFile)),
+	}
+}
+
+// chartMetadata is what is read of the umbrella's Chart.yaml.
+type chartMetadata struct {
+	name, version string
+	// at is where the version stands.
+	at Position
+	// digest covers the file without its dependencies.
+	digest string
+	// lists says that the file has dependencies of its own.
+	lists bool
+}
+
+// parseChart reads Chart.yaml. Its dependencies, which can be many, are left aside where the text allows it.
+func parseChart(file string, text []byte) (chartMetadata, error) {
+	frame := text
+	var meta chartMetadata
+	if parts, ok := splitKeys(text); ok {
+		frame = blankOut(text, parts, dependenciesKey)
+		meta.lists = slices.ContainsFunc(parts, func(p keyPart) bool { return p.key == dependenciesKey })
+	}
+	root, err := parseNode(frame)
+	if err != nil {
+		return chartMetadata{}, yamlFault(file, 1, err)
+	}
+	if root == nil || root.Kind != yamlv3.MappingNode {
+		return chartMetadata{}, &Fault{File: file, Line: 1, Problem: "is not a mapping", Expected: "a chart's name and version"}
+	}
+	d := &dependency{}
+	for _, field := range []struct {
+		name string
+		to   *string
+	}{{"name", &meta.name}, {"version", &meta.version}} {
+		key, value := child(root, field.name)
+		if value = resolve(value); value == nil {
+			return chartMetadata{}, &Fault{File: file, Field: field.name, Problem: "is missing", Expected: "the umbrella chart's " + field.name}
+		}
+		*field.to = d.scalar(key.Line, field.name, value)
+		meta.at = Position{File: file, Line: value.Line, Column: value.Column}
+	}
+	if d.fault == nil && !isReleaseName(meta.name) {
+		key, _ := child(root, "name")
+		d.fail(key.Line, "name", "is "+shown(meta.name), expectedReleaseName)
+	}
+	if d.fault != nil {
+		d.fault.File = file
+		return chartMetadata{}, d.fault
+	}
+	_, list := child(root, dependenciesKey)
+	meta.lists = meta.lists || list != nil
+	meta.digest = newDigest().add(strings.TrimSpace(string(frame))).String()
+	return meta, nil
+}
+
+// blankOut empties the lines of a top-level key, so that the rest keeps its places.
+func blankOut(text []byte, parts []keyPart, key string) []byte {
+	frame := text
+	for _, p := range parts {
+		if p.key == key {
+			breaks := bytes.Count(text[p.start:p.end], []byte("\n"))
+			frame = slices.Concat(text[:p.start], bytes.Repeat([]byte("\n"), breaks), text[p.end:])
+		}
+	}
+	return frame
+}
+
+// placedDependency is an entry and the line on which it begins, from 1.
+type placedDependency struct {
+	*dependency
+	line int
+}
+
+// cutDependencies reads the dependency list of a file, each entry from the cache where its text is there.
+func (l *Loader) cutDependencies(file string, text []byte) ([]placedDependency, error) {
+	if list, ok := l.cutList(text); ok {
+		return list, nil
+	}
+	root, err := parseNode(text)
+	if err != nil {
+		return nil, yamlFault(file, 1, err)
+	}
+	_, list := child(root, dependenciesKey)
+	list = resolve(list)
+	switch {
+	case root != nil && root.Kind != yamlv3.MappingNode:
+		return nil, &Fault{File: file, Line: root.Line, Problem: "is not a mapping", Expected: dependenciesKey + ": and a list"}
+	case list == nil || list.Tag == "!!null":
+		return nil, nil
+	case list.Kind != yamlv3.SequenceNode:
+		return nil, &Fault{File: file, Line: list.Line, Field: dependenciesKey, Problem: "is not a list", Expected: "a list of charts"}
+	}
+	var imports struct {
+		Dependencies []struct {
+			ImportValues []any `json:"import-values"`
+		} `json:"dependencies"`
+	}
+	if err := yaml.Unmarshal(text, &imports); err != nil {
+		imports.Dependencies = nil
+	}
+	dependencies := make([]placedDependency, len(list.Content))
+	for i, n := range list.Content {
+		d := newDependency(n, n.Line)
+		if d.importValues != nil && i < len(imports.Dependencies) {
+			d.setImportValues(imports.Dependencies[i].ImportValues)
+		}
+		dependencies[i] = placedDependency{d, n.Line}
+	}
+	return dependencies, nil
+}
+
+// cutList reads a list that can be cut into its entries, all of which can be read by themselves.
+func (l *Loader) cutList(text []byte) ([]placedDependency, bool) {
+	parts, ok := splitKeys(text)
+	if !ok {
+		return nil, false
+	}
+	list := -1
+	for i, p := range parts {
+		if p.key == dependenciesKey {
+			if list >= 0 {
+				return nil, false
+			}
+			list = i
+		}
+	}
+	if list < 0 {
+		return nil, false
+	}
+	if _, err := parseNode(blankOut(text, parts, dependenciesKey)); err != nil {
+		return nil, false
+	}
+	items, ok := splitItems(text, parts[list])
+	if !ok {
+		return nil, false
+	}
+	dependencies := make([]placedDependency, len(items))
+	for i, item := range items {
+		d := l.dependency(text[item.start:item.end])
+		if d == nil {
+			return nil, false
+		}
+		dependencies[i] = placedDependency{d, item.line}
+	}
+	return dependencies, true
+}
+
+// dependency parses an entry, or finds it. Nil: the text is no entry by itself.
+func (l *Loader) dependency(text []byte) *dependency {
+	d, ok := l.entries[string(text)]
+	if !ok {
+		if d, ok = parseDependency(text); !ok {
+			return nil
+		}
+		l.entries[string(text)] = d
+	}
+	if d.used == l.pass {
+		// The same text twice in one list: an entry of its own, so that each keeps its place.
+		twin := *d
+		return &twin
+	}
+	d.used = l.pass
+	return d
+}
+
+// maxNesting bounds how deep charts in the repository may build on each other.
+const maxNesting = 8
+
+// chartTree is what is known of a chart's directory in the snapshot.
+type chartTree struct {
+	hash string
+	// nested are the directories of the charts in the repository that it depends upon.
+	nested []string
+	fault  *Fault
+}
+
+// treeDigest covers a chart in the repository, and the charts in the repository that it depends upon.
+func (l *Loader) treeDigest(fsys fs.FS, dir string, depth int) (string, *Fault) {
+	if depth > maxNesting {
+		return "", &Fault{File: dir, Problem: "charts depend on each other too deeply", Expected: "no circle among file:// repositories"}
+	}
+	hash, err := hashOf(fsys, dir)
+	if err != nil {
+		return "", unreadable(dir, err)
+	}
+	tree, ok := l.trees[dir]
+	if !ok || tree.hash != hash {
+		tree = l.readTree(fsys, dir)
+		tree.hash = hash
+		l.trees[dir] = tree
+	}
+	if tree.fault != nil {
+		return "", tree.fault
+	}
+	sum := newDigest().add(hash)
+	for _, nested := range tree.nested {
+		h, fault := l.treeDigest(fsys, nested, depth+1)
+		if fault != nil {
+			return "", fault
+		}
+		sum.add(nested, h)
+	}
+	return sum.String(), nil
+}
+
+// unreadable words an error of the file system as the fault of a path.
+func unreadable(name string, err error) *Fault {
+	if f := (*Fault)(nil); errors.As(err, &f) {
+		return f
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Fault{File: name, Problem: "does not exist", Expected: "a chart's directory"}
+	}
+	return &Fault{File: name, Problem: "can't be read: " + err.Error()}
+}
+
+// readTree looks at a chart's directory: it must be a chart, and must not reach out of itself by symbolic links.
+func (l *Loader) readTree(fsys fs.FS, dir string) chartTree {
+	var tree chartTree
+	if err := refuseSymlinks(fsys, dir); err != nil {
+		tree.fault = unreadable(dir, err)
+		return tree
+	}
+	if ok, err := exists(fsys, path.Join(dir, chartFile)); err != nil || !ok {
+		tree.fault = &Fault{File: path.Join(dir, chartFile), Problem: "is missing", Expected: "a chart"}
+		return tree
+	}
+	for _, name := range []string{chartFile, requirementsFile} {
+		file := path.Join(dir, name)
+		text, err := fs.ReadFile(fsys, file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			tree.fault = unreadable(file, err)
+			return tree
+		}
+		// What is wrong in here is for whoever renders the chart to say.
+		list, _ := (&Loader{}).cutDependenciesAlone(file, text)
+		for _, d := range list {
+			nested, fault := d.chartPath(dir)
+			if fault == nil && nested != "" && d.repository != "" {
+				tree.nested = append(tree.nested, nested)
+			}
+		}
+	}
+	return tree
+}
+
+// cutDependenciesAlone reads a list without keeping anything of it.
+func (l *Loader) cutDependenciesAlone(file string, text []byte) ([]placedDependency, error) {
+	l.init()
+	return l.cutDependencies(file, text)
+}

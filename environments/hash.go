@@ -1,0 +1,117 @@
+package environments
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+)
+
+// Hasher is what a snapshot adds to [io/fs.FS] when it knows the content of its files without reading them, as a
+// git tree does.
+type Hasher interface {
+	// Hash identifies the file or directory at name by its content: equal hashes hold equal bytes, under equal
+	// names for a directory. An absent name is an error that wraps [io/fs.ErrNotExist].
+	Hash(name string) (string, error)
+}
+
+// hashOf is the content hash of the file or directory at name: fsys's own when it is a Hasher, else a SHA-256.
+func hashOf(fsys fs.FS, name string) (string, error) {
+	if h, ok := fsys.(Hasher); ok {
+		return h.Hash(name)
+	}
+	info, err := fs.Lstat(fsys, name)
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		return hashFile(fsys, name, info.Mode())
+	}
+	entries, err := fs.ReadDir(fsys, name)
+	if err != nil {
+		return "", err
+	}
+	sum := newDigest()
+	for _, e := range entries {
+		h, err := hashOf(fsys, path.Join(name, e.Name()))
+		if err != nil {
+			return "", err
+		}
+		sum.add(e.Name(), h)
+	}
+	return sum.String(), nil
+}
+
+func hashFile(fsys fs.FS, name string, mode fs.FileMode) (string, error) {
+	if mode&fs.ModeSymlink != 0 {
+		target, err := fs.ReadLink(fsys, name)
+		if err != nil {
+			return "", err
+		}
+		return newDigest().add("symlink", target).String(), nil
+	}
+	data, err := fs.ReadFile(fsys, name)
+	if err != nil {
+		return "", err
+	}
+	return newDigest().add("file", strconv.FormatBool(mode&0o111 != 0), string(data)).String(), nil
+}
+
+// digest is a SHA-256 over strings, each with its length so that no two lists of strings look alike.
+type digest struct{ data []byte }
+
+func newDigest() *digest { return &digest{} }
+
+func (d *digest) add(parts ...string) *digest {
+	for _, p := range parts {
+		d.data = strconv.AppendInt(d.data, int64(len(p)), 10)
+		d.data = append(d.data, ':')
+		d.data = append(d.data, p...)
+	}
+	return d
+}
+
+func (d *digest) String() string {
+	sum := sha256.Sum256(d.data)
+	return hex.EncodeToString(sum[:])
+}
+
+// exists reports whether there is a regular file at name. A symlink is not one: nothing is read through symlinks.
+func exists(fsys fs.FS, name string) (bool, error) {
+	info, err := fs.Lstat(fsys, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("looking at %s: %w", name, err)
+	case info.Mode()&fs.ModeSymlink != 0:
+		return false, &Fault{File: name, Problem: "is a symbolic link", Expected: "a file"}
+	}
+	return info.Mode().IsRegular(), nil
+}
+
+// refuseSymlinks is a fault when dir, a directory above it, or anything in it is a symbolic link.
+func refuseSymlinks(fsys fs.FS, dir string) error {
+	for at := dir; at != "."; at = path.Dir(at) {
+		info, err := fs.Lstat(fsys, at)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&fs.ModeSymlink != 0 {
+			return symlinkFault(at)
+		}
+	}
+	return fs.WalkDir(fsys, dir, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type()&fs.ModeSymlink != 0 {
+			return symlinkFault(name)
+		}
+		return err
+	})
+}
+
+func symlinkFault(name string) *Fault {
+	return &Fault{File: name, Problem: "is a symbolic link", Expected: "charts of files and directories only"}
+}

@@ -1,0 +1,581 @@
+package environments
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Loader reads environments from snapshots. It keeps what it parsed by content, so that the next snapshot of the
+// same environment costs what has changed in it: use one Loader for each environment, for as long as it is followed.
+// The zero Loader is ready. It may be used from several goroutines, which then take turns.
+type Loader struct {
+	// Environment is the environment's name where sluice.yaml says none.
+	Environment string
+	// Namespace of the environment where sluice.yaml says none; default jx-<name>.
+	Namespace string
+
+	mu sync.Mutex
+	// pass counts the loads, to tell which cached parts are still in use.
+	pass uint64
+	// entries are the dependencies by their text, parts the keys of values.yaml by theirs.
+	entries map[string]*dependency
+	parts   map[string]*valuesPart
+	// docs are the apps' own values files by path, trees the charts in the repository by directory.
+	docs  map[string]cachedDoc
+	trees map[string]chartTree
+	// names and index are scratch, kept for their memory: the place in the list of each app's name, and in
+	// values.yaml of each key.
+	names, index map[string]int
+
+	last     memo[*Environment]
+	settings memo[*settings]
+	chart    memo[chartMetadata]
+	list     memo[[]placedDependency]
+	values   memo[*valuesFile]
+	listing  memo[map[string]fs.FileMode]
+	umbrella memo[umbrellaFiles]
+}
+
+type cachedDoc struct {
+	hash string
+	doc  *valuesDoc
+}
+
+// memo remembers the last result for a key.
+type memo[T any] struct {
+	key   string
+	value T
+	err   error
+}
+
+func (m *memo[T]) get(key string, compute func() (T, error)) (T, error) {
+	if m.key != key || key == "" {
+		m.value, m.err = compute()
+		m.key = key
+	}
+	return m.value, m.err
+}
+
+func (l *Loader) init() {
+	if l.entries == nil {
+		l.entries, l.parts = map[string]*dependency{}, map[string]*valuesPart{}
+		l.docs, l.trees = map[string]cachedDoc{}, map[string]chartTree{}
+		l.names, l.index = map[string]int{}, map[string]int{}
+	}
+	l.pass++
+}
+
+// Load reads the environment at the path root of a snapshot: an umbrella chart in <root>/env or <root>, and the
+// optional <root>/sluice.yaml. When fsys is a [Hasher], what has not changed since the last load is not read.
+//
+// A fault of one app is in [App.Fault], that of an entry which names no app in [Environment.Incomplete]. An error
+// means that nothing can be said about the environment; it is or joins [Fault] unless the file system failed.
+func (l *Loader) Load(fsys fs.FS, root string) (*Environment, error) {
+	root = path.Clean(root)
+	if !fs.ValidPath(root) {
+		return nil, &Fault{File: root, Problem: "is no path inside the repository", Expected: "a relative path without .."}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.init()
+	key := ""
+	if h, ok := fsys.(Hasher); ok {
+		if hash, err := h.Hash("."); err == nil {
+			key = strings.Join([]string{hash, root, l.Environment, l.Namespace}, "\n")
+		}
+	}
+	return l.last.get(key, func() (*Environment, error) { return l.load(fsys, root) })
+}
+
+func (l *Loader) load(fsys fs.FS, root string) (*Environment, error) {
+	where, err := findLayout(fsys, root)
+	if err != nil {
+		return nil, err
+	}
+	a := &assembly{l: l, fsys: fsys, layout: where, settingsFile: path.Join(root, settingsName)}
+	for _, step := range []func() error{a.readSettings, a.readChart, a.readList, a.readValues, a.readListing} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	env, err := a.environment()
+	if err != nil {
+		return nil, err
+	}
+	l.sweep(len(a.list), len(a.values.parts))
+	return env, nil
+}
+
+// sweep forgets what no longer occurs, when that has become the greater part.
+func (l *Loader) sweep(entries, parts int) {
+	const slack = 256
+	if len(l.entries) > 2*entries+slack {
+		for text, d := range l.entries {
+			if d.used != l.pass {
+				delete(l.entries, text)
+			}
+		}
+	}
+	if len(l.parts) > 2*parts+slack {
+		for text, p := range l.parts {
+			if p.used != l.pass {
+				delete(l.parts, text)
+			}
+		}
+	}
+}
+
+// assembly is one load under way.
+type assembly struct {
+	l    *Loader
+	fsys fs.FS
+	layout
+	settingsFile string
+
+	settings *settings
+	chart    chartMetadata
+	list     []placedDependency
+	values   *valuesFile
+	// listing holds the directories, and the symbolic links, in the umbrella's directory.
+	listing map[string]fs.FileMode
+	// env is what all apps have in common.
+	env     envInputs
+	globals map[string]any
+	tags    map[string]any
+	// twice are the keys that values.yaml sets more than once.
+	twice []string
+}
+
+// envInputs is what every app of the environment is built from.
+type envInputs struct{ namespace, releaseName, globals string }
+
+// inputs is all that an app is built from besides its entry. It is compared to tell whether the app is unchanged.
+type inputs struct {
+	env      envInputs
+	settings *appSettings
+	part     *valuesPart
+	doc      *valuesDoc
+	tree     string
+}
+
+// origin is where an app's values stand.
+type origin struct {
+	// file is values.yaml, line that of the app's key in it.
+	file string
+	line int
+	part *valuesPart
+	doc  *valuesDoc
+}
+
+// file reads a file through a memo; an absent one reads as empty when optional.
+func readThrough[T any](a *assembly, m *memo[T], name string, optional bool, parse func(text []byte) (T, error)) (T, error) {
+	var zero T
+	hash, err := hashOf(a.fsys, name)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		*m = memo[T]{}
+		return parse(nil)
+	}
+	if err != nil {
+		return zero, fmt.Errorf("reading %s: %w", name, err)
+	}
+	return m.get(name+"\n"+hash, func() (T, error) {
+		if ok, err := exists(a.fsys, name); err != nil || !ok {
+			return zero, errors.Join(err, &Fault{File: name, Problem: "is not a file", Expected: "a file"})
+		}
+		text, err := fs.ReadFile(a.fsys, name)
+		if err != nil {
+			return zero, fmt.Errorf("reading %s: %w", name, err)
+		}
+		return parse(text)
+	})
+}
+
+func (a *assembly) readSettings() (err error) {
+	a.settings, err = readThrough(a, &a.l.settings, a.settingsFile, true, func(text []byte) (*settings, error) {
+		return parseSettings(a.settingsFile, text)
+	})
+	return err
+}
+
+func (a *assembly) readChart() (err error) {
+	file := path.Join(a.dir, chartFile)
+	a.chart, err = readThrough(a, &a.l.chart, file, false, func(text []byte) (chartMetadata, error) {
+		return parseChart(file, text)
+	})
+	if err == nil && a.chart.lists && a.layout.list != file {
+		return &Fault{File: file, Field: dependenciesKey, Problem: "stands beside " + requirementsFile, Expected: "one list of dependencies"}
+	}
+	return err
+}
+
+func (a *assembly) readList() (err error) {
+	a.list, err = readThrough(a, &a.l.list, a.layout.list, false, func(text []byte) ([]placedDependency, error) {
+		return a.l.cutDependencies(a.layout.list, text)
+	})
+	for _, d := range a.list {
+		d.used = a.l.pass
+	}
+	return err
+}
+
+func (a *assembly) readValues() (err error) {
+	file := path.Join(a.dir, valuesName)
+	a.values, err = readThrough(a, &a.l.values, file, true, func(text []byte) (*valuesFile, error) {
+		return a.l.cutValues(file, text)
+	})
+	if err != nil {
+		return err
+	}
+	clear(a.l.index)
+	for i, p := range a.values.parts {
+		p.used = a.l.pass
+		if _, again := a.l.index[p.key]; again {
+			a.twice = append(a.twice, p.key)
+		}
+		a.l.index[p.key] = i
+	}
+	return nil
+}
+
+func (a *assembly) readListing() error {
+	hash, err := hashOf(a.fsys, a.dir)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", a.dir, err)
+	}
+	a.listing, err = a.l.listing.get(a.dir+"\n"+hash, func() (map[string]fs.FileMode, error) {
+		entries, err := fs.ReadDir(a.fsys, a.dir)
+		if err != nil {
+			return nil, fmt.Errorf("listing %s: %w", a.dir, err)
+		}
+		listing := map[string]fs.FileMode{}
+		for _, e := range entries {
+			if e.Type()&(fs.ModeDir|fs.ModeSymlink) != 0 {
+				listing[e.Name()] = e.Type()
+			}
+		}
+		return listing, nil
+	})
+	return err
+}
+
+// part is the app's or the environment's key in values.yaml; nil when there is none.
+func (a *assembly) part(key string) placedPart {
+	if i, ok := a.l.index[key]; ok {
+		return a.values.parts[i]
+	}
+	return placedPart{}
+}
+
+// common reads the keys of values.yaml that are everybody's.
+func (a *assembly) common(key string) (map[string]any, error) {
+	p := a.part(key)
+	if p.valuesPart == nil {
+		return nil, nil
+	}
+	if fault := p.faultIn(a.values.name); fault != nil {
+		return nil, fault
+	}
+	m, ok := p.table()
+	if !ok {
+		return nil, &Fault{File: a.values.name, Line: p.line, Field: key, Problem: "is not a mapping", Expected: "a mapping"}
+	}
+	return m, nil
+}
+
+// faultIn is the part's fault with its file and line.
+func (p placedPart) faultIn(file string) *Fault {
+	if p.valuesPart == nil || p.fault == nil {
+		return nil
+	}
+	f := *p.fault
+	f.File, f.Line = file, p.line+max(f.Line, 0)
+	if f.Field == "" {
+		f.Field = p.key
+	}
+	return &f
+}
+
+const (
+	globalKey = "global"
+	tagsKey   = "tags"
+)
+
+// environment puts everything together.
+func (a *assembly) environment() (env *Environment, err error) {
+	if a.globals, err = a.common(globalKey); err != nil {
+		return nil, err
+	}
+	if a.tags, err = a.common(tagsKey); err != nil {
+		return nil, err
+	}
+	env = &Environment{
+		Name:      orDefault(a.settings.environment, a.l.Environment),
+		WriteBack: orDefault(a.settings.writeBack, WriteBackCommit),
+		Rollout:   a.settings.rollout,
+	}
+	env.Namespace = orDefault(a.settings.namespace, a.l.Namespace)
+	if env.Namespace == "" && env.Name != "" {
+		env.Namespace = "jx-" + env.Name
+	}
+	if !isNamespace(env.Namespace) {
+		return nil, &Fault{
+			File: a.settingsFile, Field: "environment", Problem: "neither the environment's name nor its namespace is known, or one is no DNS label",
+			Expected: "environment or namespace, here or in the agent's configuration",
+		}
+	}
+	a.env = envInputs{namespace: env.Namespace, releaseName: a.settings.releaseName}
+	if len(a.globals) > 0 {
+		a.env.globals = newDigest().add(canonical(a.globals)).String()
+	}
+	a.addApps(env)
+	a.addUmbrella(env)
+	env.Warnings = a.strangers()
+	return env, nil
+}
+
+// addApps adds the apps that are switched on. The same name twice is one app with a fault.
+func (a *assembly) addApps(env *Environment) {
+	env.Apps = make([]App, 0, len(a.list)+1)
+	clear(a.l.names)
+	for i, d := range a.list {
+		name := d.appName()
+		if d.anonymous {
+			env.Incomplete = errors.Join(env.Incomplete, a.faultOf(d))
+			continue
+		}
+		first, again := a.l.names[name]
+		if !again {
+			a.l.names[name] = i
+		}
+		if name == a.chart.name || again {
+			line := a.list[first].line
+			if !again {
+				line = 0
+			}
+			a.markTwice(env, d, line)
+			continue
+		}
+		if enabled(d.dependency, a.condition, a.tags) {
+			env.Apps = append(env.Apps, a.app(d))
+		}
+	}
+}
+
+// faultOf is an entry's fault with its file and line.
+func (a *assembly) faultOf(d placedDependency) *Fault {
+	if d.fault == nil {
+		return nil
+	}
+	f := *d.fault
+	f.File, f.Line = a.layout.list, d.line+f.Line
+	f.Field = dependenciesKey + "." + d.appName()
+	if d.fault.Field != "" {
+		f.Field += "." + d.fault.Field
+	}
+	if d.anonymous {
+		f.Field = strings.Trim(dependenciesKey+"."+d.fault.Field, ".")
+	}
+	return &f
+}
+
+// markTwice gives the app that has the name already the fault, or adds one that has nothing else. firstLine is the
+// line of the first entry, 0 when it is the umbrella's name that is taken.
+func (a *assembly) markTwice(env *Environment, d placedDependency, firstLine int) {
+	name := d.appName()
+	fault := &Fault{
+		File: a.layout.list, Line: d.line, Field: dependenciesKey + "." + name,
+		Problem: fmt.Sprintf("is declared twice, first on line %d", firstLine), Expected: "an alias for one of them",
+	}
+	if firstLine == 0 {
+		fault.Problem = "has the name of the umbrella chart itself"
+		fault.Expected = "an alias"
+	}
+	for i := range env.Apps {
+		if env.Apps[i].Name == name {
+			env.Apps[i].Fault = fault
+			return
+		}
+	}
+	app := a.app(d)
+	app.Fault = fault
+	env.Apps = append(env.Apps, app)
+}
+
+// condition looks a condition's path up in the values, as Helm does.
+func (a *assembly) condition(dotted string) (any, bool) {
+	keys := strings.Split(dotted, ".")
+	if len(keys) > 1 && keys[0] != globalKey {
+		if _, isApp := a.l.names[keys[0]]; isApp {
+			if doc, _ := a.doc(keys[0]); doc != nil && doc.fault == nil {
+				if v, decided, err := lookUp(doc.values, keys[1:]); decided {
+					return v, err == nil
+				}
+			}
+		}
+	}
+	p := a.part(keys[0])
+	if p.valuesPart == nil || p.fault != nil {
+		return nil, false
+	}
+	v, _, err := lookUp(map[string]any{keys[0]: p.value}, keys)
+	return v, err == nil
+}
+
+// doc is the app's own values file; nil when there is none.
+func (a *assembly) doc(app string) (*valuesDoc, *Fault) {
+	mode, ok := a.listing[app]
+	if !ok {
+		return nil, nil
+	}
+	if mode&fs.ModeSymlink != 0 {
+		return nil, symlinkFault(path.Join(a.dir, app))
+	}
+	file := path.Join(a.dir, app, valuesName)
+	hash, err := hashOf(a.fsys, file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unreadable(file, err)
+	}
+	if cached, ok := a.l.docs[file]; ok && cached.hash == hash {
+		return cached.doc, nil
+	}
+	if ok, err := exists(a.fsys, file); err != nil || !ok {
+		return nil, unreadable(file, errors.Join(err, &Fault{File: file, Problem: "is not a file", Expected: "a file"}))
+	}
+	text, err := fs.ReadFile(a.fsys, file)
+	if err != nil {
+		return nil, unreadable(file, err)
+	}
+	doc := newValuesDoc(file, text)
+	a.l.docs[file] = cachedDoc{hash, doc}
+	return doc, nil
+}
+
+// app builds the app of an entry, or finds it unchanged.
+func (a *assembly) app(d placedDependency) App {
+	name := d.appName()
+	in := inputs{env: a.env, settings: a.settings.apps[name]}
+	part := a.part(name)
+	in.part = part.valuesPart
+	var fault *Fault
+	in.doc, fault = a.doc(name)
+	dir, pathFault := d.chartPath(a.dir)
+	if pathFault == nil && dir != "" {
+		var treeFault *Fault
+		if in.tree, treeFault = a.l.treeDigest(a.fsys, dir, 0); treeFault != nil && fault == nil {
+			fault = treeFault
+		}
+	}
+	if d.built.Name == "" || d.inputs != in {
+		d.built, d.inputs = buildApp(d.dependency, dir, in), in
+	}
+	app := d.built
+	app.Pin = Position{File: a.layout.list, Line: d.line + d.versionLine, Column: d.versionColumn}
+	app.origin = origin{file: a.values.name, line: part.line, part: in.part, doc: in.doc}
+	app.Fault = a.appFault(d, part, in, pathFault, fault)
+	return app
+}
+
+// appFault is the first of an app's faults.
+func (a *assembly) appFault(d placedDependency, part placedPart, in inputs, pathFault, other *Fault) error {
+	if pathFault != nil && d.fault == nil {
+		f := *pathFault
+		f.File, f.Line, f.Field = a.layout.list, d.line, dependenciesKey+"."+d.appName()+"."+f.Field
+		return &f
+	}
+	if f := a.faultOf(d); f != nil {
+		return f
+	}
+	if other != nil {
+		return other
+	}
+	if f := part.faultIn(a.values.name); f != nil {
+		return f
+	}
+	if slices.Contains(a.twice, d.appName()) {
+		return &Fault{File: a.values.name, Line: part.line, Field: part.key, Problem: "is set twice", Expected: "one of them"}
+	}
+	if _, ok := in.part.table(); !ok {
+		return &Fault{File: a.values.name, Line: part.line, Field: part.key, Problem: "is not a mapping", Expected: "the app's values"}
+	}
+	if in.doc != nil && in.doc.fault != nil {
+		return in.doc.fault
+	}
+	if in.settings != nil && in.settings.fault != nil {
+		return in.settings.fault
+	}
+	return nil
+}
+
+// buildApp builds an app but for its place and its fault.
+func buildApp(d *dependency, dir string, in inputs) App {
+	app := App{
+		Name:        d.appName(),
+		ReleaseName: orDefault(in.env.releaseName, d.appName()),
+		Namespace:   in.env.namespace,
+		Chart: ChartRef{
+			Name: d.name, Version: d.version, Repository: d.repository, Alias: d.alias,
+			ImportValues: d.importValues, Path: dir,
+		},
+	}
+	if dir != "" && d.repository == "" {
+		app.Chart.Repository = "file://charts/" + d.name
+	}
+	app.apply(in.settings)
+	app.Values, _ = in.part.table()
+	if in.doc != nil {
+		app.Values = mergeValues(app.Values, in.doc.values)
+	}
+	app.Digest = appDigest(&app, in.tree, in.env.globals)
+	return app
+}
+
+// apply takes apps.<app> of sluice.yaml over; s may be nil.
+func (app *App) apply(s *appSettings) {
+	if s != nil {
+		app.ReleaseName = orDefault(s.releaseName, app.ReleaseName)
+		app.Namespace = orDefault(s.namespace, app.Namespace)
+		app.Rollout = s.rollout
+	}
+}
+
+// appDigest covers everything that decides what is rendered.
+func appDigest(app *App, tree, globals string) string {
+	return newDigest().add(
+		app.Name, app.ReleaseName, app.Namespace,
+		app.Chart.Name, app.Chart.Version, app.Chart.Repository, app.Chart.Alias, app.Chart.Path,
+		canonical(app.Chart.ImportValues), tree, canonical(app.Values), globals,
+	).String()
+}
+
+// canonical is one text for equal JSON-like values.
+func canonical(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		// Values come out of JSON; nothing in them can fail to go back.
+		return fmt.Sprintf("%#v", v)
+	}
+	return string(text)
+}
+
+// strangers warns of settings for apps that the environment does not have.
+func (a *assembly) strangers() []string {
+	var warnings []string
+	for name, s := range a.settings.apps {
+		if _, ok := a.l.names[name]; ok || name == a.chart.name {
+			continue
+		}
+		f := &Fault{File: a.settingsFile, Line: s.line, Field: "apps." + name, Problem: "is no app of this environment"}
+		warnings = append(warnings, f.Error())
+	}
+	slices.Sort(warnings)
+	return warnings
+}

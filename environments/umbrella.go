@@ -1,0 +1,186 @@
+package environments
+
+import (
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+const templatesDir = "templates"
+
+// umbrellaFiles is what the umbrella's directory holds of its own.
+type umbrellaFiles struct {
+	// templates are the files below templates/.
+	templates []string
+	// digest covers the templates and all other files that they could read.
+	digest string
+}
+
+// addUmbrella fills Environment.Umbrella in, and adds the app that stands for the environment's own objects.
+func (a *assembly) addUmbrella(env *Environment) {
+	files, fault := a.umbrellaFiles()
+	env.Umbrella = Umbrella{
+		Name: a.chart.name, Version: a.chart.version, Dir: a.dir,
+		Globals: a.globals, Templates: files.templates,
+	}
+	var partFault *Fault
+	for _, p := range a.values.parts {
+		if _, isApp := a.l.names[p.key]; isApp || p.key == globalKey {
+			continue
+		}
+		if f := p.faultIn(a.values.name); f != nil {
+			partFault = f
+			continue
+		}
+		if env.Umbrella.Values == nil {
+			env.Umbrella.Values = map[string]any{}
+		}
+		env.Umbrella.Values[p.key] = p.value
+	}
+	if fault == nil {
+		fault = partFault
+	}
+	if rendersAnything(files.templates) || fault != nil {
+		env.Apps = append(env.Apps, a.umbrellaApp(env, files, fault))
+	}
+}
+
+// rendersAnything reports whether some template can make an object.
+func rendersAnything(templates []string) bool {
+	return slices.ContainsFunc(templates, func(name string) bool {
+		base := path.Base(name)
+		return !strings.HasPrefix(base, "_") && !strings.HasPrefix(base, ".") && base != "NOTES.txt"
+	})
+}
+
+// umbrellaFiles looks at the umbrella's own files, when it has templates.
+func (a *assembly) umbrellaFiles() (umbrellaFiles, *Fault) {
+	dir := path.Join(a.dir, templatesDir)
+	if mode := a.listing[templatesDir]; mode&fs.ModeSymlink != 0 {
+		return umbrellaFiles{}, symlinkFault(dir)
+	} else if !mode.IsDir() {
+		return umbrellaFiles{}, nil
+	}
+	files, err := a.l.umbrella.get(a.l.listing.key, func() (umbrellaFiles, error) { return a.readUmbrella(dir) })
+	if err != nil {
+		return umbrellaFiles{}, unreadable(dir, err)
+	}
+	return files, nil
+}
+
+func (a *assembly) readUmbrella(templates string) (umbrellaFiles, error) {
+	var files umbrellaFiles
+	if err := refuseSymlinks(a.fsys, templates); err != nil {
+		return files, err
+	}
+	err := fs.WalkDir(a.fsys, templates, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			files.templates = append(files.templates, name)
+		}
+		return err
+	})
+	if err != nil {
+		return files, err
+	}
+	entries, err := fs.ReadDir(a.fsys, a.dir)
+	if err != nil {
+		return files, err
+	}
+	sum := newDigest()
+	for _, e := range entries {
+		if a.isOthers(e.Name()) {
+			continue
+		}
+		hash, err := hashOf(a.fsys, path.Join(a.dir, e.Name()))
+		if err != nil {
+			return files, err
+		}
+		sum.add(e.Name(), hash)
+	}
+	files.digest = sum.String()
+	return files, nil
+}
+
+// isOthers reports whether an entry of the umbrella's directory is covered elsewhere, or is no matter of the
+// umbrella's own templates.
+func (a *assembly) isOthers(name string) bool {
+	switch name {
+	case chartFile, requirementsFile, valuesName, "requirements.lock", "Chart.lock", "charts":
+		return true
+	}
+	_, isApp := a.l.names[name]
+	return isApp && a.listing[name].IsDir()
+}
+
+// umbrellaApp is the app that stands for the environment's own objects. Its values are the whole of values.yaml,
+// with the apps' own files laid over, since its templates may read anybody's.
+func (a *assembly) umbrellaApp(env *Environment, files umbrellaFiles, fault *Fault) App {
+	s := a.settings.apps[a.chart.name]
+	app := App{
+		Name:        a.chart.name,
+		ReleaseName: orDefault(a.settings.releaseName, a.chart.name),
+		Namespace:   env.Namespace,
+		Chart:       ChartRef{Name: a.chart.name, Version: a.chart.version, Repository: "file://.", Path: a.dir},
+		Values:      map[string]any{},
+		Pin:         a.chart.at,
+	}
+	app.apply(s)
+	sum := newDigest().add(app.Name, app.ReleaseName, app.Namespace, app.Chart.Path, a.chart.digest, files.digest, a.env.globals)
+	for _, p := range a.values.parts {
+		if p.key != globalKey {
+			app.Values[p.key] = p.value
+			sum.add(p.digest)
+		}
+	}
+	for i := range env.Apps {
+		if doc := env.Apps[i].origin.doc; doc != nil {
+			app.Values[env.Apps[i].Name] = env.Apps[i].Values
+			sum.add(env.Apps[i].Name, doc.digest)
+		}
+	}
+	app.Digest = sum.String()
+	app.origin = origin{file: a.values.name}
+	switch {
+	case fault != nil:
+		app.Fault = fault
+	case s != nil && s.fault != nil:
+		app.Fault = s.fault
+	}
+	return app
+}
+
+// locateValue finds the file and line of a field of the app's values; an empty file when the environment does not
+// set it.
+func (app *App) locateValue(at fieldPath) (file string, line int) {
+	o := app.origin
+	if o.doc != nil {
+		if line := lineOf([]byte(o.doc.text), at); line > 0 && isSet(o.doc.values, at) {
+			return o.doc.name, line
+		}
+	}
+	if o.part != nil {
+		values, _ := o.part.table()
+		if !isSet(values, at) {
+			return "", 0
+		}
+		line := lineOf([]byte(o.part.text), append(fieldPath{o.part.key}, at...))
+		return o.file, max(o.line, o.line+line-1)
+	}
+	return "", 0
+}
+
+// isSet reports whether the values have the first keys of a path; a missing field is reported at its parent.
+func isSet(values map[string]any, at fieldPath) bool {
+	v := any(values)
+	for _, key := range at[:max(1, len(at)-1)] {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return true
+		}
+		if v, ok = m[key]; !ok {
+			return false
+		}
+	}
+	return true
+}
