@@ -1,0 +1,136 @@
+package project
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// Warnings tells which live objects outside the release treat the app's canary otherwise than its stable track: they
+// select stable pods by a label that canary pods have rewritten, route to the app's Service past the weights, or scale
+// the workload. live may hold any objects, those of the release too; kinds that do not matter are passed over.
+//
+// It looks at the canary of in.Target or, without one, of the stable release, whatever the phase, so that plan can
+// warn before anything starts; a policy without canaries has no warnings. There is one warning for each object, in the order of live.
+func Warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
+	warnings, err := warnings(in, live)
+	if err != nil {
+		return nil, fmt.Errorf("looking for objects that would miss the canary of app %s: %w", in.App, err)
+	}
+	return warnings, nil
+}
+
+func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
+	if in.Policy.Strategy != environments.StrategyCanary {
+		return nil, nil
+	}
+	in.State = rollout.State{Phase: rollout.Starting}
+	if len(in.Target) == 0 {
+		in.Target = in.Stable
+	}
+	stable, target := applied(in.Stable), applied(in.Target)
+	if w, err := FindTarget(target, in.Policy.Target); w == nil || err != nil {
+		return nil, err
+	}
+	// A first install is looked at as if it served already.
+	if len(stable) == 0 {
+		in.Stable, stable = in.Target, target
+	}
+	projected, err := project(in)
+	if err != nil {
+		return nil, err
+	}
+	a, err := newApp(in, stable, target)
+	if err != nil {
+		return nil, err
+	}
+	if a.split, err = newSplit(a.workload, stable, target); err != nil {
+		return nil, err
+	}
+	own := map[key]bool{}
+	for _, objs := range [][]*unstructured.Unstructured{stable, target, projected.Canary, projected.Routing} {
+		for _, obj := range objs {
+			own[keyOf(obj)] = true
+		}
+	}
+	var all []string
+	for _, obj := range live {
+		if obj == nil || own[keyOf(obj)] {
+			continue
+		}
+		if w := a.warning(obj); w != "" {
+			all = append(all, fmt.Sprintf("%s in %s, which is not of the release, %s", describe(obj), obj.GetNamespace(), w))
+		}
+	}
+	return all, nil
+}
+
+// warning says what an object outside the release does; empty when it does not matter to the canary.
+func (a *app) warning(obj *unstructured.Unstructured) string {
+	gk := groupKind(obj)
+	if f, ok := selectorFieldOf(gk); ok {
+		return a.selectionWarning(obj, f)
+	}
+	if s, ok := scalerOf(gk); ok {
+		if !s.scales(obj, a.workload) {
+			return ""
+		}
+		if s.replicas {
+			return fmt.Sprintf("scales %s: the chart's replicas would be applied against it, and the canary is not scaled", describe(a.workload))
+		}
+		return fmt.Sprintf("sizes the pods of %s, but would not size its canary's", describe(a.workload))
+	}
+	switch {
+	case isService(obj):
+		if sameNamespace(obj, a.workload) && a.split.misses(serviceSelector(obj)) {
+			return a.missing()
+		}
+	case gk == virtualService:
+		if name := (&meshRouting{app: a}).routesTo(obj); name != "" {
+			return fmt.Sprintf("routes to Service %s, past the weights of the canary", name)
+		}
+	case gk == destinationRule:
+		if name, _, ok := a.serviceOf(stringAt(obj.Object, "spec", "host"), obj); ok {
+			return fmt.Sprintf("is for Service %s, but would not be for %s", name, canaryName(name))
+		}
+	}
+	return ""
+}
+
+func (a *app) selectionWarning(obj *unstructured.Unstructured, f selectorField) string {
+	selector, err := f.selector(obj)
+	if err != nil {
+		return "has a selector that cannot be read"
+	}
+	if f.reaches(obj, a.workload) && a.split.misses(selector) {
+		return a.missing()
+	}
+	if obj.GetKind() == "NetworkPolicy" && a.missesPeers(obj) {
+		return fmt.Sprintf("names pods of %s as peers, but would miss its canary's, which carry %s", describe(a.workload), a.split)
+	}
+	return ""
+}
+
+func (a *app) missing() string {
+	return fmt.Sprintf("selects pods of %s, but would miss its canary's, which carry %s", describe(a.workload), a.split)
+}
+
+// missesPeers reports whether a network policy names stable pods as peers in a way that leaves out canary pods. One of
+// another namespace does so only through a namespaceSelector, whose namespaces are taken to be the app's.
+func (a *app) missesPeers(policy *unstructured.Unstructured) bool {
+	near := sameNamespace(policy, a.workload)
+	for _, list := range peerLists(policy) {
+		for _, peer := range mapsAt(list.rule, list.field) {
+			if !near && mapAt(peer, "namespaceSelector") == nil {
+				continue
+			}
+			if missed, err := a.missed(mapAt(peer, "podSelector")); err == nil && missed {
+				return true
+			}
+		}
+	}
+	return false
+}
