@@ -1,0 +1,43 @@
+// Package loopback finds ports for the servers of the test bed.
+//
+// They are below those that systems give to outgoing connections: a test stops
+// a server and starts it again on its port, and up there the port could be
+// taken in between.
+package loopback
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+)
+
+const (
+	firstPort = 20_000
+	ports     = 12_000
+	tries     = 100
+)
+
+// Port returns a port that nobody listens on at the moment.
+func Port() (int, error) {
+	listener, err := Listen("")
+	if err != nil {
+		return 0, err
+	}
+	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+}
+
+// Listen listens on the address of an earlier Listen, or on a new one if it is
+// empty.
+func Listen(address string) (net.Listener, error) {
+	if address != "" {
+		return net.Listen("tcp", address)
+	}
+	for range tries {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(ports)))
+		if err == nil {
+			return listener, nil
+		}
+	}
+	return nil, errors.New("finding a free port: all that were tried are taken")
+}
