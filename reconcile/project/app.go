@@ -6,6 +6,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/sluice-cd/sluice/environments"
 )
 
 // app is one app as its objects show it.
@@ -29,7 +31,14 @@ func newApp(in Input, serving, coming objects) (*app, error) {
 		source = coming
 	}
 	var err error
-	if a.workload, err = FindTarget(source, in.Policy.Target); err != nil {
+	a.workload, err = FindTarget(source, in.Policy.Target)
+	if err != nil && len(coming) == 0 {
+		// Beside a release that serves, the policy may be that of another one, which names its workload otherwise.
+		if only, otherwise := FindTarget(source, environments.Target{}); otherwise == nil && only != nil {
+			a.workload, err = only, nil
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	if a.workload == nil {
@@ -42,12 +51,12 @@ func newApp(in Input, serving, coming objects) (*app, error) {
 	return a, nil
 }
 
-// servingWorkload is the stable track's workload; where the release under way renamed it, the canary's stands in.
+// servingWorkload is the stable track's workload; where the release under way renamed it, the only one that there is.
 func (a *app) servingWorkload() *unstructured.Unstructured {
 	if w := a.serving.find(keyOf(a.workload)); w != nil {
 		return w
 	}
-	if w, err := FindTarget(a.serving, a.in.Policy.Target); err == nil && w != nil {
+	if w, err := FindTarget(a.serving, environments.Target{}); err == nil && w != nil {
 		return w
 	}
 	return a.workload

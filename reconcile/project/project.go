@@ -40,17 +40,18 @@ type Desired struct {
 	Warnings []string
 }
 
-// Project returns what the cluster should hold for in.State.
+// Project returns what the cluster should hold for in.State, whose Tracks say which release is where.
 //
-//	phase                            stable track   canary track   weight of the canary
-//	Idle                             Stable         none           none
-//	Installing, Updating             Target         none           none
-//	Starting, Analyzing              Stable         Target         State.Weight
-//	Promoting, Draining              Target         Target         State.Weight
-//	RollingBack                      Stable         Target         State.Weight
-//	Removing                         none           none           none
+//	phase                            stable track   canary track             weight of the canary
+//	Idle                             Stable         none                     none
+//	Installing, Updating             Target         none                     none
+//	Starting, Analyzing              Stable         Target                   State.Weight
+//	Promoting, Draining              Target         Target, until Drained    State.Weight
+//	RollingBack                      Stable         Target, until Drained    State.Weight
+//	Removing                         none           none                     none
 //
-// RollingBack without Target's objects (they can no longer be rendered) is projected as Idle: going back never waits.
+// RollingBack without Target's objects (they can no longer be rendered) is projected as Drained: going back never
+// waits.
 //
 // Routing is there when the policy's strategy is Canary or a canary is under way. It is an error when the release then
 // does not show which workload is meant (see FindTarget), when no rewriting of labels keeps the canary's pods apart,
@@ -68,7 +69,7 @@ func project(in Input) (Desired, error) {
 		return Desired{}, fmt.Errorf("weight %d in phase %s, expected 0 to 100", in.State.Weight, in.State.Phase)
 	}
 	stable, target := applied(in.Stable), applied(in.Target)
-	serving, coming, err := tracks(in.State.Phase, stable, target)
+	serving, coming, err := tracks(in.State, stable, target)
 	if err != nil {
 		return Desired{}, err
 	}
@@ -82,7 +83,7 @@ func project(in Input) (Desired, error) {
 	if a.workload == nil {
 		return atRest(serving), nil
 	}
-	if coming != nil {
+	if len(coming) > 0 {
 		if a.split, err = newSplit(a.workload, stable, target); err != nil {
 			return Desired{}, err
 		}
@@ -90,26 +91,32 @@ func project(in Input) (Desired, error) {
 	return a.project(stable, target)
 }
 
-// tracks returns the release that the stable track shows and the one that the canary track is made from.
-func tracks(phase rollout.Phase, stable, target objects) (serving, coming objects, err error) {
-	switch phase {
+// tracks returns the objects of the releases that State.Tracks names.
+func tracks(state rollout.State, stable, target objects) (serving, coming objects, err error) {
+	switch state.Phase {
 	case rollout.Idle:
 		return stable, nil, nil
 	case rollout.Installing, rollout.Updating:
 		return target, nil, nil
-	case rollout.RollingBack:
-		return stable, target, nil
 	case rollout.Starting, rollout.Analyzing:
 		serving, coming = stable, target
 	case rollout.Promoting, rollout.Draining:
 		serving, coming = target, target
+	case rollout.RollingBack:
+		if len(target) == 0 {
+			return stable, nil, nil
+		}
+		serving, coming = stable, target
 	case rollout.Removing:
 		return nil, nil, nil
 	default:
-		return nil, nil, fmt.Errorf("unknown phase %q", phase)
+		return nil, nil, fmt.Errorf("unknown phase %q", state.Phase)
+	}
+	if state.Drained {
+		return serving, nil, nil
 	}
 	if len(coming) == 0 {
-		return nil, nil, fmt.Errorf("phase %s without objects of the release under way", phase)
+		return nil, nil, fmt.Errorf("phase %s without objects of the release under way", state.Phase)
 	}
 	return serving, coming, nil
 }

@@ -47,8 +47,8 @@ func checkSeed(t *testing.T, seed uint64, weight int) int {
 	t.Helper()
 	in := madeUp(rand.New(rand.NewPCG(seed, 1)))
 	var canary *unstructured.Unstructured
-	for _, phase := range phases {
-		in.State = rollout.State{Phase: phase, Weight: weight}
+	for i, phase := range append(phases, rollout.Draining, rollout.RollingBack) {
+		in.State = rollout.State{Phase: phase, Weight: weight, Drained: i >= len(phases)}
 		checkPure(t, in)
 		d, err := Project(in)
 		if err != nil {
@@ -78,7 +78,8 @@ type checker struct {
 
 func (c *checker) check() {
 	c.t.Helper()
-	if len(c.d.Canary) == 0 {
+	c.in.State.Stable, c.in.State.Target = rollout.Release{Digest: "stable"}, rollout.Release{Digest: "target"}
+	if _, canary := c.in.State.Tracks(); canary.IsZero() {
 		c.checkRest()
 	} else {
 		c.checkTracks()
@@ -89,13 +90,11 @@ func (c *checker) check() {
 // checkRest: at rest everything is as rendered, but for the routing that was generated.
 func (c *checker) checkRest() {
 	c.t.Helper()
-	release := c.in.Stable
-	switch c.in.State.Phase {
-	case rollout.Installing, rollout.Updating:
-		release = c.in.Target
-	case rollout.Removing:
-		release = nil
+	if len(c.d.Canary)+len(c.d.CanaryWorkloads) > 0 {
+		c.t.Errorf("%s: %d objects of a canary that should not be there", c.at, len(c.d.Canary))
 	}
+	stable, _ := c.in.State.Tracks()
+	release := map[string][]*unstructured.Unstructured{"stable": c.in.Stable, "target": c.in.Target}[stable.Digest]
 	got := append(slices.Clone(c.d.Stable), c.d.Routing...)
 	for _, obj := range release {
 		if !contains(got, obj) {
