@@ -32,8 +32,8 @@ func newApp(in Input, serving, coming objects) (*app, error) {
 	}
 	var err error
 	a.workload, err = FindTarget(source, in.Policy.Target)
-	if err != nil && len(coming) == 0 {
-		// Beside a release that serves, the policy may be that of another one, which names its workload otherwise.
+	if err != nil && len(coming) == 0 && !slices.ContainsFunc(source, in.named) {
+		// At rest the policy may be that of another release, which names its workload otherwise.
 		if only, otherwise := FindTarget(source, environments.Target{}); otherwise == nil && only != nil {
 			a.workload, err = only, nil
 		}
@@ -49,6 +49,11 @@ func newApp(in Input, serving, coming objects) (*app, error) {
 	}
 	a.services = selecting(a.servingWorkload(), serving)
 	return a, nil
+}
+
+// named reports whether obj is the workload that the policy names.
+func (in Input) named(obj *unstructured.Unstructured) bool {
+	return isWorkload(obj) && names(in.Policy.Target, obj)
 }
 
 // servingWorkload is the stable track's workload; where the release under way renamed it, the only one that there is.

@@ -91,6 +91,18 @@ func project(in Input) (Desired, error) {
 	return a.project(stable, target)
 }
 
+// Check reports why a rollout from in.Stable to in.Target could not be projected with a canary, in any of its phases;
+// nil when it can. Ask before one is begun: State and the strategy are not looked at.
+func Check(in Input) error {
+	for _, phase := range []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack} {
+		in.State = rollout.State{Phase: phase}
+		if _, err := Project(in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // tracks returns the objects of the releases that State.Tracks names.
 func tracks(state rollout.State, stable, target objects) (serving, coming objects, err error) {
 	switch state.Phase {

@@ -1,0 +1,216 @@
+package project
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// deployment and service make small objects as YAML.
+func deployment(name, labels, selector string) string {
+	return "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: " + name + ", namespace: ns}\n" +
+		"spec: {selector: " + selector + ", template: {metadata: {labels: " + labels + "}, spec: {}}}\n---\n"
+}
+
+func service(name, selector string) string {
+	return "apiVersion: v1\nkind: Service\nmetadata: {name: " + name + ", namespace: ns}\n" +
+		"spec: {selector: " + selector + ", ports: [{port: 80}]}\n---\n"
+}
+
+const (
+	web       = "{app: web}"
+	matchWeb  = "{matchLabels: {app: web}}"
+	meshVS    = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: ns}\nspec: "
+	namedWeb  = "target: {name: web}"
+	statefulS = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db, namespace: ns}\nspec: {}\n---\n"
+)
+
+func TestProjectErrors(t *testing.T) {
+	plain := deployment("web", web, matchWeb) + service("web", web)
+	for _, test := range []struct {
+		name, release, policy string
+		phase                 rollout.Phase
+		weight                int
+		want                  string
+	}{
+		{"weight", plain, "", rollout.Analyzing, 101, "weight 101 in phase Analyzing, expected 0 to 100"},
+		{"phase", plain, "", "Dancing", 0, `unknown phase "Dancing"`},
+		{"nothing to promote", "", "", rollout.Promoting, 0, "phase Promoting without objects of the release under way"},
+		{"two Deployments", plain + deployment("job", "{app: job}", "{matchLabels: {app: job}}"), "", rollout.Idle, 0,
+			"2 Deployments (web, job) and no target: name one in targetRef"},
+		{"StatefulSet", statefulS, "", rollout.Idle, 0,
+			"StatefulSet db: a canary of a StatefulSet is not supported yet, expected a Deployment or the strategy Rolling"},
+		{"target is a StatefulSet", plain + statefulS, "target: {kind: StatefulSet, name: db}", rollout.Idle, 0, "StatefulSet db: a canary of"},
+		{"target is not there", plain + deployment("job", "{app: job}", "{matchLabels: {app: job}}"), "target: {name: wep}", rollout.Idle, 0,
+			"targetRef names workload wep, which is not a workload of the release"},
+		{"no workload to promote", service("web", web), "", rollout.Starting, 0, "no Deployment to make a canary of"},
+		{"selector on existence", deployment("web", web, "{matchExpressions: [{key: app, operator: Exists}]}"), "", rollout.Starting, 0,
+			"Deployment web selects them whatever labels are rewritten, expected a selector on label values"},
+		{"selector of other pods", deployment("web", web, "{matchLabels: {app: wep}}"), "", rollout.Starting, 0,
+			`Deployment web: spec.selector "app=wep", expected one that matches the labels of its own pods`},
+		{"broken selector", deployment("web", web, "{matchExpressions: [{key: app, operator: Is}]}"), "", rollout.Starting, 0,
+			"reading spec.selector of Deployment web"},
+		{"pods of another's canary", plain + deployment("mine", "{app: web-canary, tier: x}", "{matchLabels: {app: web-canary, tier: x}}"),
+			namedWeb, rollout.Starting, 0, "pods of Deployment mine carry labels (app=web-canary) that would make them canary pods of Deployment web"},
+		{"name taken", plain + service("web-canary", "{app: other}"), "", rollout.Starting, 0,
+			"the release has a Service web-canary of its own, the name that the canary needs"},
+		{"two Services", deployment("front", web, matchWeb) + service("a", web) + service("b", web), "", rollout.Idle, 0,
+			"2 Services (a, b) select the pods of Deployment front: name the one to route in service.name"},
+		{"Service of other pods", deployment("web", web, matchWeb) + service("web", "{app: other}"), "service: {name: web, port: 80}", rollout.Idle, 0,
+			"Service web does not select the pods of Deployment web, expected the Service of the app"},
+		{"Service without a port", deployment("web", web, matchWeb), "service: {name: web}", rollout.Idle, 0,
+			"the release has no Service web, and service.port, which would make one, is not set"},
+		{"VirtualService elsewhere", plain + meshVS + "{http: [{route: [{destination: {host: other}}]}]}", "", rollout.Idle, 0,
+			"VirtualService web does not route to the app's Service web, expected it to do so or to have another name"},
+		{"weight of a route", plain + meshVS + "{http: [{route: [{destination: {host: web}, weight: 1.5}]}]}", "", rollout.Starting, 0,
+			"sharing the routes of VirtualService web: weight 1.5 of host web, expected a whole number from 0 to 100"},
+		{"DestinationRule elsewhere", plain + strings.Replace(meshVS, "VirtualService", "DestinationRule", 1) + "{host: other}",
+			"service: {trafficPolicy: {a: b}}", rollout.Idle, 0, "DestinationRule web is not for Service web"},
+		{"network policy", plain + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x, namespace: ns}\n" +
+			"spec: {podSelector: {matchExpressions: [{key: a, operator: Is}]}}", "", rollout.Starting, 0,
+			"making the canary of NetworkPolicy x: reading NetworkPolicy x"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := Input{App: "shop", Namespace: "ns", Policy: environments.Policy{Strategy: environments.StrategyCanary}}
+			in.Stable = parse(t, test.release)
+			in.Target = in.Stable
+			in.State = rollout.State{Phase: test.phase, Weight: test.weight}
+			if err := yaml.UnmarshalStrict([]byte(test.policy), &in.Policy); err != nil {
+				t.Fatal(err)
+			}
+			d, err := Project(in)
+			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "app shop") {
+				t.Errorf("got %v, want app shop and %q", err, test.want)
+			}
+			if d.Stable != nil || d.Canary != nil || d.Routing != nil {
+				t.Error("an error came with objects")
+			}
+		})
+	}
+}
+
+// TestCheck: what would only show in a later phase shows before a rollout begins.
+func TestCheck(t *testing.T) {
+	in := Input{App: "shop", Namespace: "ns", Stable: parse(t, deployment("web", web, matchWeb)+service("web", web))}
+	in.Target = in.Stable
+	if err := Check(in); err != nil {
+		t.Errorf("a release that can be rolled out: %v", err)
+	}
+	in.Target = parse(t, deployment("web", web, matchWeb)+service("a", web)+service("b", web))
+	if err := Check(in); err == nil || !strings.Contains(err.Error(), "2 Services (a, b)") {
+		t.Errorf("two Services after promotion: got %v", err)
+	}
+}
+
+// TestProjectWithoutCanary: an app that cannot have a canary is projected as rendered as long as none is asked for.
+func TestProjectWithoutCanary(t *testing.T) {
+	for name, release := range map[string]string{
+		"StatefulSet":     statefulS,
+		"no workload":     service("web", web),
+		"two Deployments": deployment("a", web, matchWeb) + deployment("b", web, matchWeb),
+	} {
+		in := Input{App: "shop", Namespace: "ns", Stable: parse(t, release)}
+		in.Policy.Strategy = environments.StrategyRolling
+		if name == "no workload" {
+			in.Policy.Strategy = environments.StrategyCanary
+		}
+		d, err := Project(in)
+		if err != nil || len(d.Stable) != len(in.Stable) || len(d.Routing) > 0 {
+			t.Errorf("%s: %d objects and %d of routing, error %v", name, len(d.Stable), len(d.Routing), err)
+		}
+	}
+}
+
+// TestRenamedWorkload: a rollback ends although the policy already names the workload as the failed release does.
+func TestRenamedWorkload(t *testing.T) {
+	in := Input{App: "shop", Namespace: "ns", Policy: environments.Policy{Strategy: environments.StrategyCanary}}
+	in.Policy.Target = environments.Target{Kind: "Deployment", Name: "web2"}
+	in.Stable = parse(t, deployment("web", web, matchWeb)+service("web", web))
+	in.Target = parse(t, deployment("web2", web, matchWeb)+service("web", web))
+	for _, state := range []string{"Starting", "Analyzing 10", "Promoting 10", "Draining 0", "RollingBack 0", "RollingBack 0 drained", "Idle"} {
+		in.State = parseState(t, state)
+		d, err := Project(in)
+		if err != nil {
+			t.Errorf("%s: %v", state, err)
+		} else if d.Service != "web" || len(d.Routing) != 1 {
+			t.Errorf("%s: Service %q, %d objects of routing", state, d.Service, len(d.Routing))
+		}
+	}
+}
+
+func TestFindCanary(t *testing.T) {
+	canary := func(name, target string) string {
+		return "apiVersion: flagger.app/v1alpha3\nkind: Canary\nmetadata: {name: " + name + "}\n" +
+			"spec: {targetRef: {kind: Deployment, name: " + target + "}}\n---\n"
+	}
+	for _, test := range []struct{ name, objects, want, wantErr string }{
+		{"none", service("web", web), "", ""},
+		{"one", service("web", web) + canary("web", "web"), "web", ""},
+		{"two of one", canary("a", "web") + canary("b", "web"), "", "Canary a and Canary b both target Deployment web, expected one Canary object"},
+		{"two of two", canary("a", "web") + canary("b", "job"), "", "Canary a targets Deployment web and Canary b targets Deployment job"},
+	} {
+		objs := parse(t, test.objects)
+		got, err := FindCanary(append(objs, nil))
+		if test.wantErr != "" {
+			if err == nil || !strings.Contains(err.Error(), test.wantErr) {
+				t.Errorf("%s: got error %v, want %q", test.name, err, test.wantErr)
+			}
+			continue
+		}
+		if err != nil || stringAt(got, "metadata", "name") != test.want {
+			t.Errorf("%s: got %v, %v", test.name, got, err)
+		}
+		if scribble(got); test.want != "" && objs[1].GetName() != "web" {
+			t.Errorf("%s: the result shares memory with the release", test.name)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	long := strings.Repeat("x", 50) + "-." + strings.Repeat("y", 20)
+	for _, name := range []string{"web", long, long + "z", strings.Repeat("a", 56), strings.Repeat("a", 57)} {
+		got := canaryName(name)
+		if len(got) > maxName || !strings.HasSuffix(got, "-canary") || strings.Contains(got, ".-") {
+			t.Errorf("%s: got %s", name, got)
+		}
+	}
+	if canaryName(long) == canaryName(long+"z") {
+		t.Error("two long names got one canary name")
+	}
+	if got := canaryValue(""); got != "canary" {
+		t.Errorf("empty label: got %q", got)
+	}
+}
+
+// FuzzMalformed: whatever a chart renders, nothing panics.
+func FuzzMalformed(f *testing.F) {
+	f.Add(deployment("web", web, matchWeb)+service("web", web)+meshVS+"{http: [{route: [{destination: {host: web}}]}]}", "port: 80", uint8(4))
+	f.Add(compared, "match: [a, {uri: b}]\nappProtocol: tcp", uint8(3))
+	f.Add("kind: 7\n---\nspec: []\n---\napiVersion: apps/v1\nkind: Deployment\nspec: {template: 3, selector: {matchLabels: [1]}}", "", uint8(5))
+	f.Add("apiVersion: apps/v1\nkind: Deployment\nmetadata: {annotations: {a: 1}, name: 9}\nspec: {selector: {matchLabels: {a: b}}, "+
+		"template: {metadata: {labels: {a: b, c: 1}}, spec: {volumes: {}, containers: [1, {env: [{valueFrom: 1}]}]}}}", "", uint8(4))
+	f.Fuzz(func(t *testing.T, text, service string, phase uint8) {
+		var objs []*unstructured.Unstructured
+		for _, doc := range strings.Split(text, "\n---\n") {
+			obj := &unstructured.Unstructured{}
+			if yaml.Unmarshal([]byte(doc), &obj.Object) == nil {
+				objs = append(objs, obj)
+			}
+		}
+		in := Input{App: "a", Namespace: "ns", Stable: objs, Target: objs, Policy: environments.Policy{Strategy: environments.StrategyCanary}}
+		_ = yaml.Unmarshal([]byte(service), &in.Policy.Service)
+		in.State = rollout.State{Phase: phases[int(phase)%len(phases)], Weight: 10}
+		d, err := Project(in)
+		if err != nil && len(d.Stable) > 0 {
+			t.Error("an error came with objects")
+		}
+		_, _ = Warnings(in, objs)
+		_, _ = FindCanary(objs)
+		Compare(objs, objs[:len(objs)/2])
+	})
+}
