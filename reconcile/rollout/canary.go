@@ -57,6 +57,8 @@ func (t *turn) analyzing() {
 	switch {
 	case canary.Failed:
 		t.fail(because("the canary failed", canary), nil)
+	case t.StepSince.IsZero() && t.overdue():
+		t.fail(fmt.Sprintf("the cluster does not hold weight %d within %s", t.Weight, t.deadline()), nil)
 	case !canary.Available && t.o.Stable.Available:
 		t.Weight = 0
 		t.enter(Starting)

@@ -34,11 +34,14 @@ func (s State) nextCheck(p environments.Policy) time.Time {
 func (s State) Due(o Observation) time.Time {
 	t := &turn{State: s, o: o}
 	switch s.Phase {
-	case Idle, Removing:
+	case Idle:
 		return time.Time{}
 	case Analyzing:
-		return s.nextCheck(o.Policy)
-	case Installing, Updating, Starting, Promoting:
+		if check := s.nextCheck(o.Policy); !check.IsZero() {
+			return check
+		}
+		return t.ahead(t.deadlineAt())
+	case Installing, Updating, Starting, Promoting, Removing:
 		return t.ahead(t.deadlineAt())
 	case Draining, RollingBack:
 		return t.ahead(t.stageEnd(), t.deadlineAt())

@@ -54,6 +54,9 @@ func (t *turn) retry() {
 	t.Rejected = slices.DeleteFunc(t.Rejected, func(x Rejection) bool {
 		return x.Release.Digest == t.o.Desired.Digest
 	})
+	if len(t.Rejected) == 0 {
+		t.Rejected = nil
+	}
 	t.dropRevertOf(t.o.Desired, "tried again by hand")
 }
 
@@ -113,13 +116,16 @@ func (t *turn) updating() {
 	}
 }
 
-// degrade says, once in a phase, that something is wrong which only time or a person can mend.
+// degrade says, once in a phase, that something is wrong which only time or a person can mend. It decides nothing, so
+// the State's Reason stays what it was.
 func (t *turn) degrade(reason string) {
 	if t.Paused != "" {
 		return
 	}
 	t.Paused = reason
+	decided := t.Reason
 	t.emit(Degraded, reason, nil)
+	t.Reason = decided
 }
 
 // succeed makes Target the stable release.
@@ -151,8 +157,19 @@ func (t *turn) remove() {
 // removing waits until everything is gone. An app that git lists again in the meantime is installed afterwards.
 func (t *turn) removing() {
 	if !t.o.Applied {
+		if t.overdue() {
+			t.degrade(fmt.Sprintf("not all of its objects are gone within %s", t.deadline()))
+		}
 		return
 	}
-	t.emit(Removed, "git no longer lists the app", nil)
+	const reason = "git no longer lists the app"
+	if t.Revert != nil {
+		t.closeRevert(RollbackSkipped, reason, "")
+	}
+	gone := t.Stable
+	if gone.IsZero() {
+		gone = t.Target
+	}
+	t.record(Event{Type: Removed, From: gone, Reason: reason})
 	t.State = State{Rollouts: t.Rollouts, LastSeq: t.LastSeq, Outbox: t.Outbox}
 }

@@ -27,6 +27,7 @@ import (
 //	             canary Ready, SkipAnalysis                       Promoting                PromotionStarted
 //	             canary Ready, stable Available                   Analyzing, Step's weight Advanced
 //	Analyzing    canary Failed                                    RollingBack              RollbackStarted
+//	             weight not seen in the cluster by the deadline   RollingBack              RollbackStarted
 //	             canary not Available, stable Available           Starting, weight 0       Held
 //	             SkipAnalysis                                     Promoting                PromotionStarted
 //	             check decisively failed, or the Threshold-th     RollingBack              RollbackStarted
@@ -49,6 +50,7 @@ import (
 //	             stable not Available by the deadline, weight 0   Idle                     Degraded, RolledBack
 //	             the same, canary still serves                    waits on                 Degraded (once)
 //	Removing     Applied: everything is gone                      Idle, as never seen      Removed
+//	             deadline                                         waits on                 Degraded (once)
 //
 // In the middle of a run (Updating, Starting, Analyzing, Promoting), before any of the above:
 //
@@ -73,6 +75,8 @@ import (
 //
 // The drain delay is the interval, 30 s at most. At rest Next is a fixpoint.
 func Next(s State, o Observation) (State, []Event) {
+	o.Stable.Available = o.Stable.Available || o.Stable.Ready
+	o.Canary.Available = o.Canary.Available || o.Canary.Ready
 	t := &turn{State: s, o: o}
 	t.Outbox = slices.Clone(s.Outbox)
 	t.Rejected = slices.Clone(s.Rejected)
@@ -147,7 +151,7 @@ func (t *turn) enter(p Phase) {
 	t.restage()
 }
 
-// restage restarts the clocks of the phase.
+// restage restarts the clocks: something else is to be applied, and to be waited for, from now on.
 func (t *turn) restage() {
 	t.Since = t.o.Now
 	t.StepSince = time.Time{}
@@ -157,7 +161,7 @@ func (t *turn) restage() {
 func (t *turn) setWeight(w int) {
 	t.Weight = w
 	t.Peak = max(t.Peak, w)
-	t.StepSince = time.Time{}
+	t.restage()
 }
 
 // rest ends whatever was under way.

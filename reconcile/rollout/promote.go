@@ -68,7 +68,6 @@ func (t *turn) lowerWeight() {
 		step = t.Weight
 	}
 	t.setWeight(max(0, t.Weight-step))
-	t.restage()
 }
 
 // drain takes the canary out of the projection when it has been without traffic for the drain delay. A canary that the

@@ -68,13 +68,15 @@ func (t *turn) giveBack() {
 	case t.o.Canary.Failed, t.heldFor(0) && t.o.Stable.Available:
 		t.setWeight(0)
 		t.Paused = ""
-		t.restage()
 	case t.overdue():
 		t.degrade(t.stableLate())
 	}
 }
 
 func (t *turn) stableLate() string {
+	if t.o.Stable.Available {
+		return fmt.Sprintf("the cluster does not hold the rollback to %s within %s", label(t.Stable), t.deadline())
+	}
 	what := fmt.Sprintf("%s is not available again within %s of the rollback", label(t.Stable), t.deadline())
 	return because(what, t.o.Stable)
 }

@@ -66,7 +66,7 @@ type State struct {
 	// Drained, in Draining and RollingBack: the canary track has had no traffic for the drain delay, or never had
 	// any. It is no longer part of the projection. See Tracks.
 	Drained bool `json:"drained,omitempty"`
-	// Since is when Phase began; in Draining and RollingBack when its present stage (weight, Drained) began.
+	// Since is when the present phase and weight were decided, or in their course Drained. Deadlines count from it.
 	Since time.Time `json:"since,omitzero"`
 	// StepSince is when the cluster was first seen to hold this phase and weight; zero until then. Intervals are
 	// measured from it, so a step is never shortened by a crash or an API server that was away.
@@ -87,6 +87,8 @@ type State struct {
 	Rejected []Rejection `json:"rejected,omitempty"`
 	// Revert is the rollback commit that git still owes; nil when none is due.
 	Revert *Revert `json:"revert,omitempty"`
+	// Policy that the projection follows, kept so that git may be away. The loop sets it; Next only carries it along.
+	Policy *environments.Policy `json:"policy,omitempty"`
 	// LastSeq is the number of the newest event; Outbox holds the events that the audit log has not accepted yet.
 	LastSeq int64   `json:"lastSeq,omitempty"`
 	Outbox  []Event `json:"outbox,omitempty"`
@@ -121,7 +123,8 @@ const (
 	ChangePods Change = "Pods"
 )
 
-// Track is what is seen of the stable or the canary track, against the projection of the present State.
+// Track is what is seen of the stable or the canary track, against the projection of the present State. Ready implies
+// Available.
 type Track struct {
 	// Ready: applied as projected, and every workload has rolled out completely.
 	Ready bool
@@ -137,6 +140,7 @@ type Track struct {
 // Next is called with, and only after the cluster has been looked at: a zero Track is a track that is seen not to be
 // there, not one that nobody looked at.
 type Observation struct {
+	// Now is the present, never zero.
 	Now time.Time
 	// Desired is what git asks for; zero: not known (git is away, or the app's source has a fault): hold the course.
 	Desired Release

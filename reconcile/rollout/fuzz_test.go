@@ -1,0 +1,241 @@
+package rollout_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// FuzzNext reads a valid State and a row of observations, sensible or not, out of the input, and holds every answer of
+// Next to the invariants. Wherever that leads, a healthy world then ends promoted and a failing one rolled back.
+func FuzzNext(f *testing.F) {
+	for seed := range uint64(32) {
+		f.Add(randomBytes(seed))
+	}
+	f.Fuzz(func(t *testing.T, input []byte) {
+		d := &dice{bytes: input}
+		s := d.state()
+		if err := rollout.Check(s); err != nil {
+			t.Fatalf("the test begins with a broken state: %v", err)
+		}
+		for range 1 + d.n(24) {
+			o := d.observation()
+			s, _ = checkedNext(t, s, o)
+			checkDue(t, s, o)
+		}
+		checkHealthyEnds(t, s)
+		checkFailingEnds(t, s)
+	})
+}
+
+// checkDue: a State that rests under o rests until the instant that Due names.
+func checkDue(t *testing.T, s rollout.State, o rollout.Observation) {
+	o.Verdict, o.Reverted, o.Retry = nil, nil, false
+	for range 20 {
+		next, _ := rollout.Next(s, o)
+		if reflect.DeepEqual(next, s) {
+			break
+		}
+		s = next
+	}
+	if next, _ := rollout.Next(s, o); !reflect.DeepEqual(next, s) {
+		t.Fatalf("no rest under one observation:\n%s\n%s", encode(t, s), encode(t, next))
+	}
+	later := o
+	later.Now = o.Now.Add(1000 * time.Hour)
+	if due := s.Due(o); due.After(o.Now) {
+		later.Now = due.Add(-time.Nanosecond)
+	} else if !due.IsZero() && !s.CheckDue(o.Policy, o.Now) {
+		t.Fatalf("due in the past, and no check is: %s", encode(t, s))
+	}
+	if next, _ := rollout.Next(s, later); !reflect.DeepEqual(next, s) {
+		t.Fatalf("%s before it is due, at %s, changes\n%s\nto\n%s", later.Now, s.Due(o), encode(t, s), encode(t, next))
+	}
+}
+
+// checkHealthyEnds: in a world in which everything is well, what git asks for serves in the end.
+func checkHealthyEnds(t *testing.T, s rollout.State) {
+	o := healthy(s, "healthy")
+	s = run(t, s, o, analysis.Pass)
+	if s.Phase != rollout.Idle || s.Stable.Digest != o.Desired.Digest {
+		t.Fatalf("healthy, and yet: %s", encode(t, s))
+	}
+}
+
+// checkFailingEnds: a release whose checks fail is rejected, takes no traffic, and leaves stable as it was. A first
+// install is not judged.
+func checkFailingEnds(t *testing.T, s rollout.State) {
+	s = run(t, s, healthy(s, "base"), analysis.Pass)
+	stable := s.Stable
+	o := healthy(s, "failing")
+	s = run(t, s, o, analysis.Fail)
+	if s.Phase != rollout.Idle || s.Stable != stable || s.Outcome != rollout.RolledBack || s.Revert == nil {
+		t.Fatalf("failing, and yet: %s", encode(t, s))
+	}
+}
+
+// healthy is a world in which git asks for a release that was never tried.
+func healthy(s rollout.State, version string) rollout.Observation {
+	return rollout.Observation{
+		Now:     time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
+		Desired: rollout.Release{Version: version, Digest: version, Commit: fmt.Sprint(version, s.LastSeq)},
+		Policy: environments.Policy{
+			Strategy: environments.StrategyCanary,
+			Analysis: environments.Analysis{StepWeight: 5, MaxWeight: 50, Threshold: 3},
+		},
+		Applied: true,
+		Stable:  rollout.Track{Ready: true, Available: true},
+		Canary:  rollout.Track{Ready: true, Available: true},
+	}
+}
+
+// run drives Next with a world that always says the same, until nothing changes.
+func run(t *testing.T, s rollout.State, o rollout.Observation, says analysis.Outcome) rollout.State {
+	t.Helper()
+	for range 400 {
+		o.Now = o.Now.Add(31 * time.Second)
+		o.FromStable, o.FromTarget = change(s.Stable, o.Desired), change(s.Target, o.Desired)
+		o.Verdict = nil
+		if s.CheckDue(o.Policy, o.Now) {
+			o.Verdict = &analysis.Verdict{Outcome: says, At: o.Now}
+		}
+		next, _ := checkedNext(t, s, o)
+		if !next.InFlight() && reflect.DeepEqual(next, s) {
+			return next
+		}
+		s = next
+	}
+	t.Fatalf("no end: %s", encode(t, s))
+	return s
+}
+
+// dice turns bytes into values; all zero when they are used up.
+type dice struct{ bytes []byte }
+
+func randomBytes(seed uint64) []byte {
+	r := rand.New(rand.NewPCG(seed, 1))
+	b := make([]byte, 400)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+func (d *dice) n(sides int) int {
+	if len(d.bytes) == 0 {
+		return 0
+	}
+	v := int(d.bytes[0])
+	d.bytes = d.bytes[1:]
+	return v % sides
+}
+
+func (d *dice) yes() bool { return d.n(2) == 1 }
+
+func (d *dice) instant() time.Time {
+	if d.n(8) == 7 {
+		return time.Time{}
+	}
+	return d.now()
+}
+
+func (d *dice) now() time.Time { return time.Date(2026, 7, 1, 12, d.n(60), d.n(60), 0, time.UTC) }
+
+func (d *dice) release() rollout.Release {
+	digest := []string{"a", "b", "c", "a+x", "b+x"}[d.n(5)]
+	return rollout.Release{Version: digest, Digest: digest, Commit: string(rune('p' + d.n(3))), Revision: d.n(3)}
+}
+
+// state is one that Check accepts.
+func (d *dice) state() rollout.State {
+	phases := []rollout.Phase{
+		rollout.Idle, rollout.Installing, rollout.Updating, rollout.Starting, rollout.Analyzing, rollout.Promoting,
+		rollout.Draining, rollout.RollingBack, rollout.Removing,
+	}
+	s := rollout.State{
+		Phase: phases[d.n(len(phases))], Rollouts: 1 + int64(d.n(9)), Since: d.instant(), StepSince: d.instant(),
+		LastCheck: d.instant(), LastSeq: int64(d.n(9)), Outcome: rollout.RolledBack,
+	}
+	if s.Phase != rollout.Installing {
+		s.Stable = d.release()
+	}
+	if s.Phase != rollout.Idle {
+		s.Target = d.release()
+		s.Step, s.FailedChecks, s.InconclusiveChecks = d.n(12), d.n(4), d.n(12)
+	}
+	switch s.Phase {
+	case rollout.Starting:
+		s.Peak = d.n(101)
+	case rollout.Analyzing:
+		s.Weight = 1 + d.n(100)
+	case rollout.Promoting:
+		s.Weight = d.n(101)
+	case rollout.Draining, rollout.RollingBack:
+		s.Weight = d.n(101)
+		s.Drained = s.Weight == 0 && d.yes()
+	}
+	if s.Weight > 0 {
+		s.Peak = min(100, s.Weight+d.n(10))
+	}
+	for range d.n(4) {
+		s.LastSeq++
+		s.Outbox = append(s.Outbox, rollout.Event{Seq: s.LastSeq})
+	}
+	for range d.n(12) {
+		if len(s.Rejected) < 10 {
+			s.Rejected = append(s.Rejected, rollout.Rejection{Release: d.release()})
+		}
+	}
+	if d.yes() {
+		s.Revert = &rollout.Revert{From: d.release(), To: d.release(), Rollout: int64(d.n(5))}
+	}
+	return s
+}
+
+// observation may contradict itself: Next must not trust the world to make sense.
+func (d *dice) observation() rollout.Observation {
+	changes := []rollout.Change{rollout.ChangeNone, rollout.ChangePlain, rollout.ChangePods}
+	o := rollout.Observation{
+		Now: d.now(), Removed: d.n(12) == 11, FromStable: changes[d.n(3)], FromTarget: changes[d.n(3)],
+		Policy: d.policy(), Applied: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
+		Recorded: int64(d.n(20)), Retry: d.n(8) == 7,
+	}
+	if d.n(4) > 0 {
+		o.Desired = d.release()
+	}
+	if d.yes() {
+		outcomes := []analysis.Outcome{analysis.Pass, analysis.Fail, analysis.Inconclusive, ""}
+		o.Verdict = &analysis.Verdict{Outcome: outcomes[d.n(4)], Decisive: d.yes(), Reason: "why", At: d.instant()}
+	}
+	if d.yes() {
+		answers := []rollout.Reverted{{}, {Commit: "x"}, {Skipped: "y"}, {Commit: "x", Rollout: 3}}
+		o.Reverted = &answers[d.n(4)]
+	}
+	return o
+}
+
+func (d *dice) track() rollout.Track {
+	return rollout.Track{Ready: d.yes(), Available: d.yes(), Failed: d.n(6) == 5}
+}
+
+func (d *dice) policy() environments.Policy {
+	strategies := []environments.Strategy{environments.StrategyCanary, environments.StrategyRolling, ""}
+	p := environments.Policy{
+		Strategy: strategies[d.n(3)], SkipAnalysis: d.n(8) == 7, Suspend: d.n(8) == 7,
+		ProgressDeadline: time.Duration(d.n(20)-1) * time.Minute,
+		Analysis: environments.Analysis{
+			Interval: time.Duration(d.n(120)-1) * time.Second, Threshold: d.n(5) - 1, InconclusiveLimit: d.n(5) - 1,
+			MaxWeight: d.n(130) - 10, StepWeight: d.n(60) - 5, StepWeightPromotion: d.n(40) - 5,
+		},
+	}
+	for range d.n(5) {
+		p.Analysis.StepWeights = append(p.Analysis.StepWeights, d.n(140)-10)
+	}
+	return p
+}

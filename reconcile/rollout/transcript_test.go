@@ -1,0 +1,404 @@
+package rollout_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// TestTranscripts runs the stories of testdata. Each observe is one call of Next, in a world that is healthy but for
+// what the line says. After -rewrite, commit a change only if you understand what caused it and want it.
+//
+// Commands:
+//
+//	policy [rolling] [skip] [suspend] [interval=60s] [deadline=10m] [threshold=2] [limit=3] [max=50] [step=10]
+//	       [steps=(1,5,50)] [promotion=20]
+//	git VERSION|away|removed [commit=c1]
+//	       what git asks for from now on. VERSION+x differs from VERSION in what no pod sees, VERSION~x in pods.
+//	observe [+60s] [-60s] [pending] [stable=S] [canary=S] [verdict=pass|fail|decisive|inconclusive|none] [asked=-30s]
+//	       [reason=(..)] [reverted=COMMIT] [skipped=(..)] [of=ROLLOUT] [retry] [back]
+//	       S is ready (the default), slow (takes traffic, not rolled out), down, or crashing. pending: the cluster does
+//	       not hold the projection yet. asked: when the verdict was asked, relative to now. back: the cluster answers
+//	       again since now, after an outage.
+//	record N|all
+//	       the audit log holds the events up to N from now on.
+//	due    when time alone matters next.
+//	show   the outbox, the pending rollback commit, what was rejected.
+func TestTranscripts(t *testing.T) {
+	datadriven.Walk(t, "testdata/transcripts", func(t *testing.T, path string) {
+		w := newWorld(t)
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			w.t = t
+			return w.run(d)
+		})
+	})
+}
+
+// world is the little that a transcript has around Next.
+type world struct {
+	t        *testing.T
+	now      time.Time
+	state    rollout.State
+	policy   environments.Policy
+	desired  rollout.Release
+	removed  bool
+	recorded int64
+	watched  time.Time
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{t: t, now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)}
+}
+
+func (w *world) run(d *datadriven.TestData) string {
+	switch d.Cmd {
+	case "policy":
+		w.policy = parsePolicy(d)
+		return fmt.Sprintf("weights %v", w.policy.Steps())
+	case "git":
+		w.setDesired(d)
+		return "ok"
+	case "record":
+		w.recorded = w.state.LastSeq
+		if v := d.CmdArgs[0].Key; v != "all" {
+			w.recorded = int64(integer(d, v))
+		}
+		return "ok"
+	case "observe":
+		return w.observe(d)
+	case "due":
+		return w.due()
+	case "show":
+		return w.show()
+	}
+	return "unknown command " + d.Cmd
+}
+
+func (w *world) setDesired(d *datadriven.TestData) {
+	w.desired, w.removed = rollout.Release{}, false
+	switch what := d.CmdArgs[0].Key; what {
+	case "away":
+	case "removed":
+		w.removed = true
+	default:
+		version, _, _ := strings.Cut(what, "~")
+		version, _, _ = strings.Cut(version, "+")
+		w.desired = rollout.Release{Version: version, Digest: what, Commit: "c-" + what}
+		if c := arg(d, "commit"); c != "" {
+			w.desired.Commit = c
+		}
+	}
+}
+
+// change is how two releases differ, told from their made-up digests.
+func change(a, b rollout.Release) rollout.Change {
+	if a.Digest == b.Digest {
+		return rollout.ChangeNone
+	}
+	x, _, _ := strings.Cut(a.Digest, "+")
+	y, _, _ := strings.Cut(b.Digest, "+")
+	if x == y {
+		return rollout.ChangePlain
+	}
+	return rollout.ChangePods
+}
+
+func (w *world) observation() rollout.Observation {
+	return rollout.Observation{
+		Now: w.now, Desired: w.desired, Removed: w.removed, Policy: w.policy, Recorded: w.recorded,
+		FromStable: change(w.state.Stable, w.desired), FromTarget: change(w.state.Target, w.desired),
+		Applied: true, WatchedSince: w.watched, Stable: track("ready"), Canary: track("ready"),
+	}
+}
+
+func (w *world) observe(d *datadriven.TestData) string {
+	o := w.observation()
+	verdict := analysis.Verdict{}
+	answer := rollout.Reverted{}
+	for _, a := range d.CmdArgs {
+		value := strings.Join(a.Vals, ", ")
+		switch {
+		case strings.HasPrefix(a.Key, "+"), strings.HasPrefix(a.Key, "-"):
+			o.Now = o.Now.Add(duration(d, a.Key))
+		case a.Key == "pending":
+			o.Applied, o.Stable.Ready, o.Canary.Ready = false, false, false
+		case a.Key == "stable":
+			o.Stable = track(value)
+		case a.Key == "canary":
+			o.Canary = track(value)
+		case a.Key == "verdict":
+			verdict.Outcome, verdict.Decisive = outcome(value)
+			verdict.Reason = "success rate 99.90% >= 99%"
+			if verdict.Outcome != analysis.Pass {
+				verdict.Reason = "success rate 69.17% < 99%"
+			}
+			if verdict.Outcome == analysis.Inconclusive {
+				verdict.Reason = "success rate: no requests in 60s"
+			}
+		case a.Key == "reason":
+			verdict.Reason = value
+		case a.Key == "reverted":
+			answer.Commit = value
+		case a.Key == "skipped":
+			answer.Skipped = value
+		case a.Key == "of":
+			answer.Rollout = int64(integer(d, value))
+		case a.Key == "retry":
+			o.Retry = true
+		case a.Key == "back":
+			w.watched = o.Now
+		case a.Key == "asked":
+		default:
+			d.Fatalf(w.t, "unknown argument %s", a.Key)
+		}
+	}
+	w.now, o.WatchedSince = o.Now, w.watched
+	if verdict.Outcome != "" {
+		verdict.At = w.now
+		if by := arg(d, "asked"); by != "" {
+			verdict.At = w.now.Add(duration(d, by))
+		}
+		verdict.Results = []analysis.Result{{Check: "request-success-rate", Outcome: verdict.Outcome, Reason: verdict.Reason}}
+		o.Verdict = &verdict
+	}
+	if answer.Commit != "" || answer.Skipped != "" {
+		o.Reverted = &answer
+	}
+	before := w.state
+	next, events := checkedNext(w.t, before, o)
+	w.state = reloaded(w.t, next)
+	text := describe(before, w.state)
+	for _, e := range events {
+		text += "\n  " + describeEvent(e)
+	}
+	return text
+}
+
+// checkedNext is Next with what must hold of every call.
+func checkedNext(t testing.TB, s rollout.State, o rollout.Observation) (rollout.State, []rollout.Event) {
+	t.Helper()
+	input := encode(t, s)
+	next, events := rollout.Next(s, o)
+	if encode(t, s) != input {
+		t.Errorf("Next changed its input from\n%s\nto\n%s", input, encode(t, s))
+	}
+	again, repeated := rollout.Next(s, o)
+	if !reflect.DeepEqual(next, again) || !reflect.DeepEqual(events, repeated) {
+		t.Errorf("two answers to one question:\n%s\n%s", encode(t, next), encode(t, again))
+	}
+	if err := rollout.CheckTransition(s, o, next, events); err != nil {
+		t.Errorf("%v\nbefore %s\nafter  %s", err, input, encode(t, next))
+	}
+	return next, events
+}
+
+func encode(t testing.TB, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// reloaded is the State as the cluster gives it back: every step of every transcript is a restart.
+func reloaded(t testing.TB, s rollout.State) rollout.State {
+	t.Helper()
+	var back rollout.State
+	if err := json.Unmarshal([]byte(encode(t, s)), &back); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(s, back) {
+		t.Errorf("the state does not survive being saved:\n%s\n%s", encode(t, s), encode(t, back))
+	}
+	return back
+}
+
+func describe(before, s rollout.State) string {
+	if reflect.DeepEqual(before, s) {
+		return "unchanged"
+	}
+	var b strings.Builder
+	phase := string(s.Phase)
+	if s.Phase == rollout.Idle {
+		phase = "Idle"
+	}
+	fmt.Fprintf(&b, "%s", phase)
+	stable, canary := s.Tracks()
+	fmt.Fprintf(&b, " stable=%s", name(stable))
+	if !canary.IsZero() {
+		fmt.Fprintf(&b, " canary=%s step=%d weight=%d", name(canary), s.Step, s.Weight)
+	}
+	if s.InFlight() && s.StepSince.IsZero() {
+		b.WriteString(" (to apply)")
+	}
+	for _, n := range []struct {
+		name  string
+		value int
+	}{{"failed", s.FailedChecks}, {"inconclusive", s.InconclusiveChecks}} {
+		if n.value > 0 {
+			fmt.Fprintf(&b, " %s=%d", n.name, n.value)
+		}
+	}
+	if s.Paused != "" {
+		b.WriteString(" paused")
+	}
+	if s.Revert != nil {
+		fmt.Fprintf(&b, " reverting=%s", name(s.Revert.From))
+	}
+	return b.String()
+}
+
+func describeEvent(e rollout.Event) string {
+	s := fmt.Sprintf("%d %s %s -> %s", e.Seq, e.Type, name(e.From), name(e.To))
+	if e.Weight > 0 {
+		s += fmt.Sprintf(" weight=%d", e.Weight)
+	}
+	if e.Rollout > 0 {
+		s += fmt.Sprintf(" rollout=%d", e.Rollout)
+	}
+	if e.Commit != "" {
+		s += " commit=" + e.Commit
+	}
+	if len(e.Results) > 0 {
+		s += fmt.Sprintf(" results=%d", len(e.Results))
+	}
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	return s
+}
+
+func (w *world) due() string {
+	at := w.state.Due(w.observation())
+	check := w.state.CheckDue(w.policy, w.now)
+	if at.IsZero() {
+		return fmt.Sprintf("never, check due: %v", check)
+	}
+	return fmt.Sprintf("in %s, check due: %v", at.Sub(w.now), check)
+}
+
+func (w *world) show() string {
+	var lines []string
+	for _, e := range w.state.Outbox {
+		lines = append(lines, fmt.Sprintf("outbox %d %s", e.Seq, e.Type))
+	}
+	if r := w.state.Revert; r != nil {
+		lines = append(lines, fmt.Sprintf("revert %s@%s to %s: %s", name(r.From), r.From.Commit, name(r.To), r.Reason))
+	}
+	for _, r := range w.state.Rejected {
+		lines = append(lines, fmt.Sprintf("rejected %s@%s: %s", name(r.Release), r.Release.Commit, r.Reason))
+	}
+	lines = append(lines, fmt.Sprintf("outcome %q, reason %q, paused %q", w.state.Outcome, w.state.Reason, w.state.Paused))
+	return strings.Join(lines, "\n")
+}
+
+func name(r rollout.Release) string {
+	if r.IsZero() {
+		return "none"
+	}
+	return r.Digest
+}
+
+func track(s string) rollout.Track {
+	switch s {
+	case "ready":
+		return rollout.Track{Ready: true, Available: true}
+	case "slow":
+		return rollout.Track{Available: true, Message: "1 of 2 pods updated"}
+	case "down":
+		return rollout.Track{Message: "0 of 2 pods ready"}
+	default:
+		return rollout.Track{Failed: true, Message: "CrashLoopBackOff"}
+	}
+}
+
+func outcome(s string) (o analysis.Outcome, decisive bool) {
+	switch s {
+	case "pass":
+		return analysis.Pass, false
+	case "fail":
+		return analysis.Fail, false
+	case "decisive":
+		return analysis.Fail, true
+	case "inconclusive":
+		return analysis.Inconclusive, false
+	default:
+		return "", false
+	}
+}
+
+func parsePolicy(d *datadriven.TestData) environments.Policy {
+	p := environments.Policy{
+		Strategy: environments.StrategyCanary, ProgressDeadline: 10 * time.Minute,
+		Analysis: environments.Analysis{
+			Interval: time.Minute, Threshold: 2, InconclusiveLimit: 3, MaxWeight: 50, StepWeight: 10,
+		},
+	}
+	for _, a := range d.CmdArgs {
+		value := strings.Join(a.Vals, ",")
+		switch a.Key {
+		case "rolling":
+			p.Strategy = environments.StrategyRolling
+		case "skip":
+			p.SkipAnalysis = true
+		case "suspend":
+			p.Suspend = true
+		case "interval":
+			p.Analysis.Interval = duration(d, value)
+		case "deadline":
+			p.ProgressDeadline = duration(d, value)
+		case "threshold":
+			p.Analysis.Threshold = integer(d, value)
+		case "limit":
+			p.Analysis.InconclusiveLimit = integer(d, value)
+		case "max":
+			p.Analysis.MaxWeight = integer(d, value)
+		case "step":
+			p.Analysis.StepWeight = integer(d, value)
+		case "promotion":
+			p.Analysis.StepWeightPromotion = integer(d, value)
+		case "steps":
+			p.Analysis.StepWeights = nil
+			for _, v := range a.Vals {
+				p.Analysis.StepWeights = append(p.Analysis.StepWeights, integer(d, v))
+			}
+		}
+	}
+	return p
+}
+
+func arg(d *datadriven.TestData, key string) string {
+	for _, a := range d.CmdArgs {
+		if a.Key == key {
+			return strings.Join(a.Vals, ", ")
+		}
+	}
+	return ""
+}
+
+func integer(d *datadriven.TestData, s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		panic(fmt.Sprintf("%s: %v", d.Pos, err))
+	}
+	return n
+}
+
+func duration(d *datadriven.TestData, s string) time.Duration {
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		panic(fmt.Sprintf("%s: %v", d.Pos, err))
+	}
+	return v
+}
