@@ -1,0 +1,477 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+const (
+	// establishPatience is how long a new CRD may take until its objects can be made.
+	establishPatience = time.Minute
+	establishPoll     = 100 * time.Millisecond
+	// takeOverTries bounds how often a take-over that somebody else's write disturbed begins anew.
+	takeOverTries = 5
+)
+
+// Action is what Apply did to an object.
+type Action string
+
+// The actions of Apply.
+const (
+	Created Action = "created"
+	// Configured: the object was changed to what is desired.
+	Configured Action = "configured"
+	// Adopted: another tool's object is ours now, changed or not.
+	Adopted Action = "adopted"
+	// Deleted: the object was pruned.
+	Deleted Action = "deleted"
+	// Left: the object is no longer desired and stays in the cluster; Reason says why.
+	Left Action = "left"
+)
+
+// Change is one object that Apply wrote, deleted or gave up.
+type Change struct {
+	Key    Key
+	Action Action
+	Reason string
+}
+
+func (c Change) String() string {
+	if c.Reason == "" {
+		return c.Key.String() + " " + string(c.Action)
+	}
+	return c.Key.String() + " " + string(c.Action) + ": " + c.Reason
+}
+
+// Result is what Apply did, in order. A pass that finds nothing to do has no changes.
+type Result struct {
+	Changes []Change
+}
+
+func (r *Result) add(k Key, a Action, reason string) {
+	r.Changes = append(r.Changes, Change{Key: k, Action: a, Reason: reason})
+}
+
+// Apply makes the cluster hold what is desired of an app in the given state, which must have been saved: first
+// namespaces and CRDs, then the stable track, the canary track, the routing, each in the order given, then it
+// deletes what is no longer desired. Objects that are as desired cost no request.
+//
+// Objects fail one by one, and the others are applied all the same, with two exceptions. Routing waits while the
+// rollout is on its way up and an object that it may refer to could not be made. Nothing is deleted after a
+// failure. Result holds what was done in any case.
+func (c *Client) Apply(ctx context.Context, app App, s rollout.State, d project.Desired) (Result, error) {
+	var r Result
+	plan, err := c.plan(app, d)
+	if err != nil {
+		return r, err
+	}
+	m := c.of(app)
+	if len(plan) == 0 && s.Phase != rollout.Removing && len(c.items(m)) > 0 {
+		return r, fmt.Errorf("applying %s: nothing at all is desired; its %d objects are not deleted for that", app.Name, len(c.items(m)))
+	}
+	if err := c.ensureNamespace(ctx, app.Namespace); err != nil {
+		return r, err
+	}
+	plan, faults := c.claimed(m, plan)
+	if err := c.intend(ctx, m, plan); err != nil {
+		return r, err
+	}
+	complete, failed := c.applyAll(ctx, m, s.Phase, plan, &r)
+	faults = append(faults, failed...)
+	if complete && len(faults) == 0 {
+		faults = append(faults, c.prune(ctx, m, s.Phase, plan, &r)...)
+	}
+	if c.mustSave(m) {
+		if err := c.write(ctx, m, nil); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return r, errors.Join(faults...)
+}
+
+// plan prepares everything desired in the order of application.
+func (c *Client) plan(app App, d project.Desired) ([]planned, error) {
+	var first, rest []planned
+	seen := map[Key]bool{}
+	for _, part := range []struct {
+		track   track
+		objects []*unstructured.Unstructured
+	}{{trackStable, d.Stable}, {trackCanary, d.Canary}, {trackRouting, d.Routing}} {
+		for _, o := range part.objects {
+			p, err := c.planOne(app, part.track, o)
+			if err != nil {
+				return nil, err
+			}
+			if seen[p.key] {
+				return nil, fmt.Errorf("applying %s: %s is desired twice", app.Name, p.key)
+			}
+			seen[p.key] = true
+			if gk := p.key.groupKind(); gk == crdKind || gk == namespaceKind {
+				first = append(first, p)
+			} else {
+				rest = append(rest, p)
+			}
+		}
+	}
+	return append(first, rest...), nil
+}
+
+func (c *Client) planOne(app App, t track, o *unstructured.Unstructured) (planned, error) {
+	object, err := prepare(app, o)
+	if err != nil {
+		return planned{}, fmt.Errorf("preparing %s: %w", keyOf(o), err)
+	}
+	namespaced, known := c.Namespaced(object.GroupVersionKind())
+	switch {
+	case known && !namespaced:
+		object.SetNamespace("")
+	case known && object.GetNamespace() == "":
+		object.SetNamespace(app.Namespace)
+	}
+	hash, err := hashOf(object)
+	if err != nil {
+		return planned{}, err
+	}
+	return planned{key: keyOf(object), version: object.GroupVersionKind().Version, hash: hash, track: t, object: object}, nil
+}
+
+// claimed drops what belongs to another app: silently for CRDs, which several charts may bring along, else with
+// an error.
+func (c *Client) claimed(m *memory, plan []planned) ([]planned, []error) {
+	taken := c.claimAll(m, plan)
+	if len(taken) == 0 {
+		return plan, nil
+	}
+	var ours []planned
+	var faults []error
+	for _, p := range plan {
+		owner, other := taken[p.key]
+		switch {
+		case !other:
+			ours = append(ours, p)
+		case p.key.groupKind() != crdKind:
+			faults = append(faults, &ObjectError{
+				Key: p.key, Verb: "applying", text: fmt.Sprintf("it belongs to app %s already", owner),
+				err: errors.New("belongs to another app"),
+			})
+		}
+	}
+	return ours, faults
+}
+
+// intend saves an inventory that has everything planned before any of it is created.
+func (c *Client) intend(ctx context.Context, m *memory, plan []planned) error {
+	c.mu.Lock()
+	added := false
+	for _, p := range plan {
+		i, known := m.items[p.key]
+		if known && i.Track == p.track {
+			continue
+		}
+		i.Group, i.Version, i.Kind, i.Namespace, i.Name = p.key.Group, p.version, p.key.Kind, p.key.Namespace, p.key.Name
+		i.Track = p.track
+		m.put(i)
+		added = added || !known
+	}
+	c.mu.Unlock()
+	if !added {
+		return nil
+	}
+	return c.write(ctx, m, nil)
+}
+
+func (c *Client) mustSave(m *memory) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.unsaved
+}
+
+// outcome is how an object stands after it was to be applied.
+type outcome int
+
+const (
+	// settled: it is as desired.
+	settled outcome = iota
+	// leaving: it is being deleted, and will be made anew when it is gone.
+	leaving
+	// refused: it exists, and is not as desired.
+	refused
+	// absent: it could not be made.
+	absent
+)
+
+// applyAll applies the plan. Complete tells that all of it is in the cluster as desired.
+func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, r *Result) (complete bool, faults []error) {
+	complete = true
+	missing := false
+	for i, p := range plan {
+		if p.track == trackRouting && missing && rising(phase) {
+			return false, append(faults, fmt.Errorf("routing of %s waits for the objects that it refers to", m.app.Name))
+		}
+		out, err := c.applyOne(ctx, m, p, r)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		complete = complete && out == settled
+		missing = missing || out == leaving || out == absent
+		if ctx.Err() != nil {
+			return false, faults
+		}
+		lastCRD := p.key.groupKind() == crdKind && (i+1 == len(plan) || plan[i+1].key.groupKind() != crdKind)
+		if lastCRD {
+			if err := c.established(ctx, plan[:i+1], r); err != nil {
+				return false, append(faults, err)
+			}
+		}
+	}
+	return complete, faults
+}
+
+// rising phases may give a track traffic that it did not have.
+func rising(p rollout.Phase) bool {
+	switch p {
+	case rollout.Installing, rollout.Updating, rollout.Starting, rollout.Analyzing:
+		return true
+	case rollout.Idle, rollout.Promoting, rollout.Draining, rollout.RollingBack, rollout.Removing:
+		return false
+	}
+	return false
+}
+
+// target is where an object's requests go.
+type target struct {
+	resource dynamic.ResourceInterface
+	feed     *feed
+}
+
+// target finds the resource of a kind in a namespace, and the feed that watches it.
+func (c *Client) target(ctx context.Context, gvk schema.GroupVersionKind, namespace string) (target, error) {
+	mapping, err := c.kinds.mapping(gvk)
+	if err != nil {
+		return target{}, err
+	}
+	if mapping.Scope.Name() != meta.RESTScopeNameNamespace {
+		namespace = ""
+	}
+	f, err := c.watches.feed(ctx, gvk.GroupKind(), mapping.Resource, namespace)
+	if err != nil {
+		return target{}, err
+	}
+	return target{resource: c.dynamic.Resource(mapping.Resource).Namespace(namespace), feed: f}, nil
+}
+
+// applyOne makes one object as desired.
+func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) (outcome, error) {
+	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
+	if err != nil {
+		return absent, objectError("applying", p.key, err)
+	}
+	l, exists := t.feed.get(p.key)
+	if exists && c.unchanged(m, p, l) {
+		return settled, nil
+	}
+	c.setBusy(m, p.key)
+	defer c.setIdle(m, p.key, t.feed)
+	failed, action := absent, Created
+	if exists {
+		failed = refused
+		met, err := c.meet(ctx, m, t, p)
+		if err != nil || met.done {
+			return met.outcome, err
+		}
+		action = met.action
+	}
+	got, err := c.patch(ctx, t, p)
+	if err != nil {
+		return failed, err
+	}
+	if !exists {
+		// The watch may not have seen it yet. If another tool had made it, its fields become ours now.
+		if got, action, err = c.meetLate(ctx, t, p, got); err != nil {
+			return refused, err
+		}
+	}
+	c.learn(m, p, t.feed.record(got))
+	r.add(p.key, action, "")
+	return settled, nil
+}
+
+// patch is one server-side apply. It takes over fields from whoever has them: what a release says, holds.
+func (c *Client) patch(ctx context.Context, t target, p planned) (*unstructured.Unstructured, error) {
+	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true}
+	got, err := t.resource.Apply(ctx, p.key.Name, p.object, opts)
+	if err != nil {
+		return nil, objectError("applying", p.key, err)
+	}
+	return got, nil
+}
+
+// unchanged: neither we nor anybody else want anything of the object.
+func (c *Client) unchanged(m *memory, p planned, l live) bool {
+	i := c.item(m, p.key)
+	return i.Applied == p.hash && i.Mark == l.mark && i.UID == l.uid && !l.leaving
+}
+
+// meeting is what came of looking at an object before applying it.
+type meeting struct {
+	// done: there is nothing to apply, for the reason in outcome.
+	done    bool
+	outcome outcome
+	// action that applying will be.
+	action Action
+}
+
+// meet looks at an object that exists before it is applied.
+func (c *Client) meet(ctx context.Context, m *memory, t target, p planned) (meeting, error) {
+	for range takeOverTries {
+		obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return meeting{action: Created}, nil
+		}
+		if err != nil {
+			return meeting{outcome: refused}, objectError("reading", p.key, err)
+		}
+		l := t.feed.record(obj)
+		if l.leaving {
+			return meeting{done: true, outcome: leaving}, nil
+		}
+		adopting, err := c.takeOver(ctx, t, p, obj)
+		switch {
+		case apierrors.IsConflict(err):
+			continue
+		case err != nil:
+			return meeting{outcome: refused}, objectError("taking over", p.key, err)
+		case adopting:
+			return meeting{action: Adopted}, nil
+		case covered(c.cfg.FieldManager, p.object, obj):
+			c.learn(m, p, l)
+			return meeting{done: true, outcome: settled}, nil
+		}
+		return meeting{action: Configured}, nil
+	}
+	return meeting{outcome: refused}, objectError("taking over", p.key, errors.New("somebody else keeps changing it"))
+}
+
+// meetLate takes over an object that turned out to exist when it was applied.
+func (c *Client) meetLate(ctx context.Context, t target, p planned, got *unstructured.Unstructured) (*unstructured.Unstructured, Action, error) {
+	for range takeOverTries {
+		entries, err := mergeFormer(c.cfg.FieldManager, got.GetManagedFields(), p.object)
+		if err != nil {
+			return nil, "", objectError("taking over", p.key, err)
+		}
+		if entries == nil {
+			return got, Created, nil
+		}
+		err = c.setManagers(ctx, t, p.key, got, entries)
+		if err == nil {
+			got, err = c.patch(ctx, t, p)
+			return got, Adopted, err
+		}
+		if !apierrors.IsConflict(err) {
+			return nil, "", objectError("taking over", p.key, err)
+		}
+		if got, err = t.resource.Get(ctx, p.key.Name, metav1.GetOptions{}); err != nil {
+			return nil, "", objectError("reading", p.key, err)
+		}
+	}
+	return nil, "", objectError("taking over", p.key, errors.New("somebody else keeps changing it"))
+}
+
+// takeOver puts the managed fields right, see takeOver, and reports whether another tool's became ours.
+func (c *Client) takeOver(ctx context.Context, t target, p planned, obj *unstructured.Unstructured) (bool, error) {
+	had, _, err := ownedBy(c.cfg.FieldManager, obj)
+	if err != nil {
+		return false, err
+	}
+	entries, err := takeOver(c.cfg.FieldManager, obj, p.object)
+	if err != nil || entries == nil {
+		return had == nil && err == nil, err
+	}
+	return had == nil, c.setManagers(ctx, t, p.key, obj, entries)
+}
+
+// setManagers replaces the managed fields and nothing else, if the object is still the one that was read.
+func (c *Client) setManagers(ctx context.Context, t target, k Key, obj *unstructured.Unstructured, entries []metav1.ManagedFieldsEntry) error {
+	patch, err := json.Marshal([]map[string]any{
+		{"op": "replace", "path": "/metadata/managedFields", "value": entries},
+		// Replaced rather than tested: the server then answers with a conflict.
+		{"op": "replace", "path": "/metadata/resourceVersion", "value": obj.GetResourceVersion()},
+	})
+	if err != nil {
+		return fmt.Errorf("encoding managed fields: %w", err)
+	}
+	got, err := t.resource.Patch(ctx, k.Name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: c.cfg.FieldManager})
+	if err == nil {
+		t.feed.record(got)
+	}
+	return err
+}
+
+// established waits until the CRDs among the objects that were just written are served.
+func (c *Client) established(ctx context.Context, plan []planned, r *Result) error {
+	written := map[Key]bool{}
+	for _, ch := range r.Changes {
+		written[ch.Key] = true
+	}
+	ctx, cancel := context.WithTimeout(ctx, establishPatience)
+	defer cancel()
+	for _, p := range plan {
+		if p.key.groupKind() != crdKind || !written[p.key] {
+			continue
+		}
+		if err := c.waitEstablished(ctx, p); err != nil {
+			return objectError("waiting for", p.key, err)
+		}
+	}
+	return nil
+}
+
+// waitEstablished waits until the server has accepted a CRD and lists its kind.
+func (c *Client) waitEstablished(ctx context.Context, p planned) error {
+	t, err := c.target(ctx, p.object.GroupVersionKind(), "")
+	if err != nil {
+		return err
+	}
+	err = wait.PollUntilContextCancel(ctx, establishPoll, true, func(ctx context.Context) (bool, error) {
+		obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		if condition(obj, "NamesAccepted") == "False" {
+			return false, errors.New("its names are taken by another CRD")
+		}
+		return condition(obj, "Established") == "True" && c.kinds.lists(obj), nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return errors.New("it is not established yet")
+	}
+	return err
+}
+
+// condition returns the status of a condition; empty when there is none.
+func condition(o *unstructured.Unstructured, kind string) string {
+	list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions") //nolint:errcheck // not a list: none
+	for _, item := range list {
+		if m, ok := item.(map[string]any); ok && m["type"] == kind {
+			s, _ := m["status"].(string)
+			return strings.TrimSpace(s)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,209 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/klog/v2"
+)
+
+// Config is what a Client needs.
+type Config struct {
+	// REST says where the API server is and who we are, see LoadREST. It is copied.
+	REST *rest.Config
+	// Namespace holds the states and the leader's Lease. It is made when it is missing.
+	Namespace string
+	// Environment keeps the states of several environments in one namespace apart.
+	Environment string
+	// FieldManager owns what is applied; default "sluice". Changing it later leaves the old one's fields behind.
+	FieldManager string
+	// Version of Sluice, for the user agent; default "dev".
+	Version string
+	// QPS and Burst limit requests to the API server, in requests a second; default 150 and 300. Watches do
+	// not count.
+	QPS   float32
+	Burst int
+	// Log gets what nobody waits for, such as a watch that had to begin anew; default: nowhere.
+	Log *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.FieldManager == "" {
+		c.FieldManager = "sluice"
+	}
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	if c.QPS == 0 {
+		c.QPS = 150
+	}
+	if c.Burst == 0 {
+		c.Burst = 300
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	var faults []error
+	if c.REST == nil {
+		faults = append(faults, errors.New("no API server is given"))
+	}
+	if c.Namespace == "" {
+		faults = append(faults, errors.New("no namespace for the state is given"))
+	}
+	if c.Environment == "" {
+		faults = append(faults, errors.New("no environment is given"))
+	}
+	return errors.Join(faults...)
+}
+
+// App names an app and the Helm release that it is.
+type App struct {
+	// Name is unique in the environment.
+	Name string `json:"name"`
+	// Namespace of the Helm release, and of objects that name none.
+	Namespace string `json:"namespace"`
+	// ReleaseName of the Helm release.
+	ReleaseName string `json:"releaseName"`
+}
+
+// Client talks to one cluster for one environment. Make it with New.
+type Client struct {
+	cfg      Config
+	core     coreclient.CoreV1Interface
+	leases   coordinationclient.LeasesGetter
+	dynamic  dynamic.Interface
+	metadata metadata.Interface
+	kinds    *kinds
+	watches  *watches
+	releases *releases
+	health   *healthCache
+	// instance marks our own writes of states.
+	instance string
+
+	// namespaces that are known to exist.
+	namespaces sync.Map
+
+	mu sync.Mutex
+	// apps by name; an entry is written under mu, and by the goroutine that has the app only.
+	apps map[string]*memory
+	// claims says whose an object is.
+	claims   map[Key]claim
+	onChange func(app string)
+}
+
+// New prepares a client; it asks the API server nothing yet. The watches that it starts later end with ctx.
+func New(ctx context.Context, cfg Config) (*Client, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("configuring the cluster client: %w", err)
+	}
+	ctx = klog.NewContext(ctx, logr.FromSlogHandler(cfg.Log.Handler()))
+	rc, hc, err := restConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		cfg: cfg, instance: rand.Text(), apps: map[string]*memory{}, claims: map[Key]claim{},
+		health: newHealthCache(),
+	}
+	if err := c.connect(ctx, rc, hc); err != nil {
+		return nil, fmt.Errorf("preparing clients of %s: %w", rc.Host, err)
+	}
+	c.releases = newReleases(c)
+	return c, nil
+}
+
+// restConfig adds the user agent, one limit for all clients together, and a place for the server's warnings.
+func restConfig(cfg Config) (*rest.Config, *http.Client, error) {
+	rc := rest.CopyConfig(cfg.REST)
+	rc.UserAgent = "sluice/" + cfg.Version
+	rc.QPS, rc.Burst = cfg.QPS, cfg.Burst
+	rc.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
+	rc.WarningHandlerWithContext = warnings{cfg.Log}
+	hc, err := rest.HTTPClientFor(rc)
+	if err != nil {
+		return nil, nil, fmt.Errorf("preparing the connection to %s: %w", rc.Host, err)
+	}
+	return rc, hc, nil
+}
+
+func (c *Client) connect(ctx context.Context, rc *rest.Config, hc *http.Client) error {
+	core, err := coreclient.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return err
+	}
+	leases, err := coordinationclient.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return err
+	}
+	dyn, err := dynamic.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfigAndClient(metadata.ConfigFor(rc), hc)
+	if err != nil {
+		return err
+	}
+	k, err := newKinds(rc, hc)
+	if err != nil {
+		return err
+	}
+	c.core, c.leases, c.dynamic, c.metadata, c.kinds = core, leases, dyn, meta, k
+	c.watches = newWatches(ctx, meta, c.noticed)
+	return nil
+}
+
+// OnChange names the function that is told which app needs a look: an object of its was changed or deleted by
+// somebody else, or a workload that it waits for has news. It is called from other goroutines, must not block,
+// and must be set before LoadStates.
+func (c *Client) OnChange(f func(app string)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onChange = f
+}
+
+// warnings of the API server, such as of deprecated API versions.
+type warnings struct{ log *slog.Logger }
+
+// HandleWarningHeaderWithContext implements rest.WarningHandlerWithContext.
+func (w warnings) HandleWarningHeaderWithContext(_ context.Context, code int, _, text string) {
+	if code == 299 && text != "" {
+		w.log.Debug("the API server warns", "warning", text)
+	}
+}
+
+// ensureNamespace makes a namespace that is missing. Whoever may not look at namespaces is trusted to have made it.
+func (c *Client) ensureNamespace(ctx context.Context, name string) error {
+	if _, ok := c.namespaces.Load(name); ok || name == "" {
+		return nil
+	}
+	_, err := c.core.Namespaces().Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		_, err = c.core.Namespaces().Create(ctx, ns, metav1.CreateOptions{FieldManager: c.cfg.FieldManager})
+	}
+	if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("making namespace %s: %w", name, err)
+	}
+	c.namespaces.Store(name, true)
+	return nil
+}

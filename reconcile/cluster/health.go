@@ -1,0 +1,297 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// Seen is how the cluster stands against what is desired.
+type Seen struct {
+	// Applied: everything desired is in the cluster as desired, and nothing is left to prune.
+	Applied bool
+	// Pending names some objects that are not, for people; empty when Applied.
+	Pending string
+	// CanaryGone: no object of a canary track is left.
+	CanaryGone bool
+	Stable     rollout.Track
+	Canary     rollout.Track
+}
+
+// Observe compares the cluster with what is desired, and looks at the workloads of both tracks. It writes
+// nothing. Workloads cost a request only when their status has changed since the last look; pods are listed only
+// for workloads that are not ready, whose news the function given to OnChange is told of.
+//
+// A track without workloads is ready. A workload that is to have no pods is ready and available.
+func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen, error) {
+	plan, err := c.plan(app, d)
+	if err != nil {
+		return Seen{}, err
+	}
+	m := c.of(app)
+	seen := Seen{CanaryGone: true}
+	pending, err := c.pending(ctx, m, plan)
+	if err != nil {
+		return Seen{}, err
+	}
+	for _, i := range c.leftovers(m, plan) {
+		pending[i.key()] = "not deleted yet"
+	}
+	for _, i := range c.items(m) {
+		seen.CanaryGone = seen.CanaryGone && i.Track != trackCanary
+	}
+	seen.Applied, seen.Pending = len(pending) == 0, some(pending)
+	c.waitFor(m, nil)
+	if seen.Stable, err = c.track(ctx, m, app, d.StableWorkloads, pending); err != nil {
+		return Seen{}, err
+	}
+	if seen.Canary, err = c.track(ctx, m, app, d.CanaryWorkloads, pending); err != nil {
+		return Seen{}, err
+	}
+	if len(d.CanaryWorkloads) == 0 {
+		seen.Canary = rollout.Track{}
+	}
+	return seen, nil
+}
+
+// pending finds what is planned and not in the cluster as planned.
+func (c *Client) pending(ctx context.Context, m *memory, plan []planned) (map[Key]string, error) {
+	out := map[Key]string{}
+	for _, p := range plan {
+		why, err := c.difference(ctx, m, p)
+		if err != nil {
+			return nil, err
+		}
+		if why != "" {
+			out[p.key] = why
+		}
+	}
+	return out, nil
+}
+
+// difference says how an object differs from what is desired; empty: it does not.
+func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, error) {
+	i := c.item(m, p.key)
+	if i.Applied != "" && i.Applied != p.hash {
+		return "not applied yet", nil
+	}
+	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
+	if err != nil {
+		if meta.IsNoMatchError(err) {
+			return "its kind is not served", nil
+		}
+		return "", objectError("reading", p.key, err)
+	}
+	l, exists := t.feed.get(p.key)
+	switch {
+	case !exists:
+		return "missing", nil
+	case l.leaving:
+		return "being deleted", nil
+	case c.unchanged(m, p, l):
+		return "", nil
+	}
+	obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "missing", nil
+	}
+	if err != nil {
+		return "", objectError("reading", p.key, err)
+	}
+	l = t.feed.record(obj)
+	if l.leaving || !covered(c.cfg.FieldManager, p.object, obj) {
+		return "changed by somebody else", nil
+	}
+	c.learn(m, p, l)
+	return "", nil
+}
+
+// track sums up its workloads. It is as good as its worst.
+func (c *Client) track(ctx context.Context, m *memory, app App, workloads []*unstructured.Unstructured, pending map[Key]string) (rollout.Track, error) {
+	sum := rollout.Track{Ready: true, Available: true}
+	var messages []string
+	for _, w := range workloads {
+		p, err := c.planOne(app, trackStable, w)
+		if err != nil {
+			return sum, err
+		}
+		one, err := c.workload(ctx, p, pending[p.key])
+		if err != nil {
+			return sum, err
+		}
+		if !one.Ready {
+			c.waitFor(m, &p.key)
+		}
+		sum.Ready, sum.Available, sum.Failed = sum.Ready && one.Ready, sum.Available && one.Available, sum.Failed || one.Failed
+		if one.Message != "" {
+			messages = append(messages, one.Message)
+		}
+	}
+	sum.Message = strings.Join(messages, "; ")
+	return sum, nil
+}
+
+// waitFor asks for news of a workload; nil begins anew.
+func (c *Client) waitFor(m *memory, k *Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k == nil {
+		clear(m.waiting)
+		return
+	}
+	m.waiting[*k] = true
+}
+
+// workload looks at one. Pending says why it is not applied as desired; what it shows then is another release's
+// readiness, or none.
+func (c *Client) workload(ctx context.Context, p planned, pending string) (rollout.Track, error) {
+	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
+	if err != nil {
+		return rollout.Track{}, err
+	}
+	l, exists := t.feed.get(p.key)
+	if !exists {
+		return rollout.Track{Message: p.key.Kind + " " + p.key.Name + " is missing"}, nil
+	}
+	one, known := c.health.get(p.key, l)
+	if !known {
+		obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return rollout.Track{Message: p.key.Kind + " " + p.key.Name + " is missing"}, nil
+		}
+		if err != nil {
+			return rollout.Track{}, objectError("reading", p.key, err)
+		}
+		if one, err = c.assess(ctx, p.key, obj); err != nil {
+			return rollout.Track{}, err
+		}
+		// Pods go on without their workload's status saying so, so only what is ready can be remembered.
+		if one.Ready {
+			c.health.put(p.key, t.feed.record(obj), one)
+		}
+	}
+	if pending != "" {
+		one.Ready, one.Failed = false, false
+		one.Message = fmt.Sprintf("%s %s is %s", p.key.Kind, p.key.Name, pending)
+	}
+	return one, nil
+}
+
+// assess judges a workload by its status, and by its pods when it is not ready.
+func (c *Client) assess(ctx context.Context, k Key, obj *unstructured.Unstructured) (rollout.Track, error) {
+	result, err := status.Compute(obj)
+	if err != nil {
+		return rollout.Track{}, fmt.Errorf("judging the status of %s: %w", k, err)
+	}
+	one := rollout.Track{
+		Ready: result.Status == status.CurrentStatus, Available: available(obj), Failed: result.Status == status.FailedStatus,
+	}
+	if one.Ready {
+		one.Available = one.Available || wantedPods(obj) == 0
+		return one, nil
+	}
+	one.Message = strings.ToLower(result.Message[:min(1, len(result.Message))]) + result.Message[min(1, len(result.Message)):]
+	if !scalesPods(k.groupKind()) {
+		return one, nil
+	}
+	pods, err := c.newestPods(ctx, k, obj)
+	if err != nil {
+		return rollout.Track{}, err
+	}
+	sum := judgePods(pods, wantedPods(obj))
+	if one.Failed {
+		sum.message += " (" + one.Message + ")"
+	}
+	one.Failed = one.Failed || sum.failed
+	one.Message = sum.message
+	return one, nil
+}
+
+func scalesPods(gk schema.GroupKind) bool {
+	return gk.Group == "apps" && (gk.Kind == "Deployment" || gk.Kind == "StatefulSet" || gk.Kind == "DaemonSet")
+}
+
+// available reports whether at least one pod can take traffic. A status that was written before the newest
+// change of the workload still counts: the pods that it counted are there.
+func available(obj *unstructured.Unstructured) bool {
+	switch keyOf(obj).groupKind() {
+	case schema.GroupKind{Group: "apps", Kind: "Deployment"}, schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:
+		return statusInt(obj, "availableReplicas") > 0
+	case schema.GroupKind{Group: "apps", Kind: "DaemonSet"}:
+		return statusInt(obj, "numberAvailable") > 0
+	default:
+		result, err := status.Compute(obj)
+		return err == nil && result.Status == status.CurrentStatus
+	}
+}
+
+func statusInt(obj *unstructured.Unstructured, field string) int64 {
+	n, _, _ := unstructured.NestedInt64(obj.Object, "status", field) //nolint:errcheck // not a number: none
+	return n
+}
+
+// wantedPods is how many pods a workload is to have.
+func wantedPods(obj *unstructured.Unstructured) int64 {
+	if obj.GetKind() == "DaemonSet" {
+		return statusInt(obj, "desiredNumberScheduled")
+	}
+	n, found, err := unstructured.NestedInt64(obj.Object, "spec", "replicas")
+	if !found || err != nil {
+		return 1
+	}
+	return n
+}
+
+// some names at most three of the objects.
+func some(pending map[Key]string) string {
+	var parts []string
+	for k, why := range pending {
+		parts = append(parts, k.String()+": "+why)
+	}
+	return firstOf(parts, 3)
+}
+
+// healthCache keeps the judgement of ready workloads for as long as their resourceVersion stays.
+type healthCache struct {
+	mu      sync.Mutex
+	entries map[Key]judged
+}
+
+type judged struct {
+	uid     types.UID
+	version string
+	track   rollout.Track
+}
+
+func newHealthCache() *healthCache { return &healthCache{entries: map[Key]judged{}} }
+
+func (h *healthCache) get(k Key, l live) (rollout.Track, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j, ok := h.entries[k]
+	return j.track, ok && j.uid == l.uid && j.version == l.version
+}
+
+func (h *healthCache) put(k Key, l live, t rollout.Track) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.entries[k] = judged{uid: l.uid, version: l.version, track: t}
+}
+
+func (h *healthCache) forget(k Key) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.entries, k)
+}

@@ -1,0 +1,234 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// track is the part of an app that an object belongs to.
+type track string
+
+const (
+	trackStable  track = ""
+	trackCanary  track = "canary"
+	trackRouting track = "routing"
+)
+
+// item is one object of the inventory: it was created by us, or is about to be.
+type item struct {
+	Group     string    `json:"g,omitempty"`
+	Version   string    `json:"v"`
+	Kind      string    `json:"k"`
+	Namespace string    `json:"ns,omitempty"`
+	Name      string    `json:"n"`
+	Track     track     `json:"t,omitempty"`
+	UID       types.UID `json:"uid,omitempty"`
+	// Applied is the hash of the object as it was last applied, Mark the fingerprint that it had then.
+	Applied string `json:"a,omitempty"`
+	Mark    string `json:"m,omitempty"`
+}
+
+func (i item) key() Key { return Key{i.Group, i.Kind, i.Namespace, i.Name} }
+
+// memory is what the client remembers of an app. Client.mu guards it.
+type memory struct {
+	app App
+	// version is the resourceVersion of the Secret that holds it; empty before it was first saved.
+	version string
+	// items in the order in which they were applied; prune goes backwards.
+	order []Key
+	items map[Key]item
+	// unsaved: the saved inventory would lead prune astray.
+	unsaved bool
+	// busy objects are being applied: news of them is ours.
+	busy map[Key]bool
+	// contended objects are wanted and belong to another app.
+	contended map[Key]bool
+	// waiting are workloads whose news matter because they are not ready.
+	waiting map[Key]bool
+}
+
+func newMemory(app App) *memory {
+	return &memory{app: app, items: map[Key]item{}, busy: map[Key]bool{}, contended: map[Key]bool{}, waiting: map[Key]bool{}}
+}
+
+func (m *memory) put(i item) {
+	if _, ok := m.items[i.key()]; !ok {
+		m.order = append(m.order, i.key())
+	}
+	m.items[i.key()] = i
+}
+
+func (m *memory) drop(k Key) {
+	delete(m.items, k)
+	m.order = slices.DeleteFunc(m.order, func(o Key) bool { return o == k })
+}
+
+func (m *memory) encode() ([]byte, error) {
+	list := make([]item, 0, len(m.order))
+	for _, k := range m.order {
+		list = append(list, m.items[k])
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the inventory of %s: %w", m.app.Name, err)
+	}
+	return b, nil
+}
+
+func (m *memory) decode(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	var list []item
+	if err := json.Unmarshal(b, &list); err != nil {
+		return fmt.Errorf("decoding the inventory of %s: %w", m.app.Name, err)
+	}
+	for _, i := range list {
+		m.put(i)
+	}
+	return nil
+}
+
+// of returns an app's memory, made on first use.
+func (c *Client) of(app App) *memory {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.apps[app.Name]
+	if m == nil {
+		m = newMemory(app)
+		c.apps[app.Name] = m
+	}
+	m.app = app
+	return m
+}
+
+func (c *Client) item(m *memory, k Key) item {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.items[k]
+}
+
+// snapshot of the inventory in order.
+func (c *Client) items(m *memory) []item {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]item, 0, len(m.order))
+	for _, k := range m.order {
+		out = append(out, m.items[k])
+	}
+	return out
+}
+
+// learn remembers that the object stands as it was last seen.
+func (c *Client) learn(m *memory, p planned, l live) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := m.items[p.key]
+	if i.UID != "" && i.UID != l.uid {
+		// Prune would leave the object alone if the uid of its predecessor were all that is saved.
+		m.unsaved = true
+	}
+	i.Group, i.Version, i.Kind, i.Namespace, i.Name = p.key.Group, p.version, p.key.Kind, p.key.Namespace, p.key.Name
+	i.Track, i.UID, i.Applied, i.Mark = p.track, l.uid, p.hash, l.mark
+	m.put(i)
+}
+
+// claim says whose an object is. A contender was refused it; when the owner no longer wants it, the contender
+// gets it as it stands.
+type claim struct {
+	owner, contender string
+}
+
+// claimAll makes the planned objects the app's. Those that another app has are returned.
+func (c *Client) claimAll(m *memory, plan []planned) map[Key]string {
+	app := m.app.Name
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	taken := map[Key]string{}
+	for _, p := range plan {
+		cl, ok := c.claims[p.key]
+		if ok && cl.owner != app {
+			cl.contender = app
+			taken[p.key] = cl.owner
+		} else {
+			cl.owner = app
+		}
+		c.claims[p.key] = cl
+	}
+	c.contend(m, taken)
+	return taken
+}
+
+// contend keeps the app's name at the objects that it was refused, and at no others.
+func (c *Client) contend(m *memory, taken map[Key]string) {
+	for k := range m.contended {
+		if cl := c.claims[k]; taken[k] == "" && cl.contender == m.app.Name {
+			cl.contender = ""
+			c.claims[k] = cl
+		}
+	}
+	clear(m.contended)
+	for k := range taken {
+		m.contended[k] = true
+	}
+}
+
+// release gives up an object and reports whether another app has it or waits for it. The caller holds mu.
+func (c *Client) release(app string, k Key) (wanted bool) {
+	cl := c.claims[k]
+	if cl.owner != app {
+		return cl.owner != ""
+	}
+	delete(c.claims, k)
+	return cl.contender != ""
+}
+
+// noticed gets the news of all watches.
+func (c *Client) noticed(k Key, l live, exists bool) {
+	if k.groupKind() == crdKind {
+		c.kinds.forget()
+	}
+	c.mu.Lock()
+	app := c.claims[k].owner
+	call := c.onChange
+	concerns := false
+	if m := c.apps[app]; m != nil && call != nil && !m.busy[k] {
+		i, ours := m.items[k]
+		concerns = ours && (!exists || l.mark != i.Mark || m.waiting[k])
+	}
+	c.mu.Unlock()
+	if concerns {
+		call(app)
+	}
+}
+
+// planned is one object that is desired, ready to be applied.
+type planned struct {
+	key     Key
+	version string
+	hash    string
+	track   track
+	object  *unstructured.Unstructured
+}
+
+// setBusy marks an object as being applied: what the watch tells of it meanwhile is mostly our own doing.
+func (c *Client) setBusy(m *memory, k Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.busy[k] = true
+}
+
+// setIdle ends that, and tells of what somebody else has done to the object meanwhile.
+func (c *Client) setIdle(m *memory, k Key, f *feed) {
+	c.mu.Lock()
+	delete(m.busy, k)
+	c.mu.Unlock()
+	if l, exists := f.get(k); exists {
+		c.noticed(k, l, true)
+	}
+}

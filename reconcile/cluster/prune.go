@@ -1,0 +1,175 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+const (
+	pruneAnnotation  = "sluice.dev/prune"
+	policyAnnotation = "helm.sh/resource-policy"
+)
+
+// neverPruned are the kinds whose deletion takes with it what no git repository can bring back.
+var neverPruned = map[schema.GroupKind]bool{
+	crdKind:                         true,
+	namespaceKind:                   true,
+	{Kind: "PersistentVolume"}:      true,
+	{Kind: "PersistentVolumeClaim"}: true,
+}
+
+// leftovers of the inventory are not desired any more; newest first.
+func (c *Client) leftovers(m *memory, plan []planned) []item {
+	desired := make(map[Key]bool, len(plan))
+	for _, p := range plan {
+		desired[p.key] = true
+	}
+	var out []item
+	for _, i := range c.items(m) {
+		if !desired[i.key()] {
+			out = append(out, i)
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// prune deletes the leftovers. An object stays in the inventory until it is seen to be gone. Of an app that is
+// being removed everything goes, and only then may nothing be desired.
+func (c *Client) prune(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, r *Result) []error {
+	if len(plan) == 0 && phase != rollout.Removing {
+		return nil
+	}
+	var faults []error
+	for _, i := range c.leftovers(m, plan) {
+		if err := c.pruneOne(ctx, m, i, r); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return faults
+}
+
+func (c *Client) pruneOne(ctx context.Context, m *memory, i item, r *Result) error {
+	k := i.key()
+	if c.wantedElsewhere(m.app.Name, k) {
+		c.giveUp(m, k, r, "another app has it now")
+		return nil
+	}
+	if neverPruned[k.groupKind()] {
+		c.giveUp(m, k, r, "objects of this kind are never deleted")
+		return nil
+	}
+	t, err := c.target(ctx, schema.GroupVersionKind{Group: i.Group, Version: i.Version, Kind: i.Kind}, i.Namespace)
+	if meta.IsNoMatchError(err) {
+		c.forgetItem(m, k)
+		return nil
+	}
+	if err != nil {
+		return objectError("deleting", k, err)
+	}
+	l, exists := t.feed.get(k)
+	if !exists {
+		c.forgetItem(m, k)
+		return nil
+	}
+	if l.leaving {
+		return nil
+	}
+	return c.remove(ctx, m, t, i, r)
+}
+
+// remove deletes one object unless something speaks against it.
+func (c *Client) remove(ctx context.Context, m *memory, t target, i item, r *Result) error {
+	k := i.key()
+	obj, err := t.resource.Get(ctx, k.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		c.forgetItem(m, k)
+		return nil
+	}
+	if err != nil {
+		return objectError("reading", k, err)
+	}
+	if why := c.keep(m.app, i, obj); why != "" {
+		c.giveUp(m, k, r, why)
+		return nil
+	}
+	uid, policy := obj.GetUID(), metav1.DeletePropagationBackground
+	err = t.resource.Delete(ctx, k.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &policy,
+	})
+	switch {
+	case apierrors.IsConflict(err):
+		return objectError("deleting", k, errors.New("it has just been made anew"))
+	case err != nil && !apierrors.IsNotFound(err):
+		return objectError("deleting", k, err)
+	}
+	r.add(k, Deleted, "")
+	return c.confirmGone(ctx, m, t, k, uid)
+}
+
+// confirmGone lets go of an object that was deleted, or waits for the watch's word when something holds it.
+func (c *Client) confirmGone(ctx context.Context, m *memory, t target, k Key, uid types.UID) error {
+	obj, err := t.resource.Get(ctx, k.Name, metav1.GetOptions{})
+	if err == nil && obj.GetUID() == uid {
+		t.feed.record(obj)
+		return nil
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return objectError("reading", k, err)
+	}
+	t.feed.missing(k, uid)
+	c.forgetItem(m, k)
+	return nil
+}
+
+// keep says why an object must not be deleted; empty: it may.
+func (c *Client) keep(app App, i item, obj *unstructured.Unstructured) string {
+	annotations := obj.GetAnnotations()
+	name, namespace := annotations[releaseNameAnnotation], annotations[releaseNamespaceAnnotation]
+	ours, _, err := ownedBy(c.cfg.FieldManager, obj)
+	switch {
+	case i.UID != "" && i.UID != obj.GetUID():
+		return "somebody else has made it anew"
+	case annotations[pruneAnnotation] == "disabled":
+		return pruneAnnotation + ": disabled"
+	case annotations[policyAnnotation] == "keep":
+		return policyAnnotation + ": keep"
+	case err != nil || ours == nil:
+		return "it was never applied by us"
+	case name != "" && name != app.ReleaseName, namespace != "" && namespace != app.Namespace:
+		return "it belongs to Helm release " + namespace + "/" + name
+	default:
+		return ""
+	}
+}
+
+func (c *Client) wantedElsewhere(app string, k Key) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cl := c.claims[k]
+	return cl.owner != "" && cl.owner != app || cl.contender != ""
+}
+
+// giveUp takes an object that stays in the cluster out of the inventory.
+func (c *Client) giveUp(m *memory, k Key, r *Result, why string) {
+	c.forgetItem(m, k)
+	r.add(k, Left, why)
+}
+
+func (c *Client) forgetItem(m *memory, k Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.drop(k)
+	delete(m.waiting, k)
+	c.release(m.app.Name, k)
+}

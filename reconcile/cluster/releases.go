@@ -1,0 +1,491 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"helm.sh/helm/v3/pkg/release"
+	"helm.sh/helm/v3/pkg/storage"
+	"helm.sh/helm/v3/pkg/storage/driver"
+	helmtime "helm.sh/helm/v3/pkg/time"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/utils/lru"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render"
+)
+
+const (
+	helmSecretType = "helm.sh/release.v1"
+	// digestLabel marks a release record as Sluice's, and says which release it is of.
+	digestLabel = "sluice.dev/digest"
+	// maxHistory is how many records of a release are kept.
+	maxHistory = 10
+	// keptObjects is how many releases' objects are kept decoded, for rollouts that outlast git.
+	keptObjects = 128
+)
+
+// ErrHelmBusy is returned by AddRelease and Adopt while another Helm client has an operation under way on the
+// release, or died in one. Somebody has to finish it, or roll it back.
+var ErrHelmBusy = errors.New("another Helm client has an operation under way")
+
+// ErrReleaseTooLarge is returned by AddRelease when the record of a release does not fit into a Secret.
+var ErrReleaseTooLarge = errors.New("its Helm record is larger than the 1 MiB that Kubernetes allows; leave large files out of the chart (.helmignore)")
+
+// revision is one record of a Helm release as its Secret's labels tell.
+type revision struct {
+	number int
+	status release.Status
+	// digest of the rollout.Release; empty for a record that another Helm client wrote.
+	digest string
+}
+
+// releases keeps Helm release records. Several apps may use it at once, each its own release.
+type releases struct {
+	c *Client
+
+	mu sync.Mutex
+	// known histories by namespace/name, oldest first; an entry is dropped when a write of it fails.
+	known   map[string][]revision
+	objects *lru.Cache
+}
+
+func newReleases(c *Client) *releases {
+	return &releases{c: c, known: map[string][]revision{}, objects: lru.New(keptObjects)}
+}
+
+// AddRelease keeps a rendered release as a pending Helm record and returns its revision, so that its objects can
+// be had again while git and the chart repository are away. A record that an earlier call made for the same
+// release, and that nothing has become of yet, is used again.
+func (c *Client) AddRelease(ctx context.Context, app App, rel *render.Release) (int, error) {
+	n, err := c.releases.add(ctx, app, rel)
+	if err != nil {
+		return 0, fmt.Errorf("adding to Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+	}
+	return n, nil
+}
+
+// SettleReleases makes the statuses of an app's Helm records say what the state says: the stable release is
+// deployed, the one under way pending, failed ones are failed, and say why. It asks the API server nothing when
+// they do already.
+func (c *Client) SettleReleases(ctx context.Context, app App, s rollout.State) error {
+	if err := c.releases.settle(ctx, app, s); err != nil {
+		return fmt.Errorf("settling Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+	}
+	return nil
+}
+
+// ReleaseObjects returns the objects of a release from its Helm record, CRDs first. They are shared and must not
+// be changed.
+func (c *Client) ReleaseObjects(ctx context.Context, app App, number int) ([]*unstructured.Unstructured, error) {
+	objs, err := c.releases.load(ctx, app, number)
+	if err != nil {
+		return nil, fmt.Errorf("reading revision %d of Helm release %s/%s: %w", number, app.Namespace, app.ReleaseName, err)
+	}
+	return objs, nil
+}
+
+// Adopt finds the release that Helm, Flux or jx deployed before Sluice came: it is the stable release of an app
+// that has no state yet. It is zero when there is none.
+func (c *Client) Adopt(ctx context.Context, app App) (rollout.Release, error) {
+	rel, err := c.releases.adopt(ctx, app)
+	if err != nil {
+		return rollout.Release{}, fmt.Errorf("adopting Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+	}
+	return rel, nil
+}
+
+func (r *releases) add(ctx context.Context, app App, rel *render.Release) (int, error) {
+	if err := r.c.ensureNamespace(ctx, app.Namespace); err != nil {
+		return 0, err
+	}
+	history, err := r.list(ctx, app)
+	if err != nil {
+		return 0, err
+	}
+	last := revision{}
+	if len(history) > 0 {
+		last = history[len(history)-1]
+	}
+	switch {
+	case last.status.IsPending() && last.digest == digestText(rel.Digest):
+		return last.number, nil
+	case last.status.IsPending() && last.digest == "":
+		return 0, busy(last)
+	}
+	first, err := r.firstDeployed(ctx, app, last.number)
+	if err != nil {
+		return 0, err
+	}
+	record, err := newRecord(app, rel, last.number+1, first, time.Now())
+	if err != nil {
+		return 0, err
+	}
+	if err := r.driver(ctx, app).Create(recordName(app, record.Version), record); err != nil {
+		r.forget(app)
+		return 0, tooLarge(err)
+	}
+	history = append(history, revision{number: record.Version, status: record.Info.Status, digest: record.Labels[digestLabel]})
+	r.remember(app, history)
+	return record.Version, nil
+}
+
+func busy(last revision) error {
+	return fmt.Errorf("%w: revision %d is %s", ErrHelmBusy, last.number, last.status)
+}
+
+// tooLarge recognises the API server's and etcd's ways of refusing a large Secret.
+func tooLarge(err error) error {
+	text := err.Error()
+	if apierrors.IsRequestEntityTooLargeError(err) || strings.Contains(text, "Too long") || strings.Contains(text, "request is too large") ||
+		strings.Contains(text, "trying to send message larger than max") {
+		return ErrReleaseTooLarge
+	}
+	return err
+}
+
+func newRecord(app App, rel *render.Release, number int, first helmtime.Time, now time.Time) (*release.Release, error) {
+	manifest, err := manifestOf(rel)
+	if err != nil {
+		return nil, err
+	}
+	status, doing := release.StatusPendingUpgrade, "Preparing upgrade"
+	if number == 1 {
+		status, doing = release.StatusPendingInstall, "Initial install underway"
+	}
+	if first.IsZero() {
+		first = helmtime.Time{Time: now}
+	}
+	record := &release.Release{
+		Name: app.ReleaseName, Namespace: app.Namespace, Version: number, Chart: rel.Chart, Config: rel.Config,
+		Manifest: manifest, Hooks: hooksOf(rel),
+		Info:   &release.Info{FirstDeployed: first, LastDeployed: helmtime.Time{Time: now}, Status: status, Description: doing},
+		Labels: map[string]string{digestLabel: digestText(rel.Digest)},
+	}
+	return record, nil
+}
+
+func hooksOf(rel *render.Release) []*release.Hook {
+	var out []*release.Hook
+	for _, h := range rel.Hooks {
+		hook := &release.Hook{Name: h.Name, Kind: h.Kind, Path: h.Path, Weight: h.Weight, Manifest: h.Manifest}
+		for _, e := range h.Events {
+			hook.Events = append(hook.Events, release.HookEvent(e))
+		}
+		for _, p := range h.DeletePolicies {
+			hook.DeletePolicies = append(hook.DeletePolicies, release.HookDeletePolicy(p))
+		}
+		out = append(out, hook)
+	}
+	return out
+}
+
+// firstDeployed reads when the release was first deployed from its newest record.
+func (r *releases) firstDeployed(ctx context.Context, app App, newest int) (helmtime.Time, error) {
+	if newest == 0 {
+		return helmtime.Time{}, nil
+	}
+	record, err := r.get(ctx, app, newest)
+	if err != nil {
+		return helmtime.Time{}, err
+	}
+	return record.Info.FirstDeployed, nil
+}
+
+// settle updates what differs. The old deployed record is superseded before the new one is deployed, as Helm
+// does it.
+func (r *releases) settle(ctx context.Context, app App, s rollout.State) error {
+	history, err := r.history(ctx, app)
+	if err != nil {
+		return err
+	}
+	later := history
+	for pass := range 2 {
+		for i := range later {
+			want, why := wantedStatus(later[i], s)
+			if want == later[i].status || (want == release.StatusDeployed) != (pass == 1) {
+				continue
+			}
+			if err := r.setStatus(ctx, app, later[i].number, want, why); err != nil {
+				r.forget(app)
+				return err
+			}
+			later[i].status = want
+		}
+	}
+	r.remember(app, later)
+	return r.trim(ctx, app, later, s)
+}
+
+// wantedStatus of a record, and why, in Helm's words where it has some.
+func wantedStatus(rev revision, s rollout.State) (release.Status, string) {
+	switch {
+	case s.Phase == rollout.Removing && (rev.number == s.Stable.Revision || rev.number == s.Target.Revision):
+		return release.StatusUninstalling, "Deletion in progress (or silently failed)"
+	case rev.number == s.Stable.Revision && rev.number == 1:
+		return release.StatusDeployed, "Install complete"
+	case rev.number == s.Stable.Revision:
+		return release.StatusDeployed, "Upgrade complete"
+	case rev.number == s.Target.Revision && s.Stable.IsZero():
+		return release.StatusPendingInstall, "Initial install underway"
+	case rev.number == s.Target.Revision:
+		return release.StatusPendingUpgrade, "Preparing upgrade"
+	case rev.status == release.StatusDeployed:
+		return release.StatusSuperseded, ""
+	case rev.status.IsPending() && rev.digest != "":
+		return release.StatusFailed, whyFailed(rev, s)
+	default:
+		return rev.status, ""
+	}
+}
+
+func whyFailed(rev revision, s rollout.State) string {
+	for _, rejected := range slices.Backward(s.Rejected) {
+		if rejected.Release.Revision == rev.number {
+			return "Rolled back: " + rejected.Reason
+		}
+	}
+	if s.Outcome == rollout.Aborted {
+		return "Aborted: " + s.Reason
+	}
+	return "Superseded before it was promoted"
+}
+
+func (r *releases) setStatus(ctx context.Context, app App, number int, status release.Status, why string) error {
+	record, err := r.get(ctx, app, number)
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if why == "" {
+		why = record.Info.Description
+	}
+	record.SetStatus(status, why)
+	return r.driver(ctx, app).Update(recordName(app, number), record)
+}
+
+// trim deletes the oldest records beyond the limit, and never one that serves, may serve, or is somebody else's
+// operation.
+func (r *releases) trim(ctx context.Context, app App, history []revision, s rollout.State) error {
+	excess := len(history) - maxHistory
+	if excess <= 0 {
+		return nil
+	}
+	kept := make([]revision, 0, len(history))
+	for _, rev := range history {
+		needed := rev.number == s.Stable.Revision || rev.number == s.Target.Revision ||
+			rev.status == release.StatusDeployed || rev.status.IsPending()
+		if excess == 0 || needed {
+			kept = append(kept, rev)
+			continue
+		}
+		if err := r.delete(ctx, app, rev.number); err != nil {
+			r.forget(app)
+			return err
+		}
+		excess--
+	}
+	r.remember(app, kept)
+	return nil
+}
+
+func (r *releases) delete(ctx context.Context, app App, number int) error {
+	err := r.c.core.Secrets(app.Namespace).Delete(ctx, recordName(app, number), metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("deleting the record of revision %d: %w", number, err)
+	}
+	r.objects.Remove(recordName(app, number) + "@" + app.Namespace)
+	return nil
+}
+
+// uninstall deletes the whole history, as helm uninstall does, if any of it is ours.
+func (r *releases) uninstall(ctx context.Context, app App) error {
+	history, err := r.list(ctx, app)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(history, func(rev revision) bool { return rev.digest != "" }) {
+		return nil
+	}
+	defer r.forget(app)
+	for _, rev := range history {
+		if err := r.delete(ctx, app, rev.number); err != nil {
+			return fmt.Errorf("uninstalling Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+		}
+	}
+	return nil
+}
+
+func (r *releases) adopt(ctx context.Context, app App) (rollout.Release, error) {
+	history, err := r.list(ctx, app)
+	if err != nil || len(history) == 0 {
+		return rollout.Release{}, err
+	}
+	if last := history[len(history)-1]; last.status.IsPending() && last.digest == "" {
+		return rollout.Release{}, busy(last)
+	}
+	for _, rev := range slices.Backward(history) {
+		if rev.status != release.StatusDeployed {
+			continue
+		}
+		record, err := r.get(ctx, app, rev.number)
+		if err != nil {
+			return rollout.Release{}, err
+		}
+		found := rollout.Release{Revision: rev.number, Digest: digestOf(rev.digest)}
+		if record.Chart != nil && record.Chart.Metadata != nil {
+			found.Version = record.Chart.Metadata.Version
+		}
+		if found.Digest == "" {
+			found.Digest = adoptedDigest(found.Version, record.Manifest)
+		}
+		return found, nil
+	}
+	return rollout.Release{}, nil
+}
+
+// adoptedDigest identifies a release that another Helm client rendered. It equals no digest of ours; whether the
+// objects do is for project.Compare to say.
+func adoptedDigest(version, manifest string) string {
+	h := sha256.Sum256([]byte(version + "\n" + manifest))
+	return hex.EncodeToString(h[:])
+}
+
+func (r *releases) load(ctx context.Context, app App, number int) ([]*unstructured.Unstructured, error) {
+	key := recordName(app, number) + "@" + app.Namespace
+	if objs, ok := r.objects.Get(key); ok {
+		return objs.([]*unstructured.Unstructured), nil //nolint:forcetypeassert // nothing else is put in
+	}
+	record, err := r.get(ctx, app, number)
+	if err != nil {
+		return nil, err
+	}
+	objs, err := recordObjects(record, r.c.Namespaced)
+	if err != nil {
+		return nil, err
+	}
+	r.objects.Add(key, objs)
+	return objs, nil
+}
+
+// history is what is known of a release, or else the API server's answer.
+func (r *releases) history(ctx context.Context, app App) ([]revision, error) {
+	r.mu.Lock()
+	known, ok := r.known[app.Namespace+"/"+app.ReleaseName]
+	r.mu.Unlock()
+	if ok {
+		return slices.Clone(known), nil
+	}
+	return r.list(ctx, app)
+}
+
+func (r *releases) remember(app App, h []revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known[app.Namespace+"/"+app.ReleaseName] = slices.Clone(h)
+}
+
+func (r *releases) forget(app App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, app.Namespace+"/"+app.ReleaseName)
+}
+
+// list asks for the labels of a release's records, oldest first. Their content is large and stays where it is.
+func (r *releases) list(ctx context.Context, app App) ([]revision, error) {
+	selector := labels.Set{"owner": "helm", "name": app.ReleaseName}.String()
+	list, err := r.c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(app.Namespace).
+		List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, fmt.Errorf("listing its records: %w", err)
+	}
+	var out []revision
+	for _, s := range list.Items {
+		number, err := strconv.Atoi(s.Labels["version"])
+		if err != nil || s.Name != recordName(app, number) {
+			continue
+		}
+		out = append(out, revision{number: number, status: release.Status(s.Labels["status"]), digest: s.Labels[digestLabel]})
+	}
+	slices.SortFunc(out, func(a, b revision) int { return cmp.Compare(a.number, b.number) })
+	r.remember(app, out)
+	return out, nil
+}
+
+// get reads one record. It goes by way of a query because the driver's Get fails badly on a record that can't
+// be decoded.
+func (r *releases) get(ctx context.Context, app App, number int) (*release.Release, error) {
+	found, err := r.driver(ctx, app).Query(map[string]string{
+		"owner": "helm", "name": app.ReleaseName, "version": strconv.Itoa(number),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the record of revision %d: %w", number, err)
+	}
+	for _, record := range found {
+		if record.Version == number && record.Info != nil {
+			return record, nil
+		}
+	}
+	return nil, fmt.Errorf("the record of revision %d can't be decoded", number)
+}
+
+func recordName(app App, number int) string {
+	return storage.HelmStorageType + "." + app.ReleaseName + ".v" + strconv.Itoa(number)
+}
+
+func (r *releases) driver(ctx context.Context, app App) *driver.Secrets {
+	return driver.NewSecrets(boundSecrets{SecretInterface: r.c.core.Secrets(app.Namespace), ctx: ctx})
+}
+
+// boundSecrets gives Helm's driver, which knows no contexts, the caller's.
+type boundSecrets struct {
+	coreclient.SecretInterface
+	ctx context.Context //nolint:containedctx // it lives for one call
+}
+
+func (b boundSecrets) Create(_ context.Context, s *corev1.Secret, o metav1.CreateOptions) (*corev1.Secret, error) {
+	return b.SecretInterface.Create(b.ctx, s, o)
+}
+
+func (b boundSecrets) Update(_ context.Context, s *corev1.Secret, o metav1.UpdateOptions) (*corev1.Secret, error) {
+	return b.SecretInterface.Update(b.ctx, s, o)
+}
+
+func (b boundSecrets) List(_ context.Context, o metav1.ListOptions) (*corev1.SecretList, error) {
+	return b.SecretInterface.List(b.ctx, o)
+}
+
+// digestText writes a SHA-256 in hex, which is a character too long for a label, in base 32.
+func digestText(d string) string {
+	b, err := hex.DecodeString(d)
+	if err != nil || len(b) == 0 || len(b) > 32 {
+		return "x" + short(d)
+	}
+	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b))
+}
+
+// digestOf reverses digestText; empty for what it has not written.
+func digestOf(text string) string {
+	b, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(strings.ToUpper(text))
+	if err != nil {
+		return ""
+	}
+	return hex.EncodeToString(b)
+}

@@ -1,0 +1,269 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+const (
+	stateSecretType = "sluice.dev/state.v1"
+
+	appLabel         = "sluice.dev/app"
+	environmentLabel = "sluice.dev/environment"
+	// writerAnnotation names the Client that wrote last, so that it knows its own write when the answer was lost.
+	writerAnnotation = "sluice.dev/writer"
+
+	appData       = "app"
+	stateData     = "state"
+	inventoryData = "inventory"
+
+	// statePage is how many states are listed at once.
+	statePage = 250
+	// maxSecret is what Kubernetes allows the data of a Secret.
+	maxSecret = corev1.MaxSecretSize
+)
+
+// Saved is an app's state as the cluster holds it. The inventory beside it is the client's own business.
+type Saved struct {
+	App   App
+	State rollout.State
+}
+
+// LoadStates returns every app's state in the environment by the app's name, and makes the client forget what
+// it knew. It must not run while an app is in somebody's hands.
+func (c *Client) LoadStates(ctx context.Context) (map[string]Saved, error) {
+	out := map[string]Saved{}
+	apps := map[string]*memory{}
+	opts := metav1.ListOptions{Limit: statePage, LabelSelector: labels.Set{environmentLabel: labelValue(c.cfg.Environment)}.String()}
+	for {
+		list, err := c.core.Secrets(c.cfg.Namespace).List(ctx, opts)
+		if err != nil {
+			return nil, fmt.Errorf("listing the states of %s: %w", c.cfg.Environment, err)
+		}
+		for i := range list.Items {
+			saved, m, err := c.decodeState(&list.Items[i])
+			if err != nil {
+				return nil, err
+			}
+			if m != nil {
+				out[saved.App.Name], apps[saved.App.Name] = saved, m
+			}
+		}
+		if opts.Continue = list.Continue; opts.Continue == "" {
+			break
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.apps, c.claims = apps, map[Key]claim{}
+	for name, m := range apps {
+		for k := range m.items {
+			c.claims[k] = claim{owner: name}
+		}
+	}
+	return out, nil
+}
+
+// decodeState reads one Secret; a Secret that is none of ours gives no memory.
+func (c *Client) decodeState(s *corev1.Secret) (Saved, *memory, error) {
+	if s.Type != stateSecretType {
+		return Saved{}, nil, nil
+	}
+	var saved Saved
+	if err := json.Unmarshal(s.Data[appData], &saved.App); err != nil {
+		return saved, nil, fmt.Errorf("decoding whose state Secret %s/%s is: %w", s.Namespace, s.Name, err)
+	}
+	if s.Name != c.stateName(saved.App.Name) {
+		return saved, nil, nil
+	}
+	if err := json.Unmarshal(s.Data[stateData], &saved.State); err != nil {
+		return saved, nil, fmt.Errorf("decoding the state of %s: %w", saved.App.Name, err)
+	}
+	m := newMemory(saved.App)
+	m.version = s.ResourceVersion
+	return saved, m, m.decode(s.Data[inventoryData])
+}
+
+// SaveState writes an app's state, and the inventory as far as it is known. It returns ErrConflict when somebody
+// else has written it since it was loaded. When it returns nil the state is in the cluster.
+func (c *Client) SaveState(ctx context.Context, s Saved) (Saved, error) {
+	state, err := json.Marshal(s.State)
+	if err != nil {
+		return s, fmt.Errorf("encoding the state of %s: %w", s.App.Name, err)
+	}
+	return s, c.write(ctx, c.of(s.App), state)
+}
+
+// write saves the inventory, and the state unless it is nil: then the saved one stays.
+func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
+	if err := c.ensureNamespace(ctx, c.cfg.Namespace); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	version := m.version
+	inventory, err := m.encode()
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if n := len(state) + len(inventory); n > maxSecret {
+		return fmt.Errorf("saving the state of %s: %d bytes are more than the %d that a Secret may hold", m.app.Name, n, maxSecret)
+	}
+	secret, err := c.stateSecret(m.app, version, state, inventory)
+	if err != nil {
+		return err
+	}
+	written, err := c.send(ctx, secret)
+	if err != nil {
+		return fmt.Errorf("saving the state of %s: %w", m.app.Name, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.version, m.unsaved = written.ResourceVersion, false
+	return nil
+}
+
+func (c *Client) stateSecret(app App, version string, state, inventory []byte) (*corev1.Secret, error) {
+	name, err := json.Marshal(app)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the name of %s: %w", app.Name, err)
+	}
+	data := map[string][]byte{appData: name, inventoryData: inventory}
+	if state != nil {
+		data[stateData] = state
+	}
+	return &corev1.Secret{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: c.stateName(app.Name), Namespace: c.cfg.Namespace, ResourceVersion: version,
+			Labels: map[string]string{
+				managedByLabel: "sluice", appLabel: labelValue(app.Name), environmentLabel: labelValue(c.cfg.Environment),
+			},
+			Annotations: map[string]string{writerAnnotation: c.instance},
+		},
+		Type: stateSecretType,
+		Data: data,
+	}, nil
+}
+
+// send creates the Secret when it has no version yet, else merges it into the one of that version. When the
+// server says that somebody else was faster, it may have been ourselves in a write whose answer was lost.
+func (c *Client) send(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+	written, err := c.sendOnce(ctx, s)
+	if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+		return written, err
+	}
+	now, getErr := c.core.Secrets(s.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
+	if getErr != nil {
+		return nil, getErr
+	}
+	if now.Annotations[writerAnnotation] != c.instance {
+		return nil, fmt.Errorf("%w (Secret %s/%s)", ErrConflict, s.Namespace, s.Name)
+	}
+	s.ResourceVersion = now.ResourceVersion
+	written, err = c.sendOnce(ctx, s)
+	if apierrors.IsConflict(err) {
+		return nil, fmt.Errorf("%w (Secret %s/%s)", ErrConflict, s.Namespace, s.Name)
+	}
+	return written, err
+}
+
+func (c *Client) sendOnce(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+	secrets := c.core.Secrets(s.Namespace)
+	if s.ResourceVersion == "" {
+		if s.Data[stateData] == nil {
+			s.Data[stateData] = []byte("{}")
+		}
+		return secrets.Create(ctx, s, metav1.CreateOptions{FieldManager: c.cfg.FieldManager})
+	}
+	patch, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encoding Secret %s: %w", s.Name, err)
+	}
+	patch = bytes.Replace(patch, []byte(`"creationTimestamp":null,`), nil, 1)
+	written, err := secrets.Patch(ctx, s.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: c.cfg.FieldManager})
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("%w: Secret %s/%s was deleted", ErrConflict, s.Namespace, s.Name)
+	}
+	return written, err
+}
+
+// DeleteState forgets an app whose objects are gone, its Helm release with it.
+func (c *Client) DeleteState(ctx context.Context, s Saved) error {
+	if err := c.releases.uninstall(ctx, s.App); err != nil {
+		return err
+	}
+	m := c.of(s.App)
+	c.mu.Lock()
+	version := m.version
+	c.mu.Unlock()
+	if version != "" {
+		opts := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}}
+		err := c.core.Secrets(c.cfg.Namespace).Delete(ctx, c.stateName(s.App.Name), opts)
+		if apierrors.IsConflict(err) {
+			err = ErrConflict
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("deleting the state of %s: %w", s.App.Name, err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range m.items {
+		c.release(s.App.Name, k)
+	}
+	delete(c.apps, s.App.Name)
+	return nil
+}
+
+// stateName is the name of an app's Secret, unique for the environment and the app.
+func (c *Client) stateName(app string) string {
+	return "sluice." + objectName(c.cfg.Environment) + "." + objectName(app)
+}
+
+// objectName makes a name that Kubernetes allows; a changed or shortened one gets a hash so that it stays unique.
+func objectName(s string) string {
+	const longest = 100
+	out := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		default:
+			return '-'
+		}
+	}, s)
+	out = strings.Trim(out, "-")
+	if out == s && len(s) <= longest {
+		return s
+	}
+	return strings.TrimLeft(out[:min(len(out), longest)]+"-"+short(s), "-")
+}
+
+// labelValue makes a value that a label may have, in the same manner.
+func labelValue(s string) string {
+	const longest = 63
+	if out := objectName(s); len(out) <= longest {
+		return out
+	}
+	return objectName(s)[:longest-9] + "-" + short(s)
+}
+
+func short(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:4])
+}
