@@ -18,6 +18,8 @@ const (
 type Check struct {
 	// Name as the policy says it.
 	Name string
+	// Label names the value in reasons ("success rate"); default Name.
+	Label string
 	// Query is PromQL with everything filled in.
 	Query string
 	// Traffic is PromQL for the number of requests in the window; empty: not asked. When it answers zero or
@@ -29,6 +31,11 @@ type Check struct {
 	Min, Max *float64
 	// DecisiveBelow and DecisiveAbove are limits so far out that one failure is enough to roll back; nil: none.
 	DecisiveBelow, DecisiveAbove *float64
+	// DecisiveRequests is the number of requests in the window without which no failure is decisive; 0: any.
+	// It needs Traffic.
+	DecisiveRequests float64
+	// Window of the queries, for reasons; 0: not said.
+	Window time.Duration
 }
 
 // Sample is what a metrics server answered for one check.
@@ -36,17 +43,19 @@ type Sample struct {
 	// Value is meaningful when Present. NaN counts as not present.
 	Value   float64
 	Present bool
-	// Requests seen in the window; -1 when not asked.
+	// Requests seen in the window; -1 when not asked. It is ignored where the check has no Traffic.
 	Requests float64
 	// Err is why there is no answer (server down, time-out, query refused); nil otherwise.
 	Err error
+	// Warnings of the metrics server about an answer that it gave all the same.
+	Warnings []string
 }
 
 // Result is one check with its numbers.
 type Result struct {
 	Check   string  `json:"check"`
 	Outcome Outcome `json:"outcome"`
-	// Value is nil where there was none.
+	// Value is nil where there was none, and where it is infinite, which JSON cannot hold; Reason names it then.
 	Value *float64 `json:"value,omitempty"`
 	// Reason in numbers: "success rate 69.17% < 99%".
 	Reason   string `json:"reason"`
