@@ -3,6 +3,7 @@ package render
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 // Access is what the repositories under one URL need.
@@ -33,6 +36,8 @@ type site struct {
 	Access
 	url    *url.URL
 	client *http.Client
+	// tokens of OCI registries; not shared between sites, whose credentials may differ on one host.
+	tokens auth.Cache
 }
 
 func newSite(a Access, transport http.RoundTripper) (*site, error) {
@@ -40,7 +45,7 @@ func newSite(a Access, transport http.RoundTripper) (*site, error) {
 	if err != nil || u.Host == "" || u.User != nil {
 		return nil, fmt.Errorf("reading the access for %s: not a URL with a host and without credentials", redactURL(a.URL))
 	}
-	s := &site{Access: a, url: u}
+	s := &site{Access: a, url: u, tokens: auth.NewCache()}
 	if len(a.CA) > 0 {
 		if transport, err = trusting(transport, a.CA); err != nil {
 			return nil, fmt.Errorf("reading the access for %s: %w", redactURL(a.URL), err)
@@ -93,8 +98,9 @@ func (s *site) fits(u *url.URL) bool {
 	if origin(s.url) != origin(u) {
 		return false
 	}
-	rest, ok := strings.CutPrefix(strings.TrimSuffix(u.Path, "/"), s.url.Path)
-	return ok && (rest == "" || rest[0] == '/')
+	// Joining a path to a URL without one leaves out the slash between them.
+	rest, ok := strings.CutPrefix("/"+strings.Trim(u.Path, "/")+"/", "/"+strings.Trim(s.url.Path, "/"))
+	return ok && (s.url.Path == "" || rest[0] == '/')
 }
 
 func (s *site) authorize(req *http.Request) {
@@ -130,7 +136,9 @@ func newSites(access []Access, transport http.RoundTripper) (*sites, error) {
 	if transport == nil {
 		transport = defaultTransport()
 	}
-	s := &sites{anonymous: &site{client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}}
+	s := &sites{anonymous: &site{
+		client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}, tokens: auth.NewCache(),
+	}}
 	for _, a := range access {
 		one, err := newSite(a, transport)
 		if err != nil {
@@ -195,7 +203,8 @@ func (s *site) redact(err error) error {
 		err = ue.Err
 	}
 	text := urlInText.ReplaceAllStringFunc(err.Error(), redactURL)
-	for _, secret := range []string{s.Password, s.Token} {
+	basic := base64.StdEncoding.EncodeToString([]byte(s.Username + ":" + s.Password))
+	for _, secret := range []string{s.Password, s.Token, basic} {
 		if len(secret) > 3 {
 			text = strings.ReplaceAll(text, secret, "[redacted]")
 		}

@@ -14,7 +14,6 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"golang.org/x/sync/singleflight"
 	"helm.sh/helm/v3/pkg/repo"
-	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 const userAgent = "sluice"
@@ -63,7 +62,6 @@ type Fetcher struct {
 	indexAge time.Duration
 	now      func() time.Time
 	sites    *sites
-	tokens   auth.Cache
 	disk     *diskCache
 	loaded   *lru[*Chart]
 	flights  singleflight.Group
@@ -87,7 +85,7 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 	}
 	f := &Fetcher{
 		limits: cfg.Limits.withDefaults(), timeout: cfg.Timeout, indexAge: cfg.IndexAge, now: cfg.Now,
-		sites: s, tokens: auth.NewCache(), disk: disk, indexes: map[string]*index{},
+		sites: s, disk: disk, indexes: map[string]*index{},
 	}
 	if f.timeout <= 0 {
 		f.timeout = time.Minute

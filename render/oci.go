@@ -15,7 +15,6 @@ import (
 	"helm.sh/helm/v3/pkg/registry"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
-	ociregistry "oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
@@ -37,7 +36,7 @@ func (f *Fetcher) ociRepository(u *url.URL, s *site) (*remote.Repository, error)
 	repo.Client = &auth.Client{
 		Client: s.client,
 		Header: http.Header{"User-Agent": {userAgent}},
-		Cache:  f.tokens,
+		Cache:  s.tokens,
 		Credential: func(_ context.Context, host string) (auth.Credential, error) {
 			switch {
 			case host != u.Host, s == f.sites.anonymous:
@@ -158,5 +157,3 @@ func splitTag(u *url.URL) (*url.URL, string) {
 	cut.Path = u.Path[:colon]
 	return &cut, u.Path[colon+1:]
 }
-
-var _ ociregistry.TagLister = (*remote.Repository)(nil)
