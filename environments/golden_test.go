@@ -4,12 +4,15 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 
+	"github.com/rogpeppe/go-internal/diff"
 	"github.com/rogpeppe/go-internal/txtar"
 	"sigs.k8s.io/yaml"
 )
@@ -160,3 +163,62 @@ func TestResolvePolicy(t *testing.T) {
 type hashing struct{ fstest.MapFS }
 
 func (h hashing) Hash(name string) (string, error) { return hashOf(h.MapFS, name) }
+
+func TestRevertVersion(t *testing.T) {
+	forEachArchive(t, "version", func(t *testing.T, files fstest.MapFS) string {
+		args := strings.Fields(string(files["args"].Data))
+		file := files["file.yaml"].Data
+		got, err := RevertVersion(file, args[0], args[1], args[2])
+		if err != nil {
+			return fmt.Sprintf("error: %v\n", err)
+		}
+		return showDiff("file.yaml", file, got)
+	})
+}
+
+func TestRevert(t *testing.T) {
+	forEachArchive(t, "revert", func(t *testing.T, files fstest.MapFS) string {
+		trees := map[string]fstest.MapFS{"current": {}, "failed": {}, "stable": {}}
+		for name, f := range files {
+			dir, rest, _ := strings.Cut(name, "/")
+			if dir == "all" {
+				for _, tree := range trees {
+					if tree[rest] == nil {
+						tree[rest] = f
+					}
+				}
+			} else {
+				trees[dir][rest] = f
+			}
+		}
+		got, err := Revert(trees["current"], trees["failed"], trees["stable"], ".", "web")
+		if err != nil {
+			return fmt.Sprintf("error: %v\n", err)
+		}
+		var b strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(got)) {
+			var before []byte
+			if f := trees["current"][name]; f != nil {
+				before = f.Data
+			}
+			if got[name] == nil {
+				fmt.Fprintf(&b, "deleted %s\n", name)
+				continue
+			}
+			b.WriteString(showDiff(name, before, got[name]))
+		}
+		if len(got) == 0 {
+			return "nothing to write\n"
+		}
+		return b.String()
+	})
+}
+
+// showDiff is a unified diff in which carriage returns can be seen.
+func showDiff(name string, before, after []byte) string {
+	text := string(diff.Diff("a/"+name, before, "b/"+name, after))
+	if text == "" {
+		return "no difference in " + name + "\n"
+	}
+	return strings.ReplaceAll(text, "\r", "^M")
+}

@@ -17,7 +17,8 @@ import (
 type Loader struct {
 	// Environment is the environment's name where sluice.yaml says none.
 	Environment string
-	// Namespace of the environment where sluice.yaml says none; default jx-<name>.
+	// Namespace of the environment where sluice.yaml says none; default jx-<name>, and empty when no name is known
+	// either.
 	Namespace string
 
 	mu sync.Mutex
@@ -153,7 +154,11 @@ type assembly struct {
 }
 
 // envInputs is what every app of the environment is built from.
-type envInputs struct{ namespace, releaseName, globals string }
+type envInputs struct {
+	namespace, releaseName string
+	// shared covers what of the umbrella reaches into every app: its name, globals, tags and named templates.
+	shared string
+}
 
 // inputs is all that an app is built from besides its entry. It is compared to tell whether the app is unchanged.
 type inputs struct {
@@ -218,8 +223,12 @@ func (a *assembly) readList() (err error) {
 	a.list, err = readThrough(a, &a.l.list, a.layout.list, false, func(text []byte) ([]placedDependency, error) {
 		return a.l.cutDependencies(a.layout.list, text)
 	})
-	for _, d := range a.list {
+	clear(a.l.names)
+	for i, d := range a.list {
 		d.used = a.l.pass
+		if _, again := a.l.names[d.appName()]; !again && !d.anonymous {
+			a.l.names[d.appName()] = i
+		}
 	}
 	return err
 }
@@ -323,18 +332,18 @@ func (a *assembly) environment() (env *Environment, err error) {
 	if env.Namespace == "" && env.Name != "" {
 		env.Namespace = "jx-" + env.Name
 	}
-	if !isNamespace(env.Namespace) {
+	if env.Namespace != "" && !isNamespace(env.Namespace) {
 		return nil, &Fault{
-			File: a.settingsFile, Field: "environment", Problem: "neither the environment's name nor its namespace is known, or one is no DNS label",
-			Expected: "environment or namespace, here or in the agent's configuration",
+			File: a.settingsFile, Field: "namespace", Problem: "is " + shown(env.Namespace) + " by default", Expected: expectedNamespace,
 		}
 	}
-	a.env = envInputs{namespace: env.Namespace, releaseName: a.settings.releaseName}
-	if len(a.globals) > 0 {
-		a.env.globals = newDigest().add(canonical(a.globals)).String()
+	files, fault := a.umbrellaFiles()
+	a.env = envInputs{
+		namespace: env.Namespace, releaseName: a.settings.releaseName,
+		shared: newDigest().add(a.chart.name, files.definitions, canonical(a.globals), canonical(a.tags)).String(),
 	}
 	a.addApps(env)
-	a.addUmbrella(env)
+	a.addUmbrella(env, files, fault)
 	env.Warnings = a.strangers()
 	return env, nil
 }
@@ -342,23 +351,18 @@ func (a *assembly) environment() (env *Environment, err error) {
 // addApps adds the apps that are switched on. The same name twice is one app with a fault.
 func (a *assembly) addApps(env *Environment) {
 	env.Apps = make([]App, 0, len(a.list)+1)
-	clear(a.l.names)
 	for i, d := range a.list {
-		name := d.appName()
 		if d.anonymous {
 			env.Incomplete = errors.Join(env.Incomplete, a.faultOf(d))
 			continue
 		}
-		first, again := a.l.names[name]
-		if !again {
-			a.l.names[name] = i
+		name := d.appName()
+		if name == a.chart.name {
+			a.markTwice(env, d, 0)
+			continue
 		}
-		if name == a.chart.name || again {
-			line := a.list[first].line
-			if !again {
-				line = 0
-			}
-			a.markTwice(env, d, line)
+		if first := a.l.names[name]; first != i {
+			a.markTwice(env, d, a.list[first].line)
 			continue
 		}
 		if enabled(d.dependency, a.condition, a.tags) {
@@ -534,7 +538,7 @@ func buildApp(d *dependency, dir string, in inputs) App {
 	if in.doc != nil {
 		app.Values = mergeValues(app.Values, in.doc.values)
 	}
-	app.Digest = appDigest(&app, in.tree, in.env.globals)
+	app.Digest = appDigest(&app, in.tree, in.env.shared)
 	return app
 }
 
@@ -548,11 +552,11 @@ func (app *App) apply(s *appSettings) {
 }
 
 // appDigest covers everything that decides what is rendered.
-func appDigest(app *App, tree, globals string) string {
+func appDigest(app *App, tree, shared string) string {
 	return newDigest().add(
 		app.Name, app.ReleaseName, app.Namespace,
 		app.Chart.Name, app.Chart.Version, app.Chart.Repository, app.Chart.Alias, app.Chart.Path,
-		canonical(app.Chart.ImportValues), tree, canonical(app.Values), globals,
+		canonical(app.Chart.ImportValues), tree, canonical(app.Values), shared,
 	).String()
 }
 

@@ -1,6 +1,7 @@
 package environments
 
 import (
+	"bytes"
 	"io/fs"
 	"path"
 	"slices"
@@ -15,11 +16,13 @@ type umbrellaFiles struct {
 	templates []string
 	// digest covers the templates and all other files that they could read.
 	digest string
+	// definitions covers the templates that define named templates, which every app's templates may include; empty
+	// when there are none.
+	definitions string
 }
 
 // addUmbrella fills Environment.Umbrella in, and adds the app that stands for the environment's own objects.
-func (a *assembly) addUmbrella(env *Environment) {
-	files, fault := a.umbrellaFiles()
+func (a *assembly) addUmbrella(env *Environment, files umbrellaFiles, fault *Fault) {
 	env.Umbrella = Umbrella{
 		Name: a.chart.name, Version: a.chart.version, Dir: a.dir,
 		Globals: a.globals, Templates: files.templates,
@@ -74,9 +77,15 @@ func (a *assembly) readUmbrella(templates string) (umbrellaFiles, error) {
 	if err := refuseSymlinks(a.fsys, templates); err != nil {
 		return files, err
 	}
+	definitions := newDigest()
 	err := fs.WalkDir(a.fsys, templates, func(name string, entry fs.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() {
-			files.templates = append(files.templates, name)
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		files.templates = append(files.templates, name)
+		text, err := fs.ReadFile(a.fsys, name)
+		if bytes.Contains(text, []byte("define")) {
+			files.definitions = definitions.add(name, string(text)).String()
 		}
 		return err
 	})
@@ -126,7 +135,7 @@ func (a *assembly) umbrellaApp(env *Environment, files umbrellaFiles, fault *Fau
 		Pin:         a.chart.at,
 	}
 	app.apply(s)
-	sum := newDigest().add(app.Name, app.ReleaseName, app.Namespace, app.Chart.Path, a.chart.digest, files.digest, a.env.globals)
+	sum := newDigest().add(app.Name, app.ReleaseName, app.Namespace, app.Chart.Path, a.chart.digest, files.digest, a.env.shared)
 	for _, p := range a.values.parts {
 		if p.key != globalKey {
 			app.Values[p.key] = p.value
