@@ -75,8 +75,8 @@ func (j *job) process(root *chart.Chart, values map[string]any) error {
 	return nil
 }
 
-// renderValues fills the release's text and hooks, and returns the app's coalesced values.
-func (j *job) renderValues(root *chart.Chart, given map[string]any, out *Release) (map[string]any, error) {
+// execute runs the templates: it fills the release's values, text and hooks, and returns the rendered files.
+func (j *job) execute(root *chart.Chart, given map[string]any, out *Release) (map[string]string, error) {
 	if err := j.checkKubeVersion(out); err != nil {
 		return nil, err
 	}
@@ -99,14 +99,10 @@ func (j *job) renderValues(root *chart.Chart, given map[string]any, out *Release
 	if err != nil {
 		return nil, err
 	}
-	if err := composeText(root, files, out); err != nil {
-		return nil, err
+	if out.Values = values; j.in.Umbrella != nil {
+		out.Values, _ = values[j.in.app()].(map[string]any)
 	}
-	if j.in.Umbrella == nil {
-		return values, nil
-	}
-	own, _ := values[j.in.app()].(map[string]any)
-	return own, nil
+	return files, composeText(root, files, out)
 }
 
 // checkKubeVersion refuses a chart that refuses the cluster. As a dependency Helm does not ask it, so neither do we.
@@ -154,12 +150,28 @@ func composeText(root *chart.Chart, files map[string]string, out *Release) error
 }
 
 func sortManifests(files map[string]string) (hooks []*release.Hook, manifests []releaseutil.Manifest, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("sorting manifests: %v", r)
+	hooks, manifests, err = releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w%s", err, brokenDocument(files))
+	}
+	return hooks, manifests, nil
+}
+
+// brokenDocument says which document of its template is the one that Helm could not read.
+func brokenDocument(files map[string]string) string {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if strings.HasPrefix(path.Base(name), "_") {
+			continue
 		}
-	}()
-	return releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+		docs := splitDocuments(files[name])
+		for i, doc := range docs {
+			var head releaseutil.SimpleHead
+			if yaml.Unmarshal([]byte(doc), &head) != nil {
+				return fmt.Sprintf(" (in document %d of %d)", i+1, len(docs))
+			}
+		}
+	}
+	return ""
 }
 
 func newHook(h *release.Hook) Hook {

@@ -422,8 +422,8 @@ func TestIndexLimitAndFaults(t *testing.T) {
 		t.Errorf("error: %v", err)
 	}
 	for text, want := range map[string]string{
-		"entries: {}":                            "no apiVersion",
-		"apiVersion: v1\nentries: [":             "yaml: line",
+		"entries: {}":                              "no apiVersion",
+		"apiVersion: v1\nentries: [":               "yaml: line",
 		"{\"apiVersion\": \"v1\", \"entries\": 1}": "cannot unmarshal",
 		"": "no apiVersion",
 	} {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/releaseutil"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -19,11 +18,20 @@ import (
 // document is one YAML document of a release.
 type document struct {
 	source string // the template
-	n      int    // its number among the template's documents in the manifest, from 1
-	text   string
+	n      int    // its number in the text that it was read from, from 1
+	text   string // without the Source comment
+	// files are the rendered templates, for telling where the document was before Helm sorted them; nil for crds/.
+	files map[string]string
 }
 
-func (d document) String() string { return fmt.Sprintf("%s, document %d", d.source, d.n) }
+// String names the place for a person: the template, and the number of the document in it.
+func (d document) String() string {
+	n := d.n
+	if file, ok := d.files[d.source]; ok {
+		n = 1 + slices.Index(splitDocuments(file), d.text)
+	}
+	return fmt.Sprintf("%s, document %d", d.source, n)
+}
 
 // located is an object with the document that it came from.
 type located struct {
@@ -32,12 +40,12 @@ type located struct {
 }
 
 // decode turns the release's text into its objects. It returns the kinds whose scope nobody knew.
-func (j *job) decode(root *chart.Chart, out *Release) ([]schema.GroupVersionKind, error) {
-	crds, err := decodeAll(out.CRDs)
+func (j *job) decode(files map[string]string, out *Release) ([]schema.GroupVersionKind, error) {
+	crds, err := decodeAll(out.CRDs, nil)
 	if err != nil {
 		return nil, err
 	}
-	objects, err := decodeAll(out.Manifest)
+	objects, err := decodeAll(out.Manifest, files)
 	if err != nil {
 		return nil, err
 	}
@@ -79,10 +87,11 @@ var installIndex = func() map[string]int {
 	return m
 }()
 
-// decodeAll decodes text that consists of documents with a Source comment each.
-func decodeAll(text string) ([]located, error) {
+// decodeAll decodes text that consists of documents with a Source comment each. Files are where they come from.
+func decodeAll(text string, files map[string]string) ([]located, error) {
 	var all []located
 	for _, doc := range parseDocuments(text) {
+		doc.files = files
 		objects, err := decodeDocument(doc.text)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", doc, err)
@@ -104,7 +113,7 @@ func parseDocuments(text string) []document {
 	source := ""
 	for _, part := range splitDocuments(text) {
 		if rest, ok := strings.CutPrefix(part, sourceMark); ok {
-			source, _, _ = strings.Cut(rest, "\n")
+			source, part, _ = strings.Cut(rest, "\n")
 		}
 		count[source]++
 		docs = append(docs, document{source: source, n: count[source], text: part})

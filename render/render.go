@@ -146,11 +146,11 @@ type job struct {
 
 // said is all of an Input that people can change.
 type said struct {
-	ReleaseName, Namespace, Alias          string
-	Chart, Version                         string
-	Umbrella, UmbrellaVersion, Helpers     string
-	Values, Globals, UmbrellaValues        map[string]any
-	ImportValues                           []any
+	ReleaseName, Namespace, Alias      string
+	Chart, Version                     string
+	Umbrella, UmbrellaVersion, Helpers string
+	Values, Globals, UmbrellaValues    map[string]any
+	ImportValues                       []any
 }
 
 func (r *Renderer) prepare(in Input) (*job, error) {
@@ -203,11 +203,11 @@ func (j *job) render() (out *cachedRelease, err error) {
 		Name: s.ReleaseName, Namespace: s.Namespace, Version: s.Version, AppVersion: j.in.Chart.root.AppVersion(),
 		ChartDigest: s.Chart, Chart: j.in.Chart.root, Config: config(&s), Volatile: j.volatile(&s),
 	}
-	release.Values, err = j.renderValues(root, values, release)
+	files, err := j.execute(root, values, release)
 	if err != nil {
 		return nil, err
 	}
-	guessed, err := j.decode(root, release)
+	guessed, err := j.decode(files, release)
 	if err != nil {
 		return nil, err
 	}
