@@ -1,0 +1,101 @@
+package gitsync
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+)
+
+// RejectedError is returned when the remote understood a push and does not want it: the branch is protected, a
+// hook declined it, or the credentials may not write. Trying again does not help; a pull request might.
+type RejectedError struct {
+	// Branch that was not written.
+	Branch string
+	// Unauthorized: the credentials are wrong, or may not write to this repository at all.
+	Unauthorized bool
+	// Reason in the remote's words.
+	Reason string
+}
+
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("push to %s was rejected: %s", e.Branch, e.Reason)
+}
+
+// lostRace has what git, go-git and the forges say when the branch was not where the push expected it.
+var lostRace = []string{
+	"non-fast-forward",            // git, JGit, go-git
+	"fetch first",                 // git's client wording, repeated by forges
+	"cannot lock ref",             // git: "is at X but expected Y", and a lock held by another push
+	"incorrect old value",         // git 2.46 and later, GitLab
+	"failed to update ref",        // git, older
+	"failed to lock",              // git, older; Bitbucket
+	"stale info",                  // git
+	"object not found",            // go-git, when the tip is one that it never fetched
+	"reference already exists",    // a branch that somebody else created at the same time
+	"reference has changed",       // libgit2, go-git's storage
+	"reference does not point",    // Gitaly
+	"lock_failure",                // JGit: Gerrit
+	"tf401028",                    // Azure DevOps: "has already been updated by another client"
+	"already been updated",        // Azure DevOps
+	"please try again",            // GitHub, when it is busy with the same reference
+	"expected old",                // Gitea
+	"unable to resolve reference", // git, when a reference vanished in between
+}
+
+// serverTrouble has reports that are neither a lost race nor a decision.
+var serverTrouble = []string{
+	"unpacker error", "unable to migrate objects", "internal server error", "internal error", "timeout", "timed out",
+	"no space left", "failed to write", "disk quota",
+}
+
+// deniedText matches what servers say to somebody who may not.
+var deniedText = regexp.MustCompile(`(?i)permission|denied|not allowed|unauthori[sz]ed|forbidden|read[- ]only|access rights|authenticat`)
+
+// pushOutcome is what became of a push.
+type pushOutcome int
+
+const (
+	// pushLost: somebody else was faster. Fetch, edit again, push again.
+	pushLost pushOutcome = iota
+	// pushRejected: the remote does not want it.
+	pushRejected
+	// pushFailed: something broke; whether the push arrived is not known.
+	pushFailed
+)
+
+// classify tells what the error of a push means. reported: it is the remote's verdict on the reference rather
+// than a failure on the way.
+func classify(err error, reported bool) pushOutcome {
+	text := strings.ToLower(err.Error())
+	switch {
+	case errors.Is(err, plumbing.ErrObjectNotFound):
+		return pushLost
+	case unauthorized(err):
+		return pushRejected
+	case strings.Contains(text, "hook declined"): // whatever else the hook had to say
+		return pushRejected
+	case containsAny(text, lostRace):
+		return pushLost
+	case !reported || containsAny(text, serverTrouble):
+		return pushFailed
+	}
+	return pushRejected
+}
+
+func unauthorized(err error) bool {
+	return errors.Is(err, transport.ErrAuthenticationRequired) || errors.Is(err, transport.ErrAuthorizationFailed) ||
+		strings.Contains(err.Error(), "ssh: unable to authenticate")
+}
+
+func containsAny(text string, words []string) bool {
+	for _, w := range words {
+		if strings.Contains(text, w) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,251 @@
+package gitsync
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+)
+
+// Change is what one commit does.
+type Change struct {
+	// Files by path (as fs.ValidPath has it). nil deletes the file, an empty slice empties it. Executable files
+	// stay so. A directory that has no files left goes.
+	Files map[string][]byte
+	// Message of the commit; the first line is its subject.
+	Message string
+	// Author defaults to the Writer's identity, Committer to Author.
+	Author, Committer Identity
+	// Date of the commit; default now.
+	Date time.Time
+}
+
+// edit is a directory of a Change.
+type edit struct {
+	dirs  map[string]*edit
+	files map[string][]byte
+}
+
+// planEdit sorts files into directories.
+func planEdit(files map[string][]byte) (*edit, error) {
+	root := &edit{}
+	for name, data := range files {
+		if err := checkPath(name); err != nil {
+			return nil, err
+		}
+		dir, elems := root, strings.Split(name, "/")
+		for _, elem := range elems[:len(elems)-1] {
+			if dir.dirs == nil {
+				dir.dirs = map[string]*edit{}
+			}
+			if dir.dirs[elem] == nil {
+				dir.dirs[elem] = &edit{}
+			}
+			dir = dir.dirs[elem]
+		}
+		if dir.files == nil {
+			dir.files = map[string][]byte{}
+		}
+		dir.files[elems[len(elems)-1]] = data
+	}
+	return root, root.conflict()
+}
+
+// conflict finds a path that is both a file and a directory.
+func (e *edit) conflict() error {
+	for name, dir := range e.dirs {
+		if data, both := e.files[name]; both && data != nil {
+			return fmt.Errorf("writing %s: it can't be a file and a directory", name)
+		}
+		if err := dir.conflict(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkPath refuses paths that git, or a file system that somebody checks the branch out on, would not take.
+func checkPath(name string) error {
+	if !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\x00\\") {
+		return fmt.Errorf("writing %q: not a path in a repository", name)
+	}
+	for elem := range strings.SplitSeq(name, "/") {
+		if strings.EqualFold(elem, ".git") {
+			return fmt.Errorf("writing %q: .git is git's own", name)
+		}
+	}
+	return nil
+}
+
+// builder makes new trees out of old ones. objects collects what is new.
+type builder struct {
+	store   *store
+	objects []packObject
+	made    map[plumbing.Hash]bool
+	// trees that were made by an earlier commit of the same push, and are in no store yet.
+	trees map[plumbing.Hash]*tree
+}
+
+// tree reads a tree of the store or of the builder's own.
+func (b *builder) tree(h plumbing.Hash) (*tree, error) {
+	if t, ok := b.trees[h]; ok {
+		return t, nil
+	}
+	return b.store.tree(h)
+}
+
+// put adds an object to the push, once.
+func (b *builder) put(typ plumbing.ObjectType, data []byte) plumbing.Hash {
+	o := newObject(typ, data)
+	if !b.made[o.hash] {
+		b.made[o.hash] = true
+		b.objects = append(b.objects, o)
+	}
+	return o.hash
+}
+
+// apply returns the tree that results of e upon the tree old; the empty tree when nothing is left. Only the trees
+// that e touches are read.
+func (b *builder) apply(old plumbing.Hash, e *edit, at string) (plumbing.Hash, error) {
+	t := &tree{}
+	if old != emptyTree {
+		var err error
+		if t, err = b.tree(old); err != nil {
+			return old, err
+		}
+	}
+	changed := map[string]entry{} // zero hash: gone
+	for name, data := range e.files {
+		was, ok := t.find(name)
+		if ok && data != nil && !was.isFile() || ok && was.mode == filemode.Submodule {
+			return old, fmt.Errorf("writing %s%s: it is a directory, symlink or submodule", at, name)
+		}
+		if data == nil {
+			if ok && was.isDir() {
+				return old, fmt.Errorf("deleting %s%s: it is a directory", at, name)
+			}
+			changed[name] = entry{name: name}
+			continue
+		}
+		mode := filemode.Regular
+		if ok {
+			mode = was.mode
+		}
+		changed[name] = entry{name: name, mode: mode, hash: b.put(plumbing.BlobObject, data)}
+	}
+	for name, sub := range e.dirs {
+		was, ok := t.find(name)
+		_, replaced := changed[name] // a file that is deleted to make room for a directory
+		if ok && !was.isDir() && !replaced {
+			return old, fmt.Errorf("writing below %s%s: it is not a directory", at, name)
+		}
+		if !ok || !was.isDir() {
+			was.hash = emptyTree
+		}
+		h, err := b.apply(was.hash, sub, at+name+"/")
+		if err != nil {
+			return old, err
+		}
+		if h == emptyTree {
+			h = plumbing.ZeroHash
+		}
+		changed[name] = entry{name: name, mode: filemode.Dir, hash: h}
+	}
+	return b.write(t, changed)
+}
+
+// write puts changed entries into a tree.
+func (b *builder) write(t *tree, changed map[string]entry) (plumbing.Hash, error) {
+	list := make([]entry, 0, t.len()+len(changed))
+	for _, e := range t.entries() {
+		if _, ok := changed[e.name]; !ok {
+			list = append(list, e)
+		}
+	}
+	for _, e := range changed {
+		if !e.hash.IsZero() {
+			list = append(list, e)
+		}
+	}
+	if len(list) == 0 {
+		return emptyTree, nil
+	}
+	raw, err := encodeTree(list)
+	if err != nil {
+		return plumbing.ZeroHash, err
+	}
+	h := b.put(plumbing.TreeObject, raw)
+	if b.trees[h], err = parseTree(raw); err != nil {
+		return plumbing.ZeroHash, err
+	}
+	return h, nil
+}
+
+// build makes the objects of changes upon a snapshot, each a commit upon the one before it, and returns the newest
+// commit. Changes that change nothing make none; no objects when none does.
+func build(tip *Snapshot, changes []*Change, self Identity, now time.Time) ([]packObject, *Commit, error) {
+	b := &builder{store: tip.store, made: map[plumbing.Hash]bool{}, trees: map[plumbing.Hash]*tree{}}
+	last := &Commit{Hash: tip.Commit, tree: tip.root}
+	for _, ch := range changes {
+		c, err := b.commit(last, ch, self, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		last = c
+	}
+	if last.Hash == tip.Commit {
+		return nil, last, nil
+	}
+	return b.objects, last, b.within(tip.store.limits.Object)
+}
+
+// commit makes the objects of one change upon a commit; that commit itself when it changes nothing.
+func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Time) (*Commit, error) {
+	e, err := planEdit(ch.Files)
+	if err != nil {
+		return nil, err
+	}
+	root, err := b.apply(parent.tree, e, "")
+	if err != nil {
+		return nil, err
+	}
+	if root == parent.tree {
+		return parent, nil
+	}
+	if root == emptyTree {
+		b.put(plumbing.TreeObject, nil)
+	}
+	c := &Commit{tree: root, Author: ch.Author, Committer: ch.Committer, AuthorTime: ch.Date, Message: ch.Message}
+	if parent.Hash != "" {
+		c.Parents = []string{parent.Hash}
+	}
+	if c.Author == (Identity{}) {
+		c.Author = self
+	}
+	if c.Committer == (Identity{}) {
+		c.Committer = c.Author
+	}
+	if c.AuthorTime.IsZero() {
+		c.AuthorTime = now
+	}
+	c.Time = c.AuthorTime
+	raw, err := encodeCommit(c)
+	if err != nil {
+		return nil, fmt.Errorf("building commit: %w", err)
+	}
+	c.Hash = b.put(plumbing.CommitObject, raw).String()
+	return c, nil
+}
+
+// within refuses objects that would not be read back.
+func (b *builder) within(max int64) error {
+	for _, o := range b.objects {
+		if int64(len(o.data)) > max {
+			return fmt.Errorf("building commit: %w", tooLarge("an object", max))
+		}
+	}
+	return nil
+}

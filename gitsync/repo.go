@@ -1,0 +1,261 @@
+package gitsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+)
+
+// ErrBranchNotFound is returned when the remote has no such branch, or is empty.
+var ErrBranchNotFound = errors.New("branch does not exist")
+
+// probeTimeout bounds asking for references, which a healthy remote answers at once.
+const probeTimeout = 30 * time.Second
+
+// Repo is one branch of a remote with all of its history.
+type Repo struct {
+	remote Remote
+	link   *link
+	store  *store
+	// turn is held while fetching; last is the newest Snapshot, guarded by it.
+	turn chan struct{}
+	last *Snapshot
+}
+
+// Open prepares dir for the branch that remote names, without asking the remote. dir is made when it is missing,
+// taken over when it is of the same remote and whole, and emptied otherwise; a directory with anybody else's
+// files in it is an error.
+func Open(_ context.Context, remote Remote, dir string) (*Repo, error) {
+	if err := remote.Validate(); err != nil {
+		return nil, fmt.Errorf("opening repository: %w", err)
+	}
+	remote = remote.withDefaults()
+	l, err := newLink(remote)
+	if err != nil {
+		return nil, fmt.Errorf("opening repository: %w", err)
+	}
+	s, err := openStore(dir, remote)
+	if err != nil {
+		return nil, l.fault("opening object store of", err)
+	}
+	return &Repo{remote: remote, link: l, store: s, turn: make(chan struct{}, 1)}, nil
+}
+
+// Close releases the object store. Snapshots can't be read afterwards.
+func (r *Repo) Close() error { return r.store.close() }
+
+// Remote that was given to Open, with defaults filled in.
+func (r *Repo) Remote() Remote { return r.remote }
+
+// Probe asks the remote where the branch is now and fetches nothing. The error wraps ErrBranchNotFound when there
+// is none.
+func (r *Repo) Probe(ctx context.Context) (string, error) {
+	h, err := r.link.probe(ctx, r.remote.Branch)
+	if err != nil {
+		return "", r.link.fault("probing", err)
+	}
+	return h.String(), nil
+}
+
+// Fetch brings the branch up to date and returns its tip; when it has not moved, the Snapshot of the last Fetch.
+// A branch that was force-pushed is followed. The error wraps ErrBranchNotFound when there is no such branch.
+// On an error nothing has changed, and the next Fetch tries again.
+func (r *Repo) Fetch(ctx context.Context) (*Snapshot, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return nil, r.link.fault("fetching", context.Cause(ctx))
+	}
+	snap, err := r.fetch(ctx)
+	if err != nil {
+		return nil, r.link.fault("fetching", err)
+	}
+	r.last = snap
+	return snap, nil
+}
+
+func (r *Repo) fetch(ctx context.Context) (*Snapshot, error) {
+	if r.store.isDamaged() {
+		if err := r.store.reset(""); err != nil {
+			return nil, err
+		}
+		r.last = nil
+	}
+	h, err := r.link.fetch(ctx, r.store, fetchRequest{branch: r.remote.Branch, unchanged: r.have()})
+	if err != nil {
+		return nil, err
+	}
+	if r.last != nil && r.last.Commit == h.String() {
+		return r.last, nil
+	}
+	c, err := r.store.commit(h)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.store.tree(c.tree); err != nil && c.tree != emptyTree {
+		return nil, err
+	}
+	return newSnapshot(r.store, c), r.store.tidy()
+}
+
+// have is the tip that the store holds completely; zero before the first fetch.
+func (r *Repo) have() plumbing.Hash {
+	h, err := r.store.tip(r.remote.Branch)
+	if err != nil {
+		return plumbing.ZeroHash
+	}
+	return h
+}
+
+// At is the Snapshot of any commit in the history of what was fetched.
+func (r *Repo) At(commit string) (*Snapshot, error) {
+	c, err := r.commit(commit)
+	if err != nil {
+		return nil, err
+	}
+	if r.store.has(c.tree) || c.tree == emptyTree {
+		return newSnapshot(r.store, c), nil
+	}
+	return nil, fmt.Errorf("reading commit %s: its tree is missing", commit)
+}
+
+func (r *Repo) commit(hash string) (*Commit, error) {
+	if !plumbing.IsHash(hash) {
+		return nil, fmt.Errorf("reading commit %q: 40 hexadecimal digits expected", hash)
+	}
+	h := plumbing.NewHash(hash)
+	if !r.store.has(h) {
+		return nil, fmt.Errorf("reading commit %s: it is not in the history of branch %s", hash, r.remote.Branch)
+	}
+	c, err := r.store.commit(h)
+	if err != nil {
+		return nil, fmt.Errorf("reading %w", err)
+	}
+	return c, nil
+}
+
+// probe asks where a branch is.
+func (l *link) probe(ctx context.Context, branch string) (plumbing.Hash, error) {
+	ctx, cancel := context.WithTimeout(ctx, min(l.remote.Timeout, probeTimeout))
+	defer cancel()
+	s, err := l.uploadPack(ctx)
+	if err != nil {
+		return plumbing.ZeroHash, cause(ctx, err)
+	}
+	defer s.Close() //nolint:errcheck // nothing was written
+	_, h, err := advertised(ctx, s, branch)
+	return h, err
+}
+
+// advertised reads the references of a session and finds a branch among them.
+func advertised(ctx context.Context, s transport.Session, branch string) (*packp.AdvRefs, plumbing.Hash, error) {
+	refs, err := s.AdvertisedReferencesContext(ctx)
+	if errors.Is(err, transport.ErrEmptyRemoteRepository) {
+		return nil, plumbing.ZeroHash, ErrBranchNotFound
+	}
+	if err != nil {
+		return nil, plumbing.ZeroHash, cause(ctx, err)
+	}
+	h, ok := refs.References[branchRef(branch).String()]
+	if !ok || h.IsZero() {
+		return refs, plumbing.ZeroHash, ErrBranchNotFound
+	}
+	return refs, h, nil
+}
+
+// fetchRequest is what link.fetch shall bring.
+type fetchRequest struct {
+	branch string
+	// unchanged is the tip that is there already; nothing is fetched when the branch is still at it.
+	unchanged plumbing.Hash
+	// shallow brings the tip alone, without its history, where the remote can do that.
+	shallow bool
+}
+
+// fetch brings the tip of a branch into the store and records it there.
+func (l *link) fetch(ctx context.Context, s *store, req fetchRequest) (plumbing.Hash, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.remote.Timeout)
+	defer cancel()
+	session, err := l.uploadPack(ctx)
+	if err != nil {
+		return plumbing.ZeroHash, cause(ctx, err)
+	}
+	defer session.Close() //nolint:errcheck // the pack was read and checked, or an error is on its way
+	refs, tip, err := advertised(ctx, session, req.branch)
+	if err != nil || tip == req.unchanged {
+		return tip, err
+	}
+	up := uploadRequest(refs.Capabilities, tip)
+	if req.shallow && refs.Capabilities.Supports(capability.Shallow) {
+		up.Depth = packp.DepthCommits(1)
+		_ = up.Capabilities.Set(capability.Shallow)
+		if !req.unchanged.IsZero() {
+			up.Shallows = []plumbing.Hash{req.unchanged}
+			up.Haves = []plumbing.Hash{req.unchanged}
+		}
+	} else {
+		up.Haves = s.sample(req.unchanged)
+	}
+	if err := l.transfer(ctx, session, up, s); err != nil {
+		return plumbing.ZeroHash, cause(ctx, err)
+	}
+	if !s.has(tip) {
+		return plumbing.ZeroHash, fmt.Errorf("remote did not send commit %s: %w", tip, plumbing.ErrObjectNotFound)
+	}
+	return tip, s.setTip(req.branch, tip)
+}
+
+func uploadRequest(caps *capability.List, want plumbing.Hash) *packp.UploadPackRequest {
+	up := packp.NewUploadPackRequest()
+	for _, c := range []capability.Capability{capability.OFSDelta, capability.Sideband64k, capability.NoProgress} {
+		if caps.Supports(c) {
+			_ = up.Capabilities.Set(c)
+		}
+	}
+	if caps.Supports(capability.Agent) {
+		_ = up.Capabilities.Set(capability.Agent, capability.DefaultAgent())
+	}
+	up.Wants = []plumbing.Hash{want}
+	return up
+}
+
+func (l *link) transfer(ctx context.Context, session transport.UploadPackSession, up *packp.UploadPackRequest, s *store) error {
+	res, err := session.UploadPack(ctx, up)
+	if errors.Is(err, transport.ErrEmptyUploadPackRequest) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer res.Close() //nolint:errcheck // the pack's checksum says whether it is whole
+	if up.Capabilities.Supports(capability.Sideband64k) {
+		return s.receive(ctx, sideband.NewDemuxer(sideband.Sideband64k, res))
+	}
+	return s.receive(ctx, res)
+}
+
+// sample lists ancestors of tip at growing distances, so that a remote whose branch was rewound can tell which of
+// them it shares with us.
+func (s *store) sample(tip plumbing.Hash) []plumbing.Hash {
+	var list []plumbing.Hash
+	for n, next := 0, 0; !tip.IsZero() && s.has(tip) && len(list) < 32; n++ {
+		if n == next {
+			list = append(list, tip)
+			next += max(1, n/2)
+		}
+		c, err := s.commit(tip)
+		if err != nil || len(c.Parents) == 0 {
+			break
+		}
+		tip = plumbing.NewHash(c.Parents[0])
+	}
+	return list
+}

@@ -1,0 +1,409 @@
+package gitsync
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+)
+
+// transports runs a test over every way to reach a repository.
+func transports(t *testing.T, test func(t *testing.T, o *origin, r Remote)) {
+	t.Run("http", func(t *testing.T) {
+		o := newOrigin(t)
+		test(t, o, o.serveHTTP("agent", "s3cr3t-pass").remote())
+	})
+	t.Run("ssh", func(t *testing.T) {
+		o := newOrigin(t)
+		test(t, o, o.serveSSH().remote(o))
+	})
+	t.Run("file", func(t *testing.T) {
+		o := newOrigin(t)
+		test(t, o, Remote{URL: "file://" + o.dir, AllowFile: true})
+	})
+}
+
+func TestFetchFollowsTheBranch(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		repo := mustOpen(t, r)
+		if _, err := repo.Fetch(t.Context()); !errors.Is(err, ErrBranchNotFound) {
+			t.Fatalf("empty repository: error %v", err)
+		}
+		first := o.commit("first", map[string]string{"env/requirements.yaml": "a: 1\n", "README.md": "hi\n"})
+		s1 := mustFetch(t, repo)
+		if s1.Commit != first || s1.Subject != "first" || s1.Author != (Identity{"Ann", "ann@example.com"}) || s1.Time.IsZero() {
+			t.Fatalf("snapshot %+v, want commit %s", s1, first)
+		}
+		if again := mustFetch(t, repo); again != s1 {
+			t.Error("an unmoved branch made another snapshot")
+		}
+		second := o.commit("second", map[string]string{"env/requirements.yaml": "a: 2\n"})
+		s2 := mustFetch(t, repo)
+		if s2.Commit != second {
+			t.Fatalf("commit %s, want %s", s2.Commit, second)
+		}
+		if h, err := repo.Probe(t.Context()); err != nil || h != second {
+			t.Errorf("probe: %s, %v", h, err)
+		}
+		for snap, want := range map[*Snapshot]string{s1: "a: 1\n", s2: "a: 2\n"} {
+			if b, err := fs.ReadFile(snap.FS(), "env/requirements.yaml"); err != nil || string(b) != want {
+				t.Errorf("%s: %q, %v", snap.Subject, b, err)
+			}
+		}
+		sameHash(t, s1, s2, "README.md", true)
+		sameHash(t, s1, s2, "env", false)
+		if got, want := hashOf(t, s2, "env"), o.git(o.work, "rev-parse", "HEAD:env"); got != want {
+			t.Errorf("hash of env: %s, git says %s", got, want)
+		}
+
+		// Rewound: the branch loses its second commit and gets another.
+		o.git(o.work, "reset", "-q", "--hard", first)
+		third := o.commit("third", map[string]string{"env/requirements.yaml": "a: 3\n"})
+		s3 := mustFetch(t, repo)
+		if s3.Commit != third {
+			t.Fatalf("after the force push: %s, want %s", s3.Commit, third)
+		}
+		if old, err := repo.At(first); err != nil || old.Subject != "first" {
+			t.Errorf("At(first): %v, %v", old, err)
+		}
+		if _, err := repo.At(strings.Repeat("1", 40)); err == nil {
+			t.Error("At an unknown commit: no error")
+		}
+	})
+}
+
+func hashOf(t *testing.T, s *Snapshot, name string) string {
+	t.Helper()
+	h, err := s.Hash(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func sameHash(t *testing.T, a, b *Snapshot, name string, want bool) {
+	t.Helper()
+	if got := hashOf(t, a, name) == hashOf(t, b, name); got != want {
+		t.Errorf("hash of %s equal: %v, want %v", name, got, want)
+	}
+}
+
+func TestReopenedAfterRestart(t *testing.T) {
+	o := newOrigin(t)
+	srv := o.serveHTTP("", "")
+	dir := filepath.Join(t.TempDir(), "repo")
+	first := o.commit("first", map[string]string{"a": "1", "b/c": "2"})
+	for range 2 {
+		repo, err := Open(t.Context(), srv.remote(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := mustFetch(t, repo); s.Commit != first {
+			t.Fatalf("commit %s", s.Commit)
+		}
+		if err := repo.Close(); err != nil {
+			t.Fatal(err)
+		}
+		srv.requests.Store(0)
+	}
+	repo, err := Open(t.Context(), srv.remote(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer repo.Close()
+	mustFetch(t, repo)
+	if n := srv.requests.Load(); n != 1 {
+		t.Errorf("%d requests after a restart with nothing new, want the probe alone", n)
+	}
+}
+
+func TestBrokenStoreIsFetchedAgain(t *testing.T) {
+	o := newOrigin(t)
+	r := o.serveHTTP("", "").remote()
+	o.commit("first", map[string]string{"a": "1"})
+	for name, damage := range map[string]func(path string) error{
+		"truncated pack": func(p string) error { return os.Truncate(p, 20) },
+		"missing pack":   os.Remove,
+		"garbage index": func(p string) error {
+			return os.WriteFile(strings.TrimSuffix(p, "pack")+"idx", []byte("garbage"), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "repo")
+			repo, err := Open(t.Context(), r, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustFetch(t, repo)
+			_ = repo.Close()
+			packs, _ := filepath.Glob(filepath.Join(dir, "objects/pack/*.pack"))
+			if len(packs) != 1 {
+				t.Fatalf("packs: %v", packs)
+			}
+			_ = os.Chmod(packs[0], 0o600)
+			_ = os.Remove(strings.TrimSuffix(packs[0], "pack") + "idx.tmp")
+			if name == "garbage index" {
+				_ = os.Remove(strings.TrimSuffix(packs[0], "pack") + "idx")
+			}
+			if err := damage(packs[0]); err != nil {
+				t.Fatal(err)
+			}
+			if repo, err = Open(t.Context(), r, dir); err != nil {
+				t.Fatal(err)
+			}
+			defer repo.Close()
+			if b, err := fs.ReadFile(mustFetch(t, repo).FS(), "a"); err != nil || string(b) != "1" {
+				t.Errorf("read %q, %v", b, err)
+			}
+		})
+	}
+}
+
+func TestForeignDirectoryIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), Remote{URL: "https://example.com/x.git"}, dir); err == nil {
+		t.Fatal("no error")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "thesis.tex")); err != nil {
+		t.Fatal("the file is gone")
+	}
+}
+
+func TestAnotherRemoteEmptiesTheStore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "repo")
+	for _, text := range []string{"one", "two"} {
+		o := newOrigin(t)
+		o.commit("c", map[string]string{"a": text})
+		repo, err := Open(t.Context(), o.serveHTTP("", "").remote(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := fs.ReadFile(mustFetch(t, repo).FS(), "a"); err != nil || string(b) != text {
+			t.Errorf("read %q, %v", b, err)
+		}
+		_ = repo.Close()
+	}
+}
+
+func TestManyFetchesAreTidied(t *testing.T) {
+	o := newOrigin(t)
+	repo := mustOpen(t, Remote{URL: o.dir, AllowFile: true})
+	var commits []string
+	for i := range maxSmallPacks + 5 {
+		commits = append(commits, o.commit("c", map[string]string{"n": strings.Repeat("x", i+1)}))
+		mustFetch(t, repo)
+	}
+	packs, _, err := repo.store.listPacks()
+	if err != nil || packs >= maxSmallPacks {
+		t.Errorf("%d packs, %v", packs, err)
+	}
+	for i, c := range commits {
+		s, err := repo.At(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := fs.ReadFile(s.FS(), "n"); err != nil || len(b) != i+1 {
+			t.Errorf("commit %d: %q, %v", i, b, err)
+		}
+	}
+}
+
+func TestCommitsAndLastChange(t *testing.T) {
+	o := newOrigin(t)
+	repo := mustOpen(t, Remote{URL: o.dir, AllowFile: true})
+	var c []string
+	for _, v := range []string{"1", "1", "2", "2", "2"} {
+		c = append(c, o.commit("set "+v+"\n\nbody", map[string]string{"v": v}))
+	}
+	mustFetch(t, repo)
+	list, err := repo.Commits(t.Context(), c[4], c[1], 0)
+	if err != nil || len(list) != 3 || list[0].Hash != c[4] || list[2].Hash != c[2] {
+		t.Fatalf("commits %v, %v", list, err)
+	}
+	if got := list[0]; got.Subject() != "set 2" || got.Author.Name != "Ann" || got.Committer.Name != "Bob" || got.Parents[0] != c[3] || got.Message != "set 2\n\nbody\n" {
+		t.Errorf("commit %+v", got)
+	}
+	if all, err := repo.Commits(t.Context(), c[4], "", 0); err != nil || len(all) != 5 {
+		t.Errorf("%d commits, %v", len(all), err)
+	}
+	same := func(a, b *Snapshot) (bool, error) {
+		x, errX := a.Hash("v")
+		y, errY := b.Hash("v")
+		return x == y, errors.Join(errX, errY)
+	}
+	for _, tt := range []struct {
+		name, tip, stop string
+		limit           int
+		want            string
+	}{
+		{"changed in the middle", c[4], "", 0, c[2]},
+		{"at the beginning", c[1], "", 0, c[0]},
+		{"not past stop", c[4], c[3], 0, c[3]},
+		{"tip is stop", c[4], c[4], 0, c[4]},
+		{"limit", c[4], "", 2, c[3]},
+	} {
+		if got, err := repo.LastChange(t.Context(), tt.tip, tt.stop, tt.limit, same); err != nil || got != tt.want {
+			t.Errorf("%s: %s, %v; want %s", tt.name, got, err, tt.want)
+		}
+	}
+}
+
+func TestFSConforms(t *testing.T) {
+	o := newOrigin(t)
+	o.write(map[string]string{"a/b/c.txt": "c", "a/d.txt": "d", "top": "t", "x-y": "1", "x/z": "2"})
+	for link, target := range map[string]string{"a/up": "../top", "dirlink": "a/b", "a/self": "./d.txt"} {
+		if err := os.Symlink(target, filepath.Join(o.work, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(o.work, "top"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.commit("c", nil)
+	s := mustFetch(t, mustOpen(t, Remote{URL: o.dir, AllowFile: true}))
+	if err := fstest.TestFS(s.FS(), "a/b/c.txt", "a/d.txt", "top", "x-y", "x/z", "a/up", "dirlink"); err != nil {
+		t.Error(err)
+	}
+	for name, want := range map[string]string{"a/up": "t", "dirlink/c.txt": "c", "a/self": "d"} {
+		if b, err := fs.ReadFile(s.FS(), name); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	if fi, err := fs.Stat(s.FS(), "top"); err != nil || fi.Mode() != 0o555 {
+		t.Errorf("top: %v, %v", fi, err)
+	}
+}
+
+func TestSymlinksNeverLeave(t *testing.T) {
+	o := newOrigin(t)
+	o.write(map[string]string{"d/file": "x"})
+	links := map[string]string{
+		"d/out": "../../etc/passwd", "abs": "/etc/passwd", "loop": "loop", "d/ping": "pong", "d/pong": "ping",
+		"deep": "d/../../d/file", "dangling": "nowhere", "long": strings.Repeat("d/../", 800) + "d/file",
+	}
+	for link, target := range links {
+		if err := os.Symlink(target, filepath.Join(o.work, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.commit("c", nil)
+	f := mustFetch(t, mustOpen(t, Remote{URL: o.dir, AllowFile: true})).FS()
+	for name, want := range map[string]error{
+		"d/out": errLinkOut, "abs": errLinkAbs, "loop": errLinkDepth, "d/ping": errLinkDepth,
+		"deep": errLinkOut, "dangling": fs.ErrNotExist, "loop/x": errLinkDepth, "abs/x": errLinkAbs,
+		"d/file/x": fs.ErrNotExist, "../x": fs.ErrInvalid, "/d/file": fs.ErrInvalid, "d//file": fs.ErrInvalid,
+	} {
+		if _, err := fs.ReadFile(f, name); !errors.Is(err, want) {
+			t.Errorf("%s: error %v, want %v", name, err, want)
+		}
+	}
+}
+
+func TestSubmodulesAreRefused(t *testing.T) {
+	o := newOrigin(t)
+	o.write(map[string]string{"a": "1"})
+	o.git(o.work, "add", "a")
+	o.git(o.work, "update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",vendor/sub")
+	o.git(o.work, "commit", "-q", "-m", "sub")
+	o.git(o.work, "push", "-q", "origin", "HEAD")
+	f := mustFetch(t, mustOpen(t, Remote{URL: o.dir, AllowFile: true})).FS()
+	list, err := fs.ReadDir(f, "vendor")
+	if err != nil || len(list) != 0 {
+		t.Errorf("vendor: %v, %v", list, err)
+	}
+	for _, name := range []string{"vendor/sub", "vendor/sub/x"} {
+		if _, err := fs.ReadFile(f, name); err == nil || !strings.Contains(err.Error(), "submodule") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	o := newOrigin(t)
+	srv := o.serveHTTP("", "")
+	noise := make([]byte, 0, 300_000)
+	for i := range cap(noise) {
+		noise = append(noise, byte('a'+(i*i/7+i*31)%26))
+	}
+	o.commit("c", map[string]string{"small": "x", "big": string(noise)})
+
+	t.Run("file", func(t *testing.T) {
+		r := srv.remote()
+		r.Limits.File = 1000
+		f := mustFetch(t, mustOpen(t, r)).FS()
+		if _, err := fs.ReadFile(f, "big"); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "big") {
+			t.Errorf("error %v", err)
+		}
+		if _, err := fs.ReadFile(f, "small"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("object", func(t *testing.T) {
+		r := srv.remote()
+		r.Limits.Object = 1000
+		if _, err := mustOpen(t, r).Fetch(t.Context()); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("pack", func(t *testing.T) {
+		r := srv.remote()
+		r.Limits.Pack = 500
+		repo := mustOpen(t, r)
+		for range 2 {
+			if _, err := repo.Fetch(t.Context()); !errors.Is(err, ErrTooLarge) {
+				t.Errorf("error %v", err)
+			}
+		}
+	})
+}
+
+func TestServerDownAndUp(t *testing.T) {
+	o := newOrigin(t)
+	o.commit("c", map[string]string{"a": "1"})
+	srv := o.serveHTTP("", "")
+	repo := mustOpen(t, srv.remote())
+	srv.onRequest(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) bool {
+		http.Error(w, "maintenance", http.StatusServiceUnavailable)
+		return true
+	})
+	if _, err := repo.Fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Fatalf("error %v", err)
+	}
+	// Down in the middle of a pack.
+	srv.onRequest(func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if r.Method != http.MethodPost {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/x-git-upload-pack-result")
+		_, _ = w.Write([]byte("0008NAK\n0015\x01PACK\x00\x00\x00\x02\x00\x00"))
+		panic(http.ErrAbortHandler)
+	})
+	if _, err := repo.Fetch(t.Context()); err == nil {
+		t.Fatal("no error for half a pack")
+	}
+	srv.onRequest(func(http.ResponseWriter, *http.Request, http.Handler) bool { return false })
+	mustFetch(t, repo)
+}
+
+func TestContextEndsAnExchange(t *testing.T) {
+	o := newOrigin(t)
+	o.commit("c", map[string]string{"a": "1"})
+	stuck := make(chan struct{})
+	srv := o.serveHTTP("", "")
+	t.Cleanup(func() { close(stuck) })
+	srv.onRequest(func(http.ResponseWriter, *http.Request, http.Handler) bool { <-stuck; return true })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := mustOpen(t, srv.remote()).Fetch(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,412 @@
+package gitsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/cache"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
+	"github.com/go-git/go-git/v5/storage/filesystem"
+)
+
+const (
+	// markerFile shows that a directory is ours to delete; it names the remote and the branch.
+	markerFile = "sluice-remote"
+	// objectCache and treeCacheSize bound the caches of one store, in bytes.
+	objectCache   = 8 * cache.MiByte
+	treeCacheSize = 16 << 20
+	// maxSmallPacks is the number at which small packs are joined: each fetch adds one, and looking up an object
+	// asks them all.
+	maxSmallPacks = 50
+	// smallPack is the size in bytes below which a pack counts as small. Larger ones hold deltas that joining
+	// would undo.
+	smallPack = 1 << 20
+)
+
+// store keeps git objects in a directory, as packs only. It is a cache of what the remote holds.
+type store struct {
+	dir    string
+	limits Limits
+	trees  *treeCache
+
+	mu sync.Mutex
+	// sto is not safe for concurrent use; mu guards it.
+	sto *filesystem.Storage
+	// damaged: an object that must be there could not be read. The next fetch begins anew.
+	damaged bool
+}
+
+// openStore opens dir, or makes it. A directory that belongs to another remote, or is broken, is emptied; one
+// that is somebody else's is refused.
+func openStore(dir string, r Remote) (*store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &store{dir: dir, limits: r.Limits, trees: newTreeCache(treeCacheSize)}
+	want := r.String() + "\n"
+	have, err := os.ReadFile(filepath.Join(dir, markerFile))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if list, _ := os.ReadDir(dir); len(list) > 0 {
+			return nil, fmt.Errorf("%s has other files in it", dir)
+		}
+	case err != nil:
+		return nil, err
+	case string(have) == want:
+		if s.open() == nil && s.check() == nil {
+			return s, nil
+		}
+	}
+	if err := s.close(); err != nil {
+		return nil, err
+	}
+	return s, s.reset(want)
+}
+
+// reset empties the directory and begins anew. marker names the remote; empty: as before.
+func (s *store) reset(marker string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if marker == "" {
+		b, err := os.ReadFile(filepath.Join(s.dir, markerFile))
+		if err != nil {
+			return err
+		}
+		marker = string(b)
+	}
+	if s.sto != nil {
+		_ = s.sto.Close()
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	// The marker goes first and stays: after a crash in between, the directory is still known to be ours.
+	if err := os.WriteFile(filepath.Join(s.dir, markerFile), []byte(marker), 0o600); err != nil {
+		return err
+	}
+	list, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if e.Name() != markerFile {
+			if err := os.RemoveAll(filepath.Join(s.dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	s.sto = s.storage()
+	s.damaged = false
+	return s.sto.Init()
+}
+
+func (s *store) storage() *filesystem.Storage {
+	return filesystem.NewStorageWithOptions(osfs.New(s.dir, osfs.WithBoundOS()), cache.NewObjectLRU(objectCache),
+		filesystem.Options{KeepDescriptors: true})
+}
+
+func (s *store) open() error {
+	leftovers, _ := filepath.Glob(filepath.Join(s.dir, "*.tmp"))
+	packs, _ := filepath.Glob(filepath.Join(s.packDir(), "tmp_*"))
+	for _, f := range append(leftovers, packs...) {
+		_ = os.Remove(f) // what a crash left half written
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sto = s.storage()
+	return nil
+}
+
+func (s *store) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sto == nil {
+		return nil
+	}
+	err := s.sto.Close()
+	s.sto = nil
+	return err
+}
+
+// check reads the tips, their trees and all indexes.
+func (s *store) check() error {
+	s.mu.Lock()
+	refs, err := s.sto.IterReferences()
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return refs.ForEach(func(ref *plumbing.Reference) error {
+		if ref.Type() != plumbing.HashReference {
+			return nil
+		}
+		c, err := s.commit(ref.Hash())
+		if err != nil {
+			return err
+		}
+		_, err = s.tree(c.tree)
+		return err
+	})
+}
+
+func (s *store) packDir() string { return filepath.Join(s.dir, "objects", "pack") }
+
+// isDamaged reports whether an object that must be there could not be read.
+func (s *store) isDamaged() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.damaged
+}
+
+// tip of a branch as it was last fetched or pushed; zero when it never was.
+func (s *store) tip(branch string) (plumbing.Hash, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ref, err := s.sto.Reference(branchRef(branch))
+	if errors.Is(err, plumbing.ErrReferenceNotFound) {
+		return plumbing.ZeroHash, nil
+	}
+	if err != nil {
+		return plumbing.ZeroHash, err
+	}
+	return ref.Hash(), nil
+}
+
+func (s *store) setTip(branch string, h plumbing.Hash) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sto.SetReference(plumbing.NewHashReference(branchRef(branch), h))
+}
+
+func (s *store) has(h plumbing.Hash) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sto.HasEncodedObject(h) == nil
+}
+
+// object reads an object of a type, of at most max bytes.
+func (s *store) object(typ plumbing.ObjectType, h plumbing.Hash, max int64) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, err := s.read(typ, h, max)
+	if err != nil && !errors.Is(err, ErrTooLarge) {
+		s.damaged = true
+	}
+	return data, err
+}
+
+func (s *store) read(typ plumbing.ObjectType, h plumbing.Hash, max int64) (data []byte, err error) {
+	if s.sto == nil {
+		return nil, os.ErrClosed
+	}
+	o, err := s.sto.EncodedObject(typ, h)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", typ, h, err)
+	}
+	if o.Size() > max {
+		return nil, fmt.Errorf("%s %s: %w", typ, h, tooLarge("it", max))
+	}
+	r, err := o.Reader()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", typ, h, err)
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	data = make([]byte, o.Size())
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, fmt.Errorf("%s %s: %w", typ, h, err)
+	}
+	return data, nil
+}
+
+// size of an object in bytes.
+func (s *store) size(h plumbing.Hash) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sto == nil {
+		return 0, os.ErrClosed
+	}
+	n, err := s.sto.EncodedObjectSize(h)
+	if err != nil {
+		s.damaged = true
+		return 0, fmt.Errorf("object %s: %w", h, err)
+	}
+	return n, nil
+}
+
+func (s *store) tree(h plumbing.Hash) (*tree, error) {
+	if t, ok := s.trees.get(h); ok {
+		return t, nil
+	}
+	raw, err := s.object(plumbing.TreeObject, h, s.limits.Object)
+	if err != nil {
+		return nil, err
+	}
+	t, err := parseTree(raw)
+	if err != nil {
+		return nil, fmt.Errorf("tree %s: %w", h, err)
+	}
+	s.trees.put(h, t)
+	return t, nil
+}
+
+func (s *store) commit(h plumbing.Hash) (*Commit, error) {
+	raw, err := s.object(plumbing.CommitObject, h, s.limits.Object)
+	if err != nil {
+		return nil, err
+	}
+	c, err := parseCommit(h, raw)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", h, err)
+	}
+	return c, nil
+}
+
+// receive checks the pack in r and adds it.
+func (s *store) receive(ctx context.Context, r io.Reader) (err error) {
+	spool, err := spoolPack(r, s.dir, s.limits.Pack)
+	defer func() { err = errors.Join(err, spool.Close()) }()
+	if err != nil {
+		return err
+	}
+	pack, err := spool.reader()
+	if err != nil {
+		return err
+	}
+	objects, err := checkPack(ctx, pack, spool.size, s.limits.Object)
+	if err != nil || objects == 0 {
+		return err
+	}
+	if pack, err = spool.reader(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.add(func(w io.Writer) error {
+		_, err := io.Copy(w, pack)
+		return err
+	})
+}
+
+// add stores the pack that write writes. The caller holds mu.
+func (s *store) add(write func(io.Writer) error) error {
+	w, err := s.sto.PackfileWriter()
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(w), w.Close())
+}
+
+// tidy joins small packs when there are many.
+func (s *store) tidy() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	packs, small, err := s.listPacks()
+	if err != nil || len(small) < maxSmallPacks {
+		return err
+	}
+	hashes, err := s.objectsOf(small)
+	if err != nil {
+		return err
+	}
+	err = s.add(func(w io.Writer) error { return s.repack(w, hashes) })
+	if err != nil {
+		return err
+	}
+	// The joined pack is in place; readers are kept out by mu until the small ones are gone.
+	joined, _, err := s.listPacks()
+	if err != nil || joined <= packs {
+		return err
+	}
+	if err := s.sto.Close(); err != nil {
+		return err
+	}
+	for _, name := range small {
+		for _, ext := range []string{".pack", ".idx"} {
+			err = errors.Join(err, os.Remove(filepath.Join(s.packDir(), name+ext)))
+		}
+	}
+	s.sto = s.storage()
+	return err
+}
+
+// listPacks counts the packs and names the small ones.
+func (s *store) listPacks() (count int, small []string, err error) {
+	list, err := os.ReadDir(s.packDir())
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, e := range list {
+		name, ok := strings.CutSuffix(e.Name(), ".pack")
+		if !ok {
+			continue
+		}
+		count++
+		if fi, err := e.Info(); err == nil && fi.Size() < smallPack {
+			small = append(small, name)
+		}
+	}
+	return count, small, nil
+}
+
+// objectsOf lists the objects of packs, each once.
+func (s *store) objectsOf(packs []string) ([]plumbing.Hash, error) {
+	var hashes []plumbing.Hash
+	seen := map[plumbing.Hash]bool{}
+	for _, name := range packs {
+		f, err := os.Open(filepath.Join(s.packDir(), name+".idx"))
+		if err != nil {
+			return nil, err
+		}
+		idx := idxfile.NewMemoryIndex()
+		err = errors.Join(idxfile.NewDecoder(f).Decode(idx), f.Close())
+		if err != nil {
+			return nil, err
+		}
+		entries, err := idx.EntriesByOffset()
+		if err != nil {
+			return nil, err
+		}
+		for {
+			e, err := entries.Next()
+			if err != nil {
+				break // io.EOF is the only one: the index is in memory
+			}
+			if !seen[e.Hash] {
+				seen[e.Hash] = true
+				hashes = append(hashes, e.Hash)
+			}
+		}
+	}
+	return hashes, nil
+}
+
+// repack writes a pack of the named objects.
+func (s *store) repack(w io.Writer, hashes []plumbing.Hash) error {
+	e, err := newPackEncoder(w, len(hashes))
+	if err != nil {
+		return err
+	}
+	for _, h := range hashes {
+		o, err := s.sto.EncodedObject(plumbing.AnyObject, h)
+		if err != nil {
+			return err
+		}
+		data, err := s.read(o.Type(), h, s.limits.Object)
+		if err != nil {
+			return err
+		}
+		if err := e.add(packObject{typ: o.Type(), hash: h, data: data}); err != nil {
+			return err
+		}
+	}
+	return e.finish()
+}
