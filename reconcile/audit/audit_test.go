@@ -1,0 +1,390 @@
+package audit
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+var (
+	names = Names{Environment: "production", Cluster: "eu-1"}
+	noon  = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+	r129 = rollout.Release{Version: "0.0.129", Digest: "sha256:1291291291291291", Commit: "c129"}
+	r130 = rollout.Release{Version: "0.0.130", Digest: "sha256:1301301301301301", Commit: "c130"}
+	r131 = rollout.Release{Version: "0.0.131", Digest: "sha256:1311311311311311", Commit: "c131"}
+)
+
+// life is an app's log: installed, a good bump, a bad one.
+func life() []rollout.Event {
+	bad := "success rate 69.17% < 99% (2 of 2 checks failed)"
+	results := []analysis.Result{
+		{Check: "request-success-rate", Outcome: analysis.Fail, Reason: "success rate 69.17% < 99%"},
+		{Check: "request-duration", Outcome: analysis.Pass, Reason: "request duration P99 230ms <= 500ms"},
+	}
+	events := []rollout.Event{
+		{Type: rollout.InstallStarted, To: r129},
+		{Type: rollout.Installed, To: r129},
+		{Type: rollout.RolloutStarted, Rollout: 1, From: r129, To: r130},
+		{Type: rollout.Advanced, Rollout: 1, From: r129, To: r130, Weight: 10, Reason: "the canary is ready"},
+		{Type: rollout.Advanced, Rollout: 1, From: r129, To: r130, Weight: 20, Reason: "success rate 99.90% >= 99%"},
+		{Type: rollout.PromotionStarted, Rollout: 1, From: r129, To: r130, Weight: 20, Reason: "success rate 99.90% >= 99%"},
+		{Type: rollout.Promoted, Rollout: 1, From: r129, To: r130},
+		{Type: rollout.RolloutStarted, Rollout: 2, From: r130, To: r131},
+		{Type: rollout.Advanced, Rollout: 2, From: r130, To: r131, Weight: 10, Reason: "the canary is ready"},
+		{Type: rollout.Held, Rollout: 2, From: r130, To: r131, Weight: 10, Reason: "success rate 69.17% < 99% (failed check 1 of 2)", Results: results},
+		{Type: rollout.RollbackStarted, Rollout: 2, From: r130, To: r131, Reason: bad, Results: results},
+		{Type: rollout.RolledBack, Rollout: 2, From: r130, To: r131, Reason: bad},
+		{Type: rollout.RollbackCommitted, Rollout: 2, From: r130, To: r131, Reason: bad, Commit: "0123456789abcdef0123456789abcdef01234567"},
+	}
+	for i := range events {
+		events[i].Seq = int64(i + 1)
+		events[i].Time = noon.Add(time.Duration(i) * time.Minute)
+	}
+	return events
+}
+
+// push applies commits to a branch.
+func push(tip fstest.MapFS, commits []Commit) fstest.MapFS {
+	out := fstest.MapFS{}
+	for name, f := range tip {
+		out[name] = f
+	}
+	for _, c := range commits {
+		for name, data := range c.Files {
+			if data == nil {
+				delete(out, name)
+				continue
+			}
+			out[name] = &fstest.MapFile{Data: data}
+		}
+	}
+	return out
+}
+
+func send(t testing.TB, tip fstest.MapFS, b Batch) ([]Commit, fstest.MapFS) {
+	t.Helper()
+	var fsys fs.FS
+	if tip != nil {
+		fsys = tip
+	}
+	commits, ahead, err := Commits(fsys, b)
+	if err != nil || len(ahead) > 0 {
+		t.Fatalf("Commits: %v, ahead %v", err, ahead)
+	}
+	return commits, push(tip, commits)
+}
+
+func batch(apps ...App) Batch {
+	return Batch{Names: names, Commit: "c131", Apps: apps, Now: noon.Add(time.Hour)}
+}
+
+func croc(events ...rollout.Event) App {
+	return App{Name: "croc-hunter-java", LastSeq: 13, Events: events}
+}
+
+// show prints commits and the branch after them, as the golden files have it.
+func show(commits []Commit, branch fstest.MapFS) string {
+	var b strings.Builder
+	for _, c := range commits {
+		files := make([]string, 0, len(c.Files))
+		for name := range c.Files {
+			files = append(files, name)
+		}
+		slices.Sort(files)
+		fmt.Fprintf(&b, "-- commit %s, %s --\n%s", c.Date.Format(time.RFC3339), strings.Join(files, " "), c.Message)
+	}
+	entries := make([]string, 0, len(branch))
+	for name := range branch {
+		entries = append(entries, name)
+	}
+	slices.Sort(entries)
+	for _, name := range entries {
+		fmt.Fprintf(&b, "-- %s --\n%s", name, branch[name].Data)
+	}
+	return b.String()
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (-update rewrites it); got:\n%s", file, got)
+	}
+}
+
+func TestLog(t *testing.T) {
+	commits, branch := send(t, nil, batch(croc(life()...)))
+	golden(t, "log.golden", show(commits, branch))
+}
+
+func TestFaults(t *testing.T) {
+	_, branch := send(t, nil, batch(croc(life()[:2]...)))
+	b := batch(
+		App{Name: "broken", Fault: "fetching chart broken 1.0.0 from https://charts.example.com: no such version\nSluice-Event: Promoted"},
+		App{Name: "croc-hunter-java", LastSeq: 13, Fault: "values.yaml:3: stepWeight | 7: expected a number"},
+	)
+	b.Fault, b.FaultChanged = "reading env/requirements.yaml: line 3: mapping values are not allowed", true
+	commits, branch := send(t, branch, b)
+	golden(t, "faults.golden", show(commits, branch))
+
+	again, _ := send(t, branch, b)
+	if len(again) != 0 {
+		t.Errorf("the same faults once more make %d commits", len(again))
+	}
+	b = batch(App{Name: "broken", Gone: true}, App{Name: "croc-hunter-java", LastSeq: 13})
+	b.FaultChanged = true
+	commits, branch = send(t, branch, b)
+	golden(t, "faults_cleared.golden", show(commits, branch))
+}
+
+// TestSplitAnywhere holds that the branch and the log do not depend on how the events were batched.
+func TestSplitAnywhere(t *testing.T) {
+	events := life()
+	whole, want := send(t, nil, batch(croc(events...)))
+	for cut := 1; cut < len(events); cut++ {
+		first, branch := send(t, nil, batch(croc(events[:cut]...)))
+		// The second batch repeats all that the first had: its answer was lost.
+		second, branch := send(t, branch, batch(croc(events...)))
+		if got, want := messages(append(first, second...)), messages(whole); got != want {
+			t.Errorf("cut at %d, the log is\n%s", cut, got)
+		}
+		if got := show(nil, branch); got != show(nil, want) {
+			t.Errorf("cut at %d, the branch is\n%s", cut, got)
+		}
+	}
+	if again, _ := send(t, want, batch(croc(events...))); len(again) != 0 {
+		t.Errorf("nothing new, but %d commits", len(again))
+	}
+}
+
+func messages(commits []Commit) string {
+	var b strings.Builder
+	for _, c := range commits {
+		b.WriteString(c.Message)
+	}
+	return b.String()
+}
+
+func TestLostState(t *testing.T) {
+	_, branch := send(t, nil, batch(croc(life()...)))
+	commits, ahead, err := Commits(branch, batch(App{Name: "croc-hunter-java", LastSeq: 2, Events: life()[:2]}))
+	if err != nil || len(commits) != 0 || !reflect.DeepEqual(ahead, map[string]int64{"croc-hunter-java": 13}) {
+		t.Errorf("got %d commits, ahead %v, %v", len(commits), ahead, err)
+	}
+}
+
+func TestSeveralAppsInOrderOfTime(t *testing.T) {
+	events := life()
+	other := slices.Clone(events[:2])
+	other[0].Time, other[1].Time = noon.Add(30*time.Second), noon.Add(-time.Hour) // a clock that was set back
+	commits, _ := send(t, nil, batch(croc(events[:2]...), App{Name: "web", LastSeq: 2, Events: other}))
+	var subjects []string
+	for i, c := range commits {
+		subject, _, _ := strings.Cut(c.Message, "\n")
+		subjects = append(subjects, subject)
+		if _, ok := c.Files[readmeFile]; ok != (i == len(commits)-1) {
+			t.Errorf("commit %d of %d has README.md: %t", i+1, len(commits), ok)
+		}
+	}
+	want := []string{
+		"croc-hunter-java: installing 0.0.129", "web: installing 0.0.129", "web: installed 0.0.129", "croc-hunter-java: installed 0.0.129",
+	}
+	if !slices.Equal(subjects, want) {
+		t.Errorf("got %q", subjects)
+	}
+}
+
+func TestRemovedAndBack(t *testing.T) {
+	events := life()[:2]
+	gone := rollout.Event{Seq: 3, Time: noon, Type: rollout.Removed, From: r129, Reason: "git no longer lists the app"}
+	_, branch := send(t, nil, batch(croc(append(slices.Clone(events), gone)...)))
+	if text := string(branch[readmeFile].Data); strings.Contains(text, "croc-hunter-java") {
+		t.Errorf("README.md still lists the app:\n%s", text)
+	}
+	if again, _ := send(t, branch, batch(croc(gone))); len(again) != 0 {
+		t.Error("the removal is logged twice")
+	}
+	back := events[0]
+	back.Seq = 4
+	_, branch = send(t, branch, batch(croc(back)))
+	if text := string(branch[readmeFile].Data); !strings.Contains(text, "croc-hunter-java") {
+		t.Errorf("README.md does not list the app again:\n%s", text)
+	}
+}
+
+// TestDamagedBranch: people edit, and merges go wrong. The log goes on.
+func TestDamagedBranch(t *testing.T) {
+	_, branch := send(t, nil, batch(croc(life()[:2]...), App{Name: "web", LastSeq: 2, Events: life()[:2]}))
+	want := string(branch[readmeFile].Data)
+	for name, text := range map[string]string{
+		readmeFile: "# hello\n", environmentFile: "\t: [", "apps/other.yaml": "{", "apps/dir.yaml/x": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			hurt := push(branch, []Commit{{Files: map[string][]byte{name: []byte(text)}}})
+			commits, healed := send(t, hurt, batch(croc(life()[:3]...)))
+			if len(commits) != 1 {
+				t.Fatalf("%d commits", len(commits))
+			}
+			got := string(healed[readmeFile].Data)
+			if !strings.Contains(got, "[web]") || !strings.Contains(want, "[web]") {
+				t.Errorf("README.md lost an app:\n%s", got)
+			}
+		})
+	}
+	hurt := push(branch, []Commit{{Files: map[string][]byte{"apps/croc-hunter-java.yaml": []byte("app: [")}}})
+	if commits, _ := send(t, hurt, batch(croc(life()[2]))); len(commits) != 1 {
+		t.Errorf("a damaged record makes %d commits of one event", len(commits))
+	}
+}
+
+type brokenFS struct{ fs.FS }
+
+func (brokenFS) Open(string) (fs.File, error) { return nil, errors.New("disk on fire") }
+
+func TestUnreadableTipIsAnError(t *testing.T) {
+	if _, _, err := Commits(brokenFS{}, batch(croc(life()...))); err == nil || !strings.Contains(err.Error(), "disk on fire") {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func TestMessagesReadBack(t *testing.T) {
+	for _, e := range life() {
+		got, ok := ParseMessage(eventMessage(names, "croc-hunter-java", e))
+		e.Results, e.From.Commit = nil, ""
+		if want := (Entry{Names: names, App: "croc-hunter-java", Event: e}); !ok || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s reads back as\n%+v, want\n%+v", e.Type, got, want)
+		}
+	}
+	for _, msg := range []string{"", "fix: typo", "a\n\nSluice-Event: Promoted", "a\n\nSluice-Environment: p\n\nbody",
+		"a\n\nSluice-Environment: p\nSluice-Event: Advanced\nSluice-Weight: 101", "a\n\nSluice-Environment: p\nSluice-Event: Advanced\nSluice-Seq: -1"} {
+		if IsOwn(msg) {
+			t.Errorf("%q counts as our own", msg)
+		}
+	}
+}
+
+func TestRollbackMessage(t *testing.T) {
+	revert := rollout.Revert{From: r131, To: r130, Rollout: 2, Reason: "success rate 69.17% < 99% (2 of 2 checks failed)"}
+	msg := RollbackMessage(names, "croc-hunter-java", revert)
+	golden(t, "rollback.golden", msg)
+	if !IsOwn(msg) || !IsRollback(msg, "croc-hunter-java", revert) {
+		t.Error("it does not know its own message")
+	}
+	other := revert
+	other.From.Commit = "again"
+	if IsRollback(msg, "web", revert) || IsRollback(msg, "croc-hunter-java", other) {
+		t.Error("it takes another rollback for this one")
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	values := r130
+	values.Digest = "sha256:ffffffffffffffff"
+	for want, e := range map[string]rollout.Event{
+		"web: advanced to 20% (0.0.129 -> 0.0.130): success rate 99.90% >= 99%": {Type: rollout.Advanced, From: r129, To: r130, Weight: 20, Reason: "success rate 99.90% >= 99%"},
+		"web: rolled back 0.0.131 to 0.0.130":                                   {Type: rollout.RolledBack, From: r130, To: r131},
+		"web: rollout started (0.0.130 [1301301301] -> 0.0.130 [ffffffffff])":   {Type: rollout.RolloutStarted, From: r130, To: values},
+		"web: installing 0.0.129":                                               {Type: rollout.InstallStarted, To: r129},
+		"web: removed 0.0.129":                                                  {Type: rollout.Removed, From: r129},
+		"web: Novelty (nothing -> 0.0.129)":                                     {Type: "Novelty", To: r129},
+		"web: held at 0% (0.0.129 -> 0.0.130): a b":                             {Type: rollout.Held, From: r129, To: r130, Reason: "a\n\nb\x1b"},
+		"web: degraded (0.0.129): not available: 0 of 2 pods ready":             {Type: rollout.Degraded, From: r129, Reason: "not available: 0 of 2 pods ready"},
+	} {
+		if got := Describe("web", e); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestEveryEventHasASentence(t *testing.T) {
+	for _, typ := range []rollout.EventType{
+		rollout.InstallStarted, rollout.Installed, rollout.Applied, rollout.RolloutStarted, rollout.Advanced, rollout.Held,
+		rollout.Inconclusive, rollout.Paused, rollout.Resumed, rollout.PromotionStarted, rollout.Promoted, rollout.RollbackStarted,
+		rollout.RolledBack, rollout.Superseded, rollout.Aborted, rollout.RollbackCommitted, rollout.RollbackSkipped, rollout.Removed,
+		rollout.Degraded,
+	} {
+		if sentences[typ] == "" {
+			t.Errorf("%s has none", typ)
+		}
+	}
+}
+
+func TestFile(t *testing.T) {
+	for app, want := range map[string]string{
+		"croc-hunter-java": "apps/croc-hunter-java.yaml", "../x": "apps/%2E.%2Fx.yaml", ".git": "apps/%2Egit.yaml", "a b": "apps/a%20b.yaml",
+	} {
+		if got := File(app); got != want || !fs.ValidPath(got) {
+			t.Errorf("File(%q) = %q, want %q", app, got, want)
+		}
+	}
+}
+
+func TestCheckpointFields(t *testing.T) {
+	events := life()
+	r := Record{App: "croc-hunter-java"}
+	for _, e := range events[:11] {
+		r = r.After(e)
+	}
+	if r.Phase != "RollingBack" || len(r.Rejected) != 1 || r.Rejected[0].Release.Version != "0.0.131" || len(r.Checks) != 2 {
+		t.Errorf("after the failure: %+v", r)
+	}
+	again := events[7]
+	again.Rollout = 3
+	if next := r.After(again); len(next.Rejected) != 0 || len(r.Rejected) != 1 {
+		t.Errorf("tried again, rejected is %v, and of the older record %v", next.Rejected, r.Rejected)
+	}
+	paused := r.After(rollout.Event{Seq: 12, Type: rollout.Paused, From: r130, To: r131, Weight: 10, Reason: "no data"})
+	if row := paused.row(); paused.Paused != "no data" || !strings.HasSuffix(row.Phase, "(paused)") {
+		t.Errorf("paused: %+v", row)
+	}
+}
+
+func BenchmarkOneEventOfTenThousandApps(b *testing.B) {
+	var apps []App
+	for i := range 10_000 {
+		apps = append(apps, App{Name: fmt.Sprintf("app-%05d", i), LastSeq: 2, Events: life()[1:2]})
+	}
+	_, branch := send(b, nil, batch(apps...))
+	next := life()[2]
+	b.ReportAllocs()
+	for b.Loop() {
+		if commits, _ := send2(b, branch, batch(App{Name: "app-05000", LastSeq: 3, Events: []rollout.Event{next}})); len(commits) != 1 {
+			b.Fatal(len(commits))
+		}
+	}
+}
+
+func send2(b *testing.B, tip fs.FS, ba Batch) ([]Commit, map[string]int64) {
+	commits, ahead, err := Commits(tip, ba)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return commits, ahead
+}

@@ -1,0 +1,134 @@
+package audit
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// Phases of a record that are none of the rollout package's.
+const (
+	phaseIdle    = "Idle"
+	phaseRemoved = "Removed"
+)
+
+const maxRejected = 10
+
+// After is the record with one more event. Events come in the order of their numbers.
+func (r Record) After(e rollout.Event) Record {
+	before := r
+	r.take(e)
+	r.LastSeq = e.Seq
+	r.Updated = second(e.Time)
+	r.Reason = clean(e.Reason, longestText)
+	if len(e.Results) > 0 {
+		r.Checks = checksOf(e.Results)
+	}
+	if r.Phase != before.Phase || r.Serves != before.Serves {
+		r.Since = r.Updated
+	}
+	return r
+}
+
+// take changes what the event's type says. An Aborted or Superseded rollout has no event of its end, so that it counts
+// as ended when it is said.
+func (r *Record) take(e rollout.Event) {
+	switch e.Type {
+	case rollout.InstallStarted:
+		r.run(string(rollout.Installing), e)
+	case rollout.RolloutStarted:
+		r.run(string(rollout.Starting), e)
+		r.Checks, r.Rollback, r.RollbackSkipped = nil, "", ""
+		r.forgive(e.To)
+	case rollout.Advanced:
+		r.run(string(rollout.Analyzing), e)
+	case rollout.PromotionStarted:
+		r.run(string(rollout.Promoting), e)
+	case rollout.RollbackStarted:
+		r.run(string(rollout.RollingBack), e)
+		r.reject(e)
+	case rollout.Held, rollout.Inconclusive:
+		r.Weight = e.Weight
+	case rollout.Paused:
+		r.Weight, r.Paused = e.Weight, clean(e.Reason, longestText)
+	case rollout.Resumed:
+		r.Weight, r.Paused = e.Weight, ""
+	case rollout.Degraded:
+		r.Degraded = clean(e.Reason, longestText)
+	case rollout.Applied:
+		r.apply(e)
+	case rollout.Installed, rollout.Promoted:
+		r.rest(e.To, e)
+	case rollout.RolledBack, rollout.Aborted, rollout.Superseded:
+		r.rest(e.From, e)
+	case rollout.RollbackCommitted:
+		r.Rollback, r.RollbackSkipped = clean(e.Commit, longestText), ""
+	case rollout.RollbackSkipped:
+		r.Rollback, r.RollbackSkipped = "", clean(e.Reason, longestText)
+	case rollout.Removed:
+		*r = Record{App: r.App, Phase: phaseRemoved, Rollout: r.Rollout, Last: r.Last}
+	}
+}
+
+// run is a rollout, or a first install, under way.
+func (r *Record) run(phase string, e rollout.Event) {
+	r.Phase = phase
+	r.Serves, r.Target = releaseOf(e.From), releaseOf(e.To)
+	r.Weight = e.Weight
+	r.Paused, r.Degraded = "", ""
+	r.Rollout = max(r.Rollout, e.Rollout)
+}
+
+// rest is the end of a rollout.
+func (r *Record) rest(serves rollout.Release, e rollout.Event) {
+	r.run(phaseIdle, e)
+	r.Serves, r.Target, r.Weight = releaseOf(serves), Release{}, 0
+	r.Last = Ending{
+		Outcome: string(e.Type), Release: releaseOf(e.To), Reason: clean(e.Reason, longestText), At: second(e.Time),
+	}
+}
+
+// apply is a change that no pod sees: of the stable release, or in the middle of a rollout of the one under way.
+func (r *Record) apply(e rollout.Event) {
+	if e.Rollout != 0 {
+		r.Target, r.Weight = releaseOf(e.To), e.Weight
+		return
+	}
+	r.Serves = releaseOf(e.To)
+	if r.Phase == "" {
+		r.Phase = phaseIdle
+	}
+}
+
+func (r *Record) reject(e rollout.Event) {
+	r.forgive(e.To)
+	r.Rejected = append(r.Rejected, Rejection{Release: releaseOf(e.To), Reason: clean(e.Reason, longestText)})
+	if extra := len(r.Rejected) - maxRejected; extra > 0 {
+		r.Rejected = r.Rejected[extra:]
+	}
+}
+
+// forgive drops a release that is tried again from the rejected ones. The slice is not shared with older records.
+func (r *Record) forgive(again rollout.Release) {
+	asked := releaseOf(again)
+	r.Rejected = slices.DeleteFunc(slices.Clone(r.Rejected), func(x Rejection) bool {
+		return x.Release.Digest == asked.Digest && x.Release.Commit == asked.Commit
+	})
+	if len(r.Rejected) == 0 {
+		r.Rejected = nil
+	}
+}
+
+func checksOf(results []analysis.Result) []Check {
+	checks := make([]Check, len(results))
+	for i, x := range results {
+		checks[i] = Check{
+			Name: clean(x.Check, longestText), Outcome: clean(string(x.Outcome), longestText), Reason: clean(x.Reason, longestText),
+		}
+	}
+	return checks
+}
+
+func second(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }

@@ -1,0 +1,232 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	yaml "go.yaml.in/yaml/v3"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// The places of the status branch.
+const (
+	readmeFile      = "README.md"
+	environmentFile = "environment.yaml"
+	appsDir         = "apps"
+)
+
+// Record is apps/<app>.yaml: an app as its events left it.
+type Record struct {
+	App string `yaml:"app" json:"app"`
+	// Phase in the words of [rollout.Phase], with "Idle" for rest, "Removed" for an app that is gone, and empty for one
+	// that was never installed.
+	Phase string `yaml:"phase,omitempty" json:"phase,omitempty"`
+	// Serves is the stable release, Target the one under way.
+	Serves Release `yaml:"serves,omitempty" json:"serves,omitzero"`
+	Target Release `yaml:"target,omitempty" json:"target,omitzero"`
+	// Weight of the canary in percent.
+	Weight int `yaml:"weight,omitempty" json:"weight,omitempty"`
+	// Rollout counts the app's rollouts.
+	Rollout int64 `yaml:"rollout,omitempty" json:"rollout,omitempty"`
+	// Reason of the newest event, and the Checks behind the newest that had some.
+	Reason string  `yaml:"reason,omitempty" json:"reason,omitempty"`
+	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
+	// Paused and Degraded say why a rollout, or an app, does not get on; empty: it does.
+	Paused   string `yaml:"paused,omitempty" json:"paused,omitempty"`
+	Degraded string `yaml:"degraded,omitempty" json:"degraded,omitempty"`
+	// Fault says why git's present wish for the app can't be delivered; empty: it can.
+	Fault string `yaml:"fault,omitempty" json:"fault,omitempty"`
+	// Last is how the last rollout ended.
+	Last Ending `yaml:"last,omitempty" json:"last,omitzero"`
+	// Rollback is the commit that put the environment branch back after the last rollout failed; RollbackSkipped says
+	// why there is none.
+	Rollback        string `yaml:"rollback,omitempty" json:"rollback,omitempty"`
+	RollbackSkipped string `yaml:"rollbackSkipped,omitempty" json:"rollbackSkipped,omitempty"`
+	// Rejected releases, newest last, at most 10.
+	Rejected []Rejection `yaml:"rejected,omitempty" json:"rejected,omitempty"`
+	// LastSeq is the number of the newest event.
+	LastSeq int64 `yaml:"lastSeq,omitempty" json:"lastSeq,omitempty"`
+	// Since is when Phase or Serves last changed, Updated when anything did; both to the second.
+	Since   time.Time `yaml:"since,omitempty" json:"since,omitzero"`
+	Updated time.Time `yaml:"updated,omitempty" json:"updated,omitzero"`
+}
+
+// Release is a [rollout.Release] in a record.
+type Release struct {
+	Version string `yaml:"version,omitempty" json:"version,omitempty"`
+	Digest  string `yaml:"digest,omitempty" json:"digest,omitempty"`
+	Commit  string `yaml:"commit,omitempty" json:"commit,omitempty"`
+}
+
+// Check is one check as it was judged.
+type Check struct {
+	Name    string `yaml:"name" json:"name"`
+	Outcome string `yaml:"outcome" json:"outcome"`
+	Reason  string `yaml:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// Ending is how a rollout ended.
+type Ending struct {
+	// Outcome is Installed, Promoted, RolledBack, Superseded or Aborted.
+	Outcome string    `yaml:"outcome,omitempty" json:"outcome,omitempty"`
+	Release Release   `yaml:"release,omitempty" json:"release,omitzero"`
+	Reason  string    `yaml:"reason,omitempty" json:"reason,omitempty"`
+	At      time.Time `yaml:"at,omitempty" json:"at,omitzero"`
+}
+
+// Rejection is a release that failed.
+type Rejection struct {
+	Release Release `yaml:"release" json:"release"`
+	Reason  string  `yaml:"reason,omitempty" json:"reason,omitempty"`
+}
+
+// Status is environment.yaml.
+type Status struct {
+	Environment string `yaml:"environment" json:"environment"`
+	Cluster     string `yaml:"cluster,omitempty" json:"cluster,omitempty"`
+	// Commit of the environment branch that the agent had seen when it last wrote here.
+	Commit string `yaml:"commit,omitempty" json:"commit,omitempty"`
+	// Fault says why the environment can't be read; empty: it can.
+	Fault   string    `yaml:"fault,omitempty" json:"fault,omitempty"`
+	Updated time.Time `yaml:"updated,omitempty" json:"updated,omitzero"`
+}
+
+// File is the path of an app's record on the status branch. Characters that a path can't bear are escaped.
+func File(app string) string {
+	name := strings.ReplaceAll(url.PathEscape(app), "/", "%2F")
+	if strings.HasPrefix(name, ".") {
+		name = "%2E" + name[1:]
+	}
+	return path.Join(appsDir, name+".yaml")
+}
+
+const notice = "# Written by Sluice. Edits are overwritten.\n"
+
+// Marshal is the content of the record's file. Equal records give equal bytes.
+func (r Record) Marshal() ([]byte, error) { return marshal(r) }
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteString(notice)
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	if err := e.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// ParseRecord reads a record's file. Fields that it does not know are ignored.
+func ParseRecord(data []byte) (Record, error) {
+	var r Record
+	if err := unmarshal(data, &r); err != nil {
+		return Record{}, fmt.Errorf("parsing record: %w", err)
+	}
+	if r.App == "" || r.LastSeq < 0 {
+		return Record{}, errors.New("parsing record: it names no app, or its events are numbered below zero")
+	}
+	return r, nil
+}
+
+// unmarshal is yaml.Unmarshal, which panics on some of what it can't read.
+func unmarshal(data []byte, into any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("reading YAML: %v", p)
+		}
+	}()
+	return yaml.Unmarshal(data, into)
+}
+
+// Read reads the record of an app from a status branch; ok is false where there is none.
+func Read(tip fs.FS, app string) (r Record, ok bool, err error) {
+	data, err := readFile(tip, File(app))
+	if err != nil || data == nil {
+		return Record{}, false, err
+	}
+	r, err = ParseRecord(data)
+	if err != nil {
+		return Record{}, false, fmt.Errorf("reading %s: %w", File(app), err)
+	}
+	return r, true, nil
+}
+
+// ReadAll reads every record of a status branch, in the order of the apps' names. It is the one function here whose
+// work grows with the number of apps by a file each. Damaged records make an error beside those that are whole.
+func ReadAll(tip fs.FS) ([]Record, error) {
+	all, damaged, err := readAll(tip)
+	return all, errors.Join(append(damaged, err)...)
+}
+
+func readAll(tip fs.FS) (all []Record, damaged []error, err error) {
+	entries, err := fs.ReadDir(tip, appsDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("listing records: %w", err)
+	}
+	for _, entry := range entries {
+		name := path.Join(appsDir, entry.Name())
+		if entry.IsDir() || path.Ext(name) != ".yaml" {
+			continue
+		}
+		data, err := fs.ReadFile(tip, name)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading records: %w", err)
+		}
+		r, err := ParseRecord(data)
+		if err != nil {
+			damaged = append(damaged, fmt.Errorf("reading %s: %w", name, err))
+			continue
+		}
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b Record) int { return strings.Compare(a.App, b.App) })
+	return all, damaged, nil
+}
+
+// ReadStatus reads environment.yaml; zero where there is none.
+func ReadStatus(tip fs.FS) (Status, error) {
+	var s Status
+	data, err := readFile(tip, environmentFile)
+	if err != nil || data == nil {
+		return s, err
+	}
+	if err := unmarshal(data, &s); err != nil {
+		return Status{}, fmt.Errorf("reading %s: %w", environmentFile, err)
+	}
+	return s, nil
+}
+
+// readFile is nil for a file, or a whole branch, that is not there.
+func readFile(tip fs.FS, name string) ([]byte, error) {
+	if tip == nil {
+		return nil, nil
+	}
+	data, err := fs.ReadFile(tip, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the status branch: %w", err)
+	}
+	if data == nil {
+		data = []byte{}
+	}
+	return data, nil
+}
+
+func releaseOf(r rollout.Release) Release {
+	return Release{
+		Version: clean(r.Version, longestText), Digest: clean(r.Digest, longestText), Commit: clean(r.Commit, longestText),
+	}
+}

@@ -1,0 +1,43 @@
+package audit
+
+import (
+	"fmt"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// RollbackMessage is the message of the commit on the environment branch that puts a failed release back.
+func RollbackMessage(n Names, app string, r rollout.Revert) string {
+	failed, stable := label(r.From, r.To), label(r.To, r.From)
+	where := clean(n.Environment, 80)
+	if n.Cluster != "" {
+		where += "/" + clean(n.Cluster, 80)
+	}
+	story := fmt.Sprintf("%s serves %s again, and with this commit git says so.\nA new commit that asks for %s starts a new attempt.",
+		where, stable, failed)
+	if r.From.Commit != "" {
+		story += "\nThe failed one was asked for by commit " + clean(r.From.Commit, 80) + "."
+	}
+	return message(clean(app, 80)+": roll back "+failed+" -> "+stable, []string{clean(r.Reason, longestText), story}, []trailer{
+		{"Environment", n.Environment},
+		{"Cluster", n.Cluster},
+		{"App", app},
+		{"Event", string(Rollback)},
+		{"Rollout", positive(r.Rollout)},
+		{"From", r.From.Version},
+		{"From-Digest", r.From.Digest},
+		{"To", r.To.Version},
+		{"To-Digest", r.To.Digest},
+		{"Cause", r.From.Commit},
+		{"Reason", r.Reason},
+	})
+}
+
+// IsRollback reports whether the message is that of a commit that did what r asks for, on behalf of whatever cluster:
+// the same app went back between the same versions, because of the same commit.
+func IsRollback(msg, app string, r rollout.Revert) bool {
+	t := parseTrailers(msg)
+	return IsOwn(msg) && t["Event"] == string(Rollback) && t["App"] == clean(app, longestText) &&
+		t["From"] == clean(r.From.Version, longestText) && t["To"] == clean(r.To.Version, longestText) &&
+		t["Cause"] == clean(r.From.Commit, longestText)
+}

@@ -1,0 +1,52 @@
+package audit
+
+import (
+	"strings"
+	"unicode"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// longestText is the number of bytes of a reason or a fault that a commit message and a record keep.
+const longestText = 1000
+
+// clean puts a text on one line of printable characters and cuts it to a length.
+func clean(text string, longest int) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, " "))
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) <= longest {
+		return text
+	}
+	return strings.TrimSpace(strings.ToValidUTF8(text[:longest-len("...")], "")) + "..."
+}
+
+// short is the beginning of a hash, without the name of its algorithm.
+func short(hash string) string {
+	if _, after, ok := strings.Cut(hash, ":"); ok {
+		hash = after
+	}
+	if len(hash) > 10 {
+		hash = hash[:10]
+	}
+	return clean(hash, 10)
+}
+
+// label names a release: its version, and its digest where the version does not tell it from the other release.
+func label(r, other rollout.Release) string {
+	version := clean(r.Version, 80)
+	switch {
+	case r.IsZero() && version == "":
+		return "nothing"
+	case version == "":
+		return short(r.Digest)
+	case r.Version == other.Version && r.Digest != other.Digest:
+		return version + " [" + short(r.Digest) + "]"
+	default:
+		return version
+	}
+}
