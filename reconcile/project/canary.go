@@ -69,7 +69,7 @@ func (a *app) canariesOf(obj *unstructured.Unstructured) ([]*unstructured.Unstru
 		}
 		return a.canaryService(obj)
 	case slices.Contains(broughtForward, groupKind(obj)):
-		if a.stable.find(keyOf(obj)) == nil && a.serving.find(keyOf(obj)) == nil {
+		if a.serving.find(keyOf(obj)) == nil {
 			return one(copyOf(obj)), nil
 		}
 		return nil, nil

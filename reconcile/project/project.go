@@ -181,11 +181,10 @@ func (a *app) project(stable, target objects) (Desired, error) {
 func (d *Desired) unique() error {
 	seen := make(map[key]bool, len(d.Stable)+len(d.Canary)+len(d.Routing))
 	for _, obj := range slices.Concat(d.Stable, d.Canary, d.Routing) {
-		if k := keyOf(obj); seen[k] {
+		if seen[keyOf(obj)] {
 			return fmt.Errorf("%s would be there twice", describe(obj))
-		} else {
-			seen[k] = true
 		}
+		seen[keyOf(obj)] = true
 	}
 	return nil
 }

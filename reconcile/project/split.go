@@ -261,8 +261,8 @@ func (s *split) retarget(selector map[string]any) map[string]any {
 	for _, expression := range mapsAt(selector, "matchExpressions") {
 		if k := stringAt(expression, "key"); s.satisfies(expression) {
 			kept = append(kept, copyMap(expression))
-		} else if _, ok := s.canary[k]; ok {
-			set[k] = s.canary[k]
+		} else if value, ok := s.canary[k]; ok {
+			set[k] = value
 		}
 	}
 	result := map[string]any{"matchLabels": anyMap(s.retargetLabels(set))}

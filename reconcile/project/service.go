@@ -1,0 +1,128 @@
+package project
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// mainService names the Service that users address: the policy's, else the one named as the workload, else the one
+// that a VirtualService routes to, else the only one that is not headless; empty when there is none.
+func (a *app) mainService(routed string) (string, error) {
+	if name := a.in.Policy.Service.Name; name != "" {
+		return name, nil
+	}
+	workload := a.servingWorkload().GetName()
+	if a.service(workload) != nil {
+		return workload, nil
+	}
+	if routed != "" {
+		return routed, nil
+	}
+	candidates := slices.DeleteFunc(slices.Clone(a.services), func(s *unstructured.Unstructured) bool {
+		return len(a.services) > 1 && stringAt(s.Object, "spec", "clusterIP") == "None"
+	})
+	switch {
+	case len(candidates) == 1:
+		return candidates[0].GetName(), nil
+	case len(candidates) > 1:
+		return "", fmt.Errorf("%d Services (%s) select the pods of %s: name the one to route in service.name",
+			len(candidates), listNames(candidates), describe(a.workload))
+	default:
+		return "", nil
+	}
+}
+
+// missingService returns the Service that the policy asks for and the release does not have: the one that it names,
+// or with a port alone one named as the workload. It is nil when nothing is missing.
+func (a *app) missingService() (*unstructured.Unstructured, error) {
+	s := a.in.Policy.Service
+	switch {
+	case s.Name != "" && a.service(s.Name) == nil:
+		return a.generateService(s.Name)
+	case s.Name == "" && s.Port > 0 && len(a.services) == 0:
+		return a.generateService(a.servingWorkload().GetName())
+	default:
+		return nil, nil
+	}
+}
+
+// generateService makes the policy's Service. It selects what the workload selects.
+func (a *app) generateService(name string) (*unstructured.Unstructured, error) {
+	s := a.in.Policy.Service
+	workload := a.servingWorkload()
+	if other := a.serving.find(key{kind: "Service", namespace: a.namespace(), name: name}); other != nil {
+		return nil, fmt.Errorf("%s does not select the pods of %s, expected the Service of the app", describe(other), describe(workload))
+	}
+	if s.Port <= 0 {
+		return nil, fmt.Errorf("the release has no Service %s, and service.port, which would make one, is not set", name)
+	}
+	selector := textsAt(podSelector(workload), "matchLabels")
+	if len(selector) == 0 {
+		selector = podLabels(workload)
+	}
+	c := a.newObject("v1", "Service", name)
+	a.addMetadata(c)
+	c.Object["spec"] = map[string]any{"type": "ClusterIP", "selector": anyMap(selector), "ports": a.servicePorts(workload)}
+	return c, nil
+}
+
+// servicePorts are the policy's port and, with portDiscovery, the other ports that the pods' containers declare.
+func (a *app) servicePorts(workload *unstructured.Unstructured) []any {
+	s := a.in.Policy.Service
+	var target any = int64(s.Port)
+	if s.TargetPort != "" {
+		target = s.TargetPort
+		if n, err := strconv.ParseInt(s.TargetPort, 10, 32); err == nil {
+			target = n
+		}
+	}
+	name := cmp.Or(s.PortName, "http")
+	first := map[string]any{"name": name, "port": int64(s.Port), "targetPort": target, "protocol": "TCP"}
+	if s.AppProtocol != "" {
+		first["appProtocol"] = s.AppProtocol
+	}
+	ports := []any{first}
+	if !s.PortDiscovery {
+		return ports
+	}
+	names, numbers := []string{name}, []int{s.Port}
+	for _, container := range mapsAt(podSpec(workload), "containers") {
+		for _, port := range mapsAt(container, "ports") {
+			number, ok := intAt(port, "containerPort")
+			name := cmp.Or(stringAt(port, "name"), "port-"+strconv.Itoa(number))
+			if !ok || name == target || target == int64(number) || slices.Contains(names, name) || slices.Contains(numbers, number) {
+				continue
+			}
+			names, numbers = append(names, name), append(numbers, number)
+			ports = append(ports, map[string]any{
+				"name": name, "port": int64(number), "targetPort": name, "protocol": cmp.Or(stringAt(port, "protocol"), "TCP"),
+			})
+			if stringAt(port, "name") == "" {
+				ports[len(ports)-1].(map[string]any)["targetPort"] = int64(number)
+			}
+		}
+	}
+	return ports
+}
+
+func (a *app) newObject(apiVersion, kind, name string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": apiVersion,
+		"kind":       kind,
+		"metadata":   map[string]any{"name": name, "namespace": a.namespace()},
+	}}
+}
+
+// addMetadata puts the policy's labels and annotations on a generated object.
+func (a *app) addMetadata(obj *unstructured.Unstructured) {
+	if labels := a.in.Policy.Service.Labels; len(labels) > 0 {
+		setAt(obj.Object, anyMap(labels), "metadata", "labels")
+	}
+	if annotations := a.in.Policy.Service.Annotations; len(annotations) > 0 {
+		setAt(obj.Object, anyMap(annotations), "metadata", "annotations")
+	}
+}
