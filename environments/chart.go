@@ -70,7 +70,7 @@ func parseChart(file string, text []byte) (chartMetadata, error) {
 	var meta chartMetadata
 	if parts, ok := splitKeys(text); ok {
 		frame = blankOut(text, parts, dependenciesKey)
-		meta.lists = slices.ContainsFunc(parts, func(p keyPart) bool { return p.key == dependenciesKey })
+		meta.lists = slices.ContainsFunc(parts, func(p keyPart) bool { return string(p.key) == dependenciesKey })
 	}
 	root, err := parseNode(frame)
 	if err != nil {
@@ -109,7 +109,7 @@ func parseChart(file string, text []byte) (chartMetadata, error) {
 func blankOut(text []byte, parts []keyPart, key string) []byte {
 	frame := text
 	for _, p := range parts {
-		if p.key == key {
+		if string(p.key) == key {
 			breaks := bytes.Count(text[p.start:p.end], []byte("\n"))
 			frame = slices.Concat(text[:p.start], bytes.Repeat([]byte("\n"), breaks), text[p.end:])
 		}
@@ -169,7 +169,7 @@ func (l *Loader) cutList(text []byte) ([]placedDependency, bool) {
 	}
 	list := -1
 	for i, p := range parts {
-		if p.key == dependenciesKey {
+		if string(p.key) == dependenciesKey {
 			if list >= 0 {
 				return nil, false
 			}

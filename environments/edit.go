@@ -137,7 +137,7 @@ func findInItems(file []byte, app string) ([]*entry, bool) {
 	var found []*entry
 	lists := 0
 	for _, part := range parts {
-		if part.key != dependenciesKey {
+		if string(part.key) != dependenciesKey {
 			continue
 		}
 		lists++
@@ -315,7 +315,7 @@ func newValuesText(text []byte, app string) (valuesText, error) {
 		return v, unrevertable(app, "values.yaml is not a plain list of keys at the left edge")
 	}
 	for i, part := range v.parts {
-		if part.key != app {
+		if string(part.key) != app {
 			continue
 		}
 		if v.at >= 0 {
@@ -370,7 +370,7 @@ func (v valuesText) replaced(other valuesText) []byte {
 func (v valuesText) before(other valuesText) int {
 	for i := other.at - 1; i >= 0; i-- {
 		for j, part := range v.parts {
-			if part.key == other.parts[i].key {
+			if bytes.Equal(part.key, other.parts[i].key) {
 				return j
 			}
 		}

@@ -6,6 +6,9 @@ import "strings"
 // to a boolean. What the charts' own values say is not seen here; without a word from the environment an app is on.
 func enabled(d *dependency, value func(path string) (any, bool), tags map[string]any) bool {
 	on := enabledByTags(d.tags, tags)
+	if d.condition == "" {
+		return on
+	}
 	for _, condition := range strings.Split(strings.TrimSpace(d.condition), ",") {
 		if condition == "" {
 			continue

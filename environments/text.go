@@ -16,7 +16,7 @@ import (
 
 // keyPart is one top-level key of a YAML mapping: text[start:end], from the key's line up to the next key's.
 type keyPart struct {
-	key        string
+	key        []byte
 	start, end int
 	// line of the key, from 1.
 	line int
@@ -39,7 +39,7 @@ func splitKeys(text []byte) ([]keyPart, bool) {
 			if n := len(parts); n > 0 {
 				parts[n-1].end = start
 			}
-			parts = append(parts, keyPart{key: string(key), start: start, end: len(text), line: line})
+			parts = append(parts, keyPart{key: key, start: start, end: len(text), line: line})
 		case rowContinues:
 			if len(parts) == 0 {
 				return nil, false

@@ -102,7 +102,7 @@ func (l *Loader) cutParts(file *valuesFile, text []byte) bool {
 	file.parts = make([]placedPart, 0, len(cuts))
 	for _, cut := range cuts {
 		part := l.part(cut.key, text[cut.start:cut.end])
-		if part.fault != nil || part.key != cut.key {
+		if part.fault != nil || part.key != string(cut.key) {
 			return false
 		}
 		file.parts = append(file.parts, placedPart{part, cut.line})
@@ -124,12 +124,12 @@ func (l *Loader) cutBroken(file *valuesFile, text []byte) bool {
 }
 
 // part parses one part, or finds it.
-func (l *Loader) part(key string, text []byte) *valuesPart {
+func (l *Loader) part(key, text []byte) *valuesPart {
 	if part, ok := l.parts[string(text)]; ok {
 		part.used = l.pass
 		return part
 	}
-	part := &valuesPart{key: key, text: string(text), used: l.pass}
+	part := &valuesPart{key: string(key), text: string(text), used: l.pass}
 	part.digest = newDigest().add(part.text).String()
 	values, err := parseValues(text)
 	switch {
