@@ -36,13 +36,13 @@ func (t *turn) expose() {
 // entryWeight is the weight of the present step. Where the policy has changed in the meantime, a canary that comes
 // back gets no more than it had.
 func (t *turn) entryWeight() int {
-	steps := steps(t.o.Policy)
-	t.Step = min(max(t.Step, 0), len(steps)-1)
+	weights := steps(t.o.Policy)
 	if t.Peak == 0 {
 		t.Step = 0
-		return steps[0]
+		return weights[0]
 	}
-	return min(steps[t.Step], t.Peak)
+	t.Step = min(max(t.Step, 0), len(weights)-1)
+	return min(weights[t.Step], t.Peak)
 }
 
 // skipsAnalysis reports whether the policy wants no judgement, be it since the middle of the run: the emergency exit.

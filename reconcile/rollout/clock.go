@@ -108,8 +108,8 @@ func inconclusiveLimit(p environments.Policy) int {
 
 // steps are the policy's weights, rising; never empty. A policy that was never resolved has one step.
 func steps(p environments.Policy) []int {
-	if steps := p.Steps(); len(steps) > 0 {
-		return steps
+	if weights := p.Steps(); len(weights) > 0 {
+		return weights
 	}
 	return []int{positive(min(p.Analysis.MaxWeight, 100), 100)}
 }

@@ -1,0 +1,89 @@
+package rollout_test
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// The rollback commit that is still owed says that its release failed, even when the list of rejected releases has
+// since forgotten it.
+func TestOwedRevertBlocksItsRelease(t *testing.T) {
+	failed := rollout.Release{Version: "2", Digest: "b", Commit: "c2"}
+	s := rollout.State{Stable: rollout.Release{Version: "1", Digest: "a", Commit: "c1"}, Revert: &rollout.Revert{From: failed}}
+	o := healthy(s, "unused")
+	o.Desired, o.FromStable = failed, rollout.ChangePods
+	if next, _ := checkedNext(t, s, o); !reflect.DeepEqual(next, s) {
+		t.Errorf("started what git is to take back: %s", encode(t, next))
+	}
+}
+
+// The executor numbers releases; Next keeps its numbers and gives new releases none.
+func TestRevisions(t *testing.T) {
+	s := rollout.State{
+		Phase: rollout.Updating, Rollouts: 1,
+		Stable: rollout.Release{Digest: "a", Revision: 3}, Target: rollout.Release{Digest: "b", Revision: 4},
+	}
+	o := healthy(s, "unused")
+	o.Desired = rollout.Release{Digest: "b", Revision: 9}
+	s, _ = checkedNext(t, s, o)
+	if s.Stable.Revision != 4 {
+		t.Errorf("promoted as revision %d, was numbered 4", s.Stable.Revision)
+	}
+	o.Desired, o.FromStable = rollout.Release{Digest: "b+x", Revision: 9}, rollout.ChangePlain
+	s, _ = checkedNext(t, s, o)
+	if s.Stable.Digest != "b+x" || s.Stable.Revision != 0 {
+		t.Errorf("a new release comes with a number: %+v", s.Stable)
+	}
+}
+
+func TestRolloutID(t *testing.T) {
+	if id := (rollout.State{}).RolloutID("app"); id != "" {
+		t.Errorf("before the first rollout: %q", id)
+	}
+	if id := (rollout.State{Rollouts: 7}).RolloutID("app"); id != "app/7" {
+		t.Errorf("the seventh rollout: %q", id)
+	}
+	if id := (rollout.Event{Rollout: 6}).RolloutID("app"); id != "app/6" {
+		t.Errorf("an event of the sixth rollout: %q", id)
+	}
+}
+
+// The table of Tracks, row by row.
+func TestTracks(t *testing.T) {
+	a, b := rollout.Release{Digest: "a"}, rollout.Release{Digest: "b"}
+	none := rollout.Release{}
+	for _, c := range []struct {
+		phase          rollout.Phase
+		drained        bool
+		stable, canary rollout.Release
+	}{
+		{rollout.Idle, false, a, none},
+		{rollout.Installing, false, b, none},
+		{rollout.Updating, false, b, none},
+		{rollout.Starting, false, a, b},
+		{rollout.Analyzing, false, a, b},
+		{rollout.Promoting, false, b, b},
+		{rollout.Draining, false, b, b},
+		{rollout.Draining, true, b, none},
+		{rollout.RollingBack, false, a, b},
+		{rollout.RollingBack, true, a, none},
+		{rollout.Removing, false, none, none},
+		{"Unheard", false, none, none},
+	} {
+		s := rollout.State{Phase: c.phase, Drained: c.drained, Stable: a, Target: b}
+		if stable, canary := s.Tracks(); stable != c.stable || canary != c.canary {
+			t.Errorf("%q drained=%v: %v, %v", c.phase, c.drained, stable, canary)
+		}
+	}
+}
+
+func BenchmarkNextAtRest(b *testing.B) {
+	s := rollout.State{Stable: rollout.Release{Digest: "a"}, Rollouts: 3}
+	o := healthy(s, "a")
+	b.ReportAllocs()
+	for b.Loop() {
+		rollout.Next(s, o)
+	}
+}
