@@ -119,7 +119,7 @@ func (b *Bed) start(ctx context.Context, root, program string, options Options) 
 	}
 	say("git and chart repository are up")
 
-	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	limited, cancel := context.WithTimeout(ctx, 5*time.Minute) // seconds, unless the machine is busy
 	defer cancel()
 	if err := b.registry.start(limited); err != nil {
 		return err
@@ -202,10 +202,12 @@ func (b *Bed) startPlayers(ctx context.Context) error {
 	b.stopPlayers = cancel
 	release := context.AfterFunc(ctx, cancel) // a start that takes too long
 	defer release()
-	if _, err := pods.Start(life, b.config, b.Behaviours); err != nil {
+	config := rest.CopyConfig(b.config)
+	config.Dial = loopback.DialPatiently // tests stop the API server
+	if _, err := pods.Start(life, config, b.Behaviours); err != nil {
 		return err
 	}
-	model, err := traffic.Start(life, b.config, b.Behaviours)
+	model, err := traffic.Start(life, config, b.Behaviours)
 	b.Traffic = model
 	return err
 }

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,8 +48,6 @@ func installCRDs(ctx context.Context, root string, config *rest.Config) error {
 			return fmt.Errorf("creating %s: %w", crd.GetName(), err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
 	for _, crd := range crds {
 		if err := awaitEstablished(ctx, names, crd.GetName()); err != nil {
 			return fmt.Errorf("waiting for %s: %w", crd.GetName(), err)

@@ -6,10 +6,13 @@
 package loopback
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"syscall"
+	"time"
 )
 
 const (
@@ -40,4 +43,24 @@ func Listen(address string) (net.Listener, error) {
 		}
 	}
 	return nil, errors.New("finding a free port: all that were tried are taken")
+}
+
+// DialPatiently connects to a server that may be stopped for now: it tries
+// again until the server listens or ctx ends. Clients that back off when they
+// are refused so carry on as soon as the server is back.
+func DialPatiently(ctx context.Context, network, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick.C:
+		}
+	}
 }

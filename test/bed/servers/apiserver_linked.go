@@ -44,7 +44,8 @@ func startEtcd(ctx context.Context, cp controlPlane) (stop func(), err error) {
 	}
 	select {
 	case <-etcd.Server.ReadyNotify():
-		return etcd.Close, nil
+		// Close would wait for the API server's connections to end.
+		return etcd.Server.HardStop, nil
 	case err := <-etcd.Err():
 		return nil, err
 	case <-time.After(30 * time.Second):

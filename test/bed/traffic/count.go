@@ -51,9 +51,9 @@ func (f *flow) deal(shares []share, n float64, whole bool) []batch {
 	for i, s := range shares {
 		key := creditKey{s.group, s.mirrored}
 		f.credits[key] += n * s.part
-		count := math.Floor(f.credits[key] + 1e-9)
+		count := max(math.Floor(f.credits[key]+1e-9), 0) // who got one ahead of its turn owes it
 		f.credits[key] -= count
-		batches[i] = batch{share: s, total: int(max(count, 0))}
+		batches[i] = batch{share: s, total: int(count)}
 		given += batches[i].total
 	}
 	if whole {
@@ -85,9 +85,9 @@ func (f *flow) fail(b batch) int {
 	}
 	key := creditKey{b.share.group, b.share.mirrored}
 	f.errors[key] += float64(b.total) * b.share.group.behaviour.ErrorRate
-	failed := math.Floor(f.errors[key] + 1e-9)
+	failed := min(math.Floor(f.errors[key]+1e-9), float64(b.total))
 	f.errors[key] -= failed
-	return min(int(max(failed, 0)), b.total)
+	return int(failed)
 }
 
 // reroute changes the shares and forgets what was owed to groups that are gone.
