@@ -50,6 +50,10 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	if a.split, err = newSplit(a.workload, stable, target); err != nil {
 		return nil, err
 	}
+	// With the routing the Service that the policy generates is known too.
+	if _, err := a.routing(); err != nil {
+		return nil, err
+	}
 	own := map[key]bool{}
 	for _, objs := range [][]*unstructured.Unstructured{stable, target, projected.Canary, projected.Routing} {
 		for _, obj := range objs {
