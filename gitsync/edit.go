@@ -80,13 +80,17 @@ func checkPath(name string) error {
 	return nil
 }
 
-// builder makes new trees out of old ones. objects collects what is new.
+// builder makes new trees out of old ones. objects collects what is new, and made its hashes.
 type builder struct {
 	store   *store
 	objects []packObject
 	made    map[plumbing.Hash]bool
 	// trees that were made by an earlier commit of the same push, and are in no store yet.
 	trees map[plumbing.Hash]*tree
+}
+
+func newBuilder(s *store) *builder {
+	return &builder{store: s, made: map[plumbing.Hash]bool{}, trees: map[plumbing.Hash]*tree{}}
 }
 
 // tree reads a tree of the store or of the builder's own.
@@ -187,7 +191,7 @@ func (b *builder) write(t *tree, changed map[string]entry) (plumbing.Hash, error
 // build makes the objects of changes upon a snapshot, each a commit upon the one before it, and returns the newest
 // commit. Changes that change nothing make none; no objects when none does.
 func build(tip *Snapshot, changes []*Change, self Identity, now time.Time) ([]packObject, *Commit, error) {
-	b := &builder{store: tip.store, made: map[plumbing.Hash]bool{}, trees: map[plumbing.Hash]*tree{}}
+	b := newBuilder(tip.store)
 	last := &Commit{Hash: tip.Commit, tree: tip.root}
 	for _, ch := range changes {
 		c, err := b.commit(last, ch, self, now)
@@ -204,6 +208,9 @@ func build(tip *Snapshot, changes []*Change, self Identity, now time.Time) ([]pa
 
 // commit makes the objects of one change upon a commit; that commit itself when it changes nothing.
 func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Time) (*Commit, error) {
+	if ch == nil {
+		return parent, nil
+	}
 	e, err := planEdit(ch.Files)
 	if err != nil {
 		return nil, err

@@ -217,6 +217,9 @@ func parseLocation(raw string) (location, error) {
 	user, host, ok := strings.Cut(before, "@")
 	if !ok {
 		user, host = "", before
+		if strings.Contains(path, "@") { // user:password@host:path
+			return location{}, errors.New("holds a password, or a path with an @: use auth, or ssh://")
+		}
 	}
 	return location{scheme: schemeSSH, user: user, host: host, path: path}.check()
 }

@@ -1,0 +1,89 @@
+package gitsync
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// newTestPoller polls answers, one after the other and then the last one again, and records when it was asked.
+func newTestPoller(interval time.Duration, answers ...any) (*Poller, *[]time.Duration) {
+	var asked []time.Duration
+	begin := time.Now()
+	p := &Poller{interval: interval, nudged: make(chan struct{}, 1)}
+	p.fetch = func(context.Context) (*Snapshot, error) {
+		asked = append(asked, time.Since(begin))
+		a := answers[min(len(asked), len(answers))-1]
+		if err, ok := a.(error); ok {
+			return nil, err
+		}
+		return &Snapshot{Commit: a.(string)}, nil
+	}
+	return p, &asked
+}
+
+func TestPollerCallsBackOncePerCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		boom := errors.New("boom")
+		p, asked := newTestPoller(time.Minute, "a", "a", boom, "a", "b")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var got string
+		err := p.Run(ctx, func(s *Snapshot, err error) {
+			if err != nil {
+				got += "!"
+				return
+			}
+			got += s.Commit
+		})
+		if got != "a!b" || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%q, %v", got, err)
+		}
+		if n := len(*asked); n < 55 || n > 66 {
+			t.Errorf("%d polls in an hour", n)
+		}
+	})
+}
+
+func TestPollerBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, asked := newTestPoller(10*time.Second, errors.New("down"))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		_ = p.Run(ctx, func(*Snapshot, error) {})
+		a := *asked
+		want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}
+		for i, w := range want {
+			w *= time.Second
+			if got := a[i+1] - a[i]; got < w*9/10 || got > w*11/10 {
+				t.Errorf("delay %d is %v, want %v", i, got, w)
+			}
+		}
+	})
+}
+
+func TestPollerIsNudged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, asked := newTestPoller(time.Hour, "a")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- p.Run(ctx, func(*Snapshot, error) {}) }()
+		for range 1000 { // a flood
+			p.Nudge()
+		}
+		synctest.Wait()
+		if len(*asked) != 1 {
+			t.Errorf("%d polls at once", len(*asked))
+		}
+		<-time.After(10 * time.Second)
+		if n := len(*asked); n != 2 {
+			t.Errorf("%d polls, want one at the start and one for the nudges", n)
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}

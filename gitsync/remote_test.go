@@ -1,0 +1,124 @@
+package gitsync
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+)
+
+func TestValidate(t *testing.T) {
+	password := Auth{Username: "u", Password: "s3cr3t"}
+	key := Auth{SSHKeyFile: "/k", KnownHostsFile: "/h"}
+	for _, tt := range []struct {
+		name   string
+		remote Remote
+		want   []string // each is in the error; none: valid
+	}{
+		{"https", Remote{URL: "https://example.com/env.git"}, nil},
+		{"https, password", Remote{URL: "https://example.com/env.git", Auth: password}, nil},
+		{"https, token", Remote{URL: "https://example.com/env.git", Auth: Auth{TokenFile: "/t"}}, nil},
+		{"http, anonymous", Remote{URL: "http://example.com/env.git"}, nil},
+		{"http, loopback", Remote{URL: "http://127.0.0.1:80/env.git", Auth: password}, nil},
+		{"http, loopback v6", Remote{URL: "http://[::1]/env.git", Auth: password}, nil},
+		{"http, insecure allowed", Remote{URL: "http://example.com/env.git", Auth: password, AllowInsecure: true}, nil},
+		{"http, credentials", Remote{URL: "http://example.com/env.git", Auth: password}, []string{"auth: credentials over http"}},
+		{"http, write credentials", Remote{URL: "http://example.com/env.git", WriteAuth: password}, []string{"writeAuth: credentials over http"}},
+		{"ssh", Remote{URL: "ssh://git@example.com:2222/env.git", Auth: key}, nil},
+		{"scp-like", Remote{URL: "git@example.com:org/env.git", Auth: key}, nil},
+		{"ssh, nothing", Remote{URL: "git@example.com:org/env.git"}, []string{"sshKeyFile", "knownHostsFile"}},
+		{"ssh, password", Remote{URL: "ssh://example.com/env.git", Auth: Auth{SSHKeyFile: "/k", KnownHostsFile: "/h", Password: "p"}}, []string{"not used with ssh"}},
+		{"file", Remote{URL: "file:///srv/env.git", AllowFile: true}, nil},
+		{"path", Remote{URL: "../env.git", AllowFile: true}, nil},
+		{"path with a colon", Remote{URL: "./a:b", AllowFile: true}, nil},
+		{"file, not allowed", Remote{URL: "file:///srv/env.git"}, []string{"not allowed"}},
+		{"path, not allowed", Remote{URL: "/srv/env.git"}, []string{"not allowed"}},
+		{"git protocol", Remote{URL: "git://example.com/env.git"}, []string{`scheme "git"`}},
+		{"remote helper", Remote{URL: "ext::sh -c touch% /tmp/x"}, []string{"helpers"}},
+		{"option as host", Remote{URL: "ssh://-oProxyCommand=x/env.git", Auth: key}, []string{"host"}},
+		{"option as path", Remote{URL: "git@example.com:--upload-pack=x", Auth: key}, []string{"path"}},
+		{"password in url", Remote{URL: "https://u:s3cr3t@example.com/env.git"}, []string{"use auth"}},
+		{"password in scp-like", Remote{URL: "u:s3cr3t@example.com:env.git"}, []string{"url"}},
+		{"token in url", Remote{URL: "https://s3cr3t@example.com/env.git"}, []string{"no password"}},
+		{"broken url", Remote{URL: "https://u:s3c/r3t@exa mple.com/%zz"}, []string{"not a valid URL"}},
+		{"both", Remote{URL: "https://example.com/x", Auth: Auth{Password: "a", Token: "b"}}, []string{"not both"}},
+		{"everything", Remote{Branch: "a..b", Timeout: -1, Limits: Limits{Pack: -1}}, []string{"branch", "timeout", "limits", "url: is required"}},
+		{"option as branch", Remote{URL: "https://example.com/x", Branch: "-x"}, []string{"branch"}},
+		{"ca for ssh", Remote{URL: "git@example.com:x", Auth: key, CAFile: "/ca"}, []string{"caFile"}},
+	} {
+		err := tt.remote.Validate()
+		if (err == nil) != (len(tt.want) == 0) {
+			t.Errorf("%s: error %v", tt.name, err)
+			continue
+		}
+		for _, w := range tt.want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: error %q lacks %q", tt.name, err, w)
+			}
+		}
+		if err != nil && strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("%s: the secret is in %q", tt.name, err)
+		}
+	}
+}
+
+func TestAuthPrintsWithoutSecrets(t *testing.T) {
+	const secret = "s3cr3t-value"
+	r := Remote{URL: "https://example.com/x", Auth: Auth{Username: "u", Password: secret}, WriteAuth: Auth{Token: secret, Passphrase: secret}}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "remote", r, "auth", r.Auth)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "remote", r, "auth", r.Auth)
+	js, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := fmt.Sprintf("%v %+v %#v %s %q %v %s %s", r, r, r, r, r.Auth, &r.Auth, js, log.String())
+	if strings.Contains(all, secret) {
+		t.Error(all)
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://u:p@example.com/x":                  "https://xxxxx@example.com/x",
+		"https://token@example.com/x":                "https://xxxxx@example.com/x",
+		"ssh://git@example.com/x":                    "ssh://git@example.com/x",
+		"https://u:p/w@example.com/x":                "https://xxxxx@example.com/x",
+		"https://u:p@ss@example.com/x":               "https://xxxxx@example.com/x",
+		"oci://example.com:5000/chart@sha256:aa":     "oci://example.com:5000/chart@sha256:aa",
+		"https://example.com/x@v1":                   "https://example.com/x@v1",
+		`Get "https://a:b@c/d": a@b https://e:f@g`:   `Get "https://xxxxx@c/d": a@b https://xxxxx@g`,
+		"https://example.com/x?a=1&private_token=zz": "https://example.com/x?a=1&private_token=xxxxx",
+		"no url at all, token=x":                     "no url at all, token=x",
+	} {
+		if got := Redact(in); got != want {
+			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// A password that is well-formed user information never survives, wherever the URL stands.
+func FuzzRedact(f *testing.F) {
+	f.Add("user", "hunter2-hunter2", "see ", " and https://x@y")
+	f.Fuzz(func(t *testing.T, user, password, before, after string) {
+		if len(password) < 8 || strings.ContainsAny(user+password, " \t\r\n\"'`<>@") || strings.ContainsAny(user, "/?#:") ||
+			strings.Contains(before+after, password) || strings.Trim(password, "0123456789/?#") == "" ||
+			strings.ContainsAny(password, "/?#") && strings.Trim(strings.FieldsFunc(password+"/", func(r rune) bool { return strings.ContainsRune("/?#", r) })[0], "0123456789") == "" {
+			return
+		}
+		text := before + "https://" + user + ":" + password + "@example.com/x" + after
+		if got := Redact(text); strings.Contains(got, password) && !strings.Contains(redacted, password) {
+			t.Errorf("Redact(%q) = %q", text, got)
+		}
+		Redact(password)
+	})
+}
+
+func TestCleanRemovesSecretsAndControls(t *testing.T) {
+	got := clean("bad s3cr3t\x1b[31m from https://u:p@h/\r\nforged "+strings.Repeat("x", 5000), []string{"s3cr3t"})
+	if strings.Contains(got, "s3cr3t") || strings.ContainsAny(got, "\x1b\r") || len(got) > maxMessage+10 || strings.Contains(got, "u:p") {
+		t.Errorf("%q", got)
+	}
+}
