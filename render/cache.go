@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // diskCache keeps archives by their digest, the digest that each exact version had, and indexes. All of it may be
@@ -18,7 +19,12 @@ import (
 //	charts/<sha256>.tgz
 //	pins/<sha256 of repository, name, version>.json
 //	indexes/<sha256 of repository>.json
-type diskCache struct{ dir string }
+type diskCache struct {
+	dir string
+
+	mu   sync.Mutex
+	pins map[Ref]string // digests read or written before
+}
 
 // pin says which archive an exact version was when it was fetched.
 type pin struct {
@@ -34,7 +40,7 @@ func newDiskCache(dir string) (*diskCache, error) {
 			return nil, fmt.Errorf("making the chart cache: %w", err)
 		}
 	}
-	return &diskCache{dir: dir}, nil
+	return &diskCache{dir: dir, pins: map[Ref]string{}}, nil
 }
 
 // archive returns a cached archive, or nil when it is not there or no longer what it was.
@@ -64,15 +70,32 @@ func (c *diskCache) archiveFile(digest string) string {
 
 // pinned returns the digest of an exact version; empty when it was never fetched.
 func (c *diskCache) pinned(r Ref) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if digest, ok := c.pins[r]; ok {
+		return digest
+	}
 	var p pin
 	if !c.readJSON(c.pinFile(r), &p) || p.Name != r.Name || p.Version != r.Version || p.Repository != r.Repository {
 		return ""
 	}
+	c.pins[r] = p.Digest
 	return p.Digest
 }
 
+// putPin remembers the digest of an exact version; it writes only what is new.
 func (c *diskCache) putPin(r Ref, digest string) error {
-	return c.writeJSON(c.pinFile(r), pin{Repository: r.Repository, Name: r.Name, Version: r.Version, Digest: digest})
+	if c.pinned(r) == digest {
+		return nil
+	}
+	p := pin{Repository: r.Repository, Name: r.Name, Version: r.Version, Digest: digest}
+	if err := c.writeJSON(c.pinFile(r), p); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pins[r] = digest
+	return nil
 }
 
 func (c *diskCache) pinFile(r Ref) string {

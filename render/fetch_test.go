@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -434,5 +435,28 @@ func TestIndexLimitAndFaults(t *testing.T) {
 	i, err := parseIndex([]byte("apiVersion: v1\nentries: {a: [null, {version: 1.0.0}, {version: x, urls: [u]}, {version: 2.0.0, urls: [u]}]}"))
 	if err != nil || len(i.Charts["a"]) != 1 {
 		t.Errorf("got %+v, %v", i, err)
+	}
+}
+
+func TestFetchTrustsTheGivenCA(t *testing.T) {
+	archive := simpleChart(t, "app", "1.0.0", "x")
+	repo := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/app.tgz" {
+			_, _ = w.Write(archive)
+			return
+		}
+		fmt.Fprint(w, `{"apiVersion": "v1", "entries": {"app": [{"version": "1.0.0", "urls": ["app.tgz"]}]}}`)
+	}))
+	t.Cleanup(repo.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: repo.Certificate().Raw})
+	ref := Ref{"app", "1.0.0", repo.URL}
+	if _, err := newTestFetcher(t, FetcherConfig{}).Fetch(t.Context(), ref); err == nil {
+		t.Error("an unknown authority was trusted")
+	}
+	if _, err := newTestFetcher(t, FetcherConfig{Access: []Access{{URL: repo.URL, CA: ca}}}).Fetch(t.Context(), ref); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewFetcher(FetcherConfig{CacheDir: t.TempDir(), Access: []Access{{URL: repo.URL, CA: []byte("none")}}}); err == nil {
+		t.Error("a CA without certificates was taken")
 	}
 }
