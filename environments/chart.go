@@ -223,7 +223,6 @@ type chartTree struct {
 	hash string
 	// nested are the directories of the charts in the repository that it depends upon.
 	nested []string
-	fault  *Fault
 }
 
 // treeDigest covers a chart in the repository, and the charts in the repository that it depends upon.
@@ -233,16 +232,16 @@ func (l *Loader) treeDigest(fsys fs.FS, dir string, depth int) (string, *Fault) 
 	}
 	hash, err := hashOf(fsys, dir)
 	if err != nil {
-		return "", unreadable(dir, err)
+		return "", l.unreadable(dir, err)
 	}
 	tree, ok := l.trees[dir]
 	if !ok || tree.hash != hash {
-		tree = l.readTree(fsys, dir)
+		var fault *Fault
+		if tree, fault = l.readTree(fsys, dir); fault != nil {
+			return "", fault
+		}
 		tree.hash = hash
 		l.trees[dir] = tree
-	}
-	if tree.fault != nil {
-		return "", tree.fault
 	}
 	sum := newDigest().add(hash)
 	for _, nested := range tree.nested {
@@ -256,26 +255,27 @@ func (l *Loader) treeDigest(fsys fs.FS, dir string, depth int) (string, *Fault) 
 }
 
 // unreadable words an error of the file system as the fault of a path.
-func unreadable(name string, err error) *Fault {
+func (l *Loader) unreadable(name string, err error) *Fault {
 	if f := (*Fault)(nil); errors.As(err, &f) {
 		return f
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Fault{File: name, Problem: "does not exist", Expected: "a chart's directory"}
 	}
+	l.failed = true
 	return &Fault{File: name, Problem: "can't be read: " + err.Error()}
 }
 
 // readTree looks at a chart's directory: it must be a chart, and must not reach out of itself by symbolic links.
-func (l *Loader) readTree(fsys fs.FS, dir string) chartTree {
+func (l *Loader) readTree(fsys fs.FS, dir string) (chartTree, *Fault) {
 	var tree chartTree
 	if err := refuseSymlinks(fsys, dir); err != nil {
-		tree.fault = unreadable(dir, err)
-		return tree
+		return tree, l.unreadable(dir, err)
 	}
-	if ok, err := exists(fsys, path.Join(dir, chartFile)); err != nil || !ok {
-		tree.fault = &Fault{File: path.Join(dir, chartFile), Problem: "is missing", Expected: "a chart"}
-		return tree
+	if ok, err := exists(fsys, path.Join(dir, chartFile)); err != nil {
+		return tree, l.unreadable(dir, err)
+	} else if !ok {
+		return tree, &Fault{File: path.Join(dir, chartFile), Problem: "is missing", Expected: "a chart"}
 	}
 	for _, name := range []string{chartFile, requirementsFile} {
 		file := path.Join(dir, name)
@@ -284,23 +284,28 @@ func (l *Loader) readTree(fsys fs.FS, dir string) chartTree {
 			continue
 		}
 		if err != nil {
-			tree.fault = unreadable(file, err)
-			return tree
+			return tree, l.unreadable(file, err)
 		}
-		// What is wrong in here is for whoever renders the chart to say.
-		list, _ := (&Loader{}).cutDependenciesAlone(file, text)
-		for _, d := range list {
-			nested, fault := d.chartPath(dir)
-			if fault == nil && nested != "" && d.repository != "" {
-				tree.nested = append(tree.nested, nested)
-			}
-		}
+		tree.nested = append(tree.nested, nestedCharts(file, text)...)
 	}
-	return tree
+	return tree, nil
 }
 
-// cutDependenciesAlone reads a list without keeping anything of it.
-func (l *Loader) cutDependenciesAlone(file string, text []byte) ([]placedDependency, error) {
+// nestedCharts are the directories of the charts in the repository that a chart names as its dependencies. What is
+// wrong with the others is for whoever renders the chart to say.
+func nestedCharts(file string, text []byte) []string {
+	l := &Loader{}
 	l.init()
-	return l.cutDependencies(file, text)
+	list, err := l.cutDependencies(file, text)
+	if err != nil {
+		return nil
+	}
+	var dirs []string
+	for _, d := range list {
+		dir, fault := d.chartPath(path.Dir(file))
+		if fault == nil && dir != "" && d.repository != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }

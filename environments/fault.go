@@ -131,6 +131,9 @@ func yamlFault(file string, firstLine int, err error) *Fault {
 	}
 	if n, convErr := strconv.Atoi(m[1]); convErr == nil {
 		f.Line = firstLine + n - 1
+	} else if !strings.HasPrefix(m[2], "unknown anchor") {
+		// The parser leaves the first line out.
+		f.Line = firstLine
 	}
 	if m[2] != "" && !strings.ContainsAny(m[2], "`\"") && !strings.Contains(m[2], "unmarshal") {
 		f.Problem = fmt.Sprintf("not valid YAML (%s)", m[2])

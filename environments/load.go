@@ -27,9 +27,11 @@ type Loader struct {
 	// entries are the dependencies by their text, parts the keys of values.yaml by theirs.
 	entries map[string]*dependency
 	parts   map[string]*valuesPart
-	// docs are the apps' own values files by path, trees the charts in the repository by directory.
+	// docs are the apps' own values files by their directory, trees the charts in the repository by directory.
 	docs  map[string]cachedDoc
 	trees map[string]chartTree
+	// failed says that the file system failed somewhere in this pass: what came of it is not remembered.
+	failed bool
 	// names and index are scratch, kept for their memory: the place in the list of each app's name, and in
 	// values.yaml of each key.
 	names, index map[string]int
@@ -43,6 +45,7 @@ type Loader struct {
 	umbrella memo[umbrellaFiles]
 }
 
+// cachedDoc is an app's own values file, nil when its directory has none, by the hash of the directory.
 type cachedDoc struct {
 	hash string
 	doc  *valuesDoc
@@ -52,15 +55,20 @@ type cachedDoc struct {
 type memo[T any] struct {
 	key   string
 	value T
-	err   error
 }
 
+// get computes the value unless it is that of the key already. Errors are not remembered: they may pass.
 func (m *memo[T]) get(key string, compute func() (T, error)) (T, error) {
-	if m.key != key || key == "" {
-		m.value, m.err = compute()
-		m.key = key
+	if m.key == key && key != "" {
+		return m.value, nil
 	}
-	return m.value, m.err
+	*m = memo[T]{}
+	value, err := compute()
+	if err != nil {
+		return value, err
+	}
+	m.key, m.value = key, value
+	return value, nil
 }
 
 func (l *Loader) init() {
@@ -91,7 +99,12 @@ func (l *Loader) Load(fsys fs.FS, root string) (*Environment, error) {
 			key = strings.Join([]string{hash, root, l.Environment, l.Namespace}, "\n")
 		}
 	}
-	return l.last.get(key, func() (*Environment, error) { return l.load(fsys, root) })
+	l.failed = false
+	env, err := l.last.get(key, func() (*Environment, error) { return l.load(fsys, root) })
+	if l.failed {
+		l.last = memo[*Environment]{}
+	}
+	return env, err
 }
 
 func (l *Loader) load(fsys fs.FS, root string) (*Environment, error) {
@@ -122,6 +135,12 @@ func (l *Loader) sweep(entries, parts int) {
 				delete(l.entries, text)
 			}
 		}
+	}
+	if len(l.docs) > 2*entries+slack {
+		clear(l.docs)
+	}
+	if len(l.trees) > 2*entries+slack {
+		clear(l.trees)
 	}
 	if len(l.parts) > 2*parts+slack {
 		for text, p := range l.parts {
@@ -178,7 +197,7 @@ type origin struct {
 	doc  *valuesDoc
 }
 
-// file reads a file through a memo; an absent one reads as empty when optional.
+// readThrough reads a file through a memo; an absent one reads as empty when optional.
 func readThrough[T any](a *assembly, m *memo[T], name string, optional bool, parse func(text []byte) (T, error)) (T, error) {
 	var zero T
 	hash, err := hashOf(a.fsys, name)
@@ -440,27 +459,35 @@ func (a *assembly) doc(app string) (*valuesDoc, *Fault) {
 	if mode&fs.ModeSymlink != 0 {
 		return nil, symlinkFault(path.Join(a.dir, app))
 	}
-	file := path.Join(a.dir, app, valuesName)
-	hash, err := hashOf(a.fsys, file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	// The directory's hash is in the parent's listing; the file's would take a look into the directory.
+	dir := path.Join(a.dir, app)
+	hash, err := hashOf(a.fsys, dir)
 	if err != nil {
-		return nil, unreadable(file, err)
+		return nil, a.l.unreadable(dir, err)
 	}
-	if cached, ok := a.l.docs[file]; ok && cached.hash == hash {
+	if cached, ok := a.l.docs[dir]; ok && cached.hash == hash {
 		return cached.doc, nil
 	}
-	if ok, err := exists(a.fsys, file); err != nil || !ok {
-		return nil, unreadable(file, errors.Join(err, &Fault{File: file, Problem: "is not a file", Expected: "a file"}))
+	doc, fault := a.readDoc(path.Join(dir, valuesName))
+	if fault == nil {
+		a.l.docs[dir] = cachedDoc{hash, doc}
+	}
+	return doc, fault
+}
+
+func (a *assembly) readDoc(file string) (*valuesDoc, *Fault) {
+	ok, err := exists(a.fsys, file)
+	if err != nil {
+		return nil, a.l.unreadable(file, err)
+	}
+	if !ok {
+		return nil, nil
 	}
 	text, err := fs.ReadFile(a.fsys, file)
 	if err != nil {
-		return nil, unreadable(file, err)
+		return nil, a.l.unreadable(file, err)
 	}
-	doc := newValuesDoc(file, text)
-	a.l.docs[file] = cachedDoc{hash, doc}
-	return doc, nil
+	return newValuesDoc(file, text), nil
 }
 
 // app builds the app of an entry, or finds it unchanged.

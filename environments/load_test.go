@@ -1,6 +1,7 @@
 package environments
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -259,4 +260,67 @@ func (k known) Hash(name string) (string, error) {
 		return h, nil
 	}
 	return "", fs.ErrNotExist
+}
+
+// TestLoadBelow reads an environment that is one directory of a repository of several.
+func TestLoadBelow(t *testing.T) {
+	files := fstest.MapFS{
+		"clusters/eu/Chart.yaml":  mapFile([]byte("apiVersion: v2\nname: eu\nversion: 0.0.1\ndependencies:\n- {name: web, version: 1.0.0, repository: file://../../charts/web}\n")),
+		"clusters/eu/sluice.yaml": mapFile([]byte("apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: eu\n")),
+		"charts/web/Chart.yaml":   mapFile([]byte("name: web\nversion: 1.0.0\n")),
+	}
+	env, err := (&Loader{}).Load(files, "clusters/eu/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := env.Apps[0]
+	if env.Name != "eu" || env.Umbrella.Dir != "clusters/eu" || app.Fault != nil || app.Chart.Path != "charts/web" || app.Pin.Line != 5 {
+		t.Errorf("%s", describe(env, nil))
+	}
+}
+
+// TestUmbrellaNameTaken: the environment's own objects and a dependency can't have one name.
+func TestUmbrellaNameTaken(t *testing.T) {
+	files := manyApps(1)
+	files["env/templates/x.yaml"] = mapFile([]byte("kind: ConfigMap\n"))
+	files["env/Chart.yaml"] = mapFile([]byte("name: app-00000\nversion: 0.0.1\n"))
+	env := mustLoad(t, &Loader{Environment: "staging"}, files)
+	if len(env.Apps) != 1 || env.Apps[0].Fault == nil {
+		t.Errorf("%s", describe(env, nil))
+	}
+}
+
+// TestFailureIsNotRemembered: a file system that fails once must not leave a fault behind.
+func TestFailureIsNotRemembered(t *testing.T) {
+	files := manyApps(1)
+	files["env/app-00000/values.yaml"] = mapFile([]byte("a: 1\n"))
+	flaky := &failing{known: prehashed(files), name: "env/app-00000/values.yaml"}
+	l := &Loader{Environment: "staging"}
+	if env := mustLoad(t, l, flaky); env.Apps[0].Fault == nil {
+		t.Fatal("the failure was not noticed")
+	}
+	flaky.name = ""
+	if env := mustLoad(t, l, flaky); env.Apps[0].Fault != nil || env.Apps[0].Values["a"] != 1.0 {
+		t.Errorf("%s", describe(env, nil))
+	}
+}
+
+// failing is a file system in which one file can't be opened.
+type failing struct {
+	known
+	name string
+}
+
+func (f *failing) Open(name string) (fs.File, error) {
+	if name == f.name {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("disk on fire")}
+	}
+	return f.known.Open(name)
+}
+
+func (f *failing) ReadFile(name string) ([]byte, error) {
+	if name == f.name {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("disk on fire")}
+	}
+	return f.known.ReadFile(name)
 }

@@ -32,7 +32,7 @@ func ResolvePolicy(env *Environment, app *App, chartValues map[string]any, canar
 	if canaryObject != nil {
 		return decodeCanaryObject(app, canaryObject)
 	}
-	if canary := chartValues["canary"]; canary != nil {
+	if canary := chartValues["canary"]; !saysNothing(canary) {
 		return decodeCanaryValues(app, canary)
 	}
 	if env.Rollout != nil {
@@ -158,6 +158,12 @@ func decodeCanaryValues(app *App, v any) (Policy, error) {
 	}
 	p := finish(d, at, &dr, StrategyCanary, source)
 	return p, d.err("values of chart "+app.Chart.Name, app.locateValue)
+}
+
+// saysNothing reports a canary: section that is absent or empty.
+func saysNothing(section any) bool {
+	m, isObject := section.(map[string]any)
+	return section == nil || isObject && len(m) == 0
 }
 
 // isEnabled reports whether a canary: section is not switched off.

@@ -44,7 +44,8 @@ func (a *assembly) addUmbrella(env *Environment, files umbrellaFiles, fault *Fau
 	if fault == nil {
 		fault = partFault
 	}
-	if rendersAnything(files.templates) || fault != nil {
+	taken := slices.ContainsFunc(env.Apps, func(app App) bool { return app.Name == a.chart.name })
+	if !taken && (rendersAnything(files.templates) || fault != nil) {
 		env.Apps = append(env.Apps, a.umbrellaApp(env, files, fault))
 	}
 }
@@ -67,7 +68,7 @@ func (a *assembly) umbrellaFiles() (umbrellaFiles, *Fault) {
 	}
 	files, err := a.l.umbrella.get(a.l.listing.key, func() (umbrellaFiles, error) { return a.readUmbrella(dir) })
 	if err != nil {
-		return umbrellaFiles{}, unreadable(dir, err)
+		return umbrellaFiles{}, a.l.unreadable(dir, err)
 	}
 	return files, nil
 }
