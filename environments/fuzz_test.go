@@ -240,4 +240,3 @@ func checkPolicy(t *testing.T, p Policy) {
 		}
 	}
 }
-

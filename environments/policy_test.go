@@ -63,9 +63,22 @@ func TestDurations(t *testing.T) {
 		text any
 		want time.Duration
 	}{
-		{"60s", time.Minute}, {"1m30s", 90 * time.Second}, {"1s", time.Second}, {"250ms", 250 * time.Millisecond},
-		{"90", 90 * time.Second}, {90.5, 90500 * time.Millisecond}, {"", 0},
-		{"soon", -1}, {"-1s", -1}, {0, -1}, {-5, -1}, {1e300, -1}, {"9000000h", -1}, {true, -1}, {[]any{}, -1}, {"1d", -1},
+		{"60s", time.Minute},
+		{"1m30s", 90 * time.Second},
+		{"1s", time.Second},
+		{"250ms", 250 * time.Millisecond},
+		{"90", 90 * time.Second},
+		{90.5, 90500 * time.Millisecond},
+		{"", 0},
+		{"soon", -1},
+		{"-1s", -1},
+		{0, -1},
+		{-5, -1},
+		{1e300, -1},
+		{"9000000h", -1},
+		{true, -1},
+		{[]any{}, -1},
+		{"1d", -1},
 	} {
 		d := &decoder{}
 		got := d.duration(fieldPath{"interval"}, tt.text)
