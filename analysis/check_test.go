@@ -131,20 +131,20 @@ func TestInterval(t *testing.T) {
 
 func TestRedact(t *testing.T) {
 	for in, want := range map[string]string{
-		`Get "https://u:p%40ss@host/x": EOF`:    `Get "https://***@host/x": EOF`,
-		"Authorization: Bearer abc.def-ghi":     "Authorization: Bearer ***",
-		"header authorization=s3cr3tvalue; bad": "header authorization=***; bad",
-		`{"password": "hunter2", "a": 1}`:       `{"password": "***", "a": 1}`,
-		"x?access_token=abc&y=1":                "x?access_token=***&y=1",
-		"two\nlines\x00":                        "two lines\x00",
-		"nothing to hide":                       "nothing to hide",
+		`Get "https://u:p%40ss@host/x": EOF`:           `Get "https://***@host/x": EOF`,
+		"Authorization: Bearer abc.def-ghi":            "Authorization: Bearer ***",
+		"sent Bearer eyJhbGciOiJIUzI1NiJ9 to it":       "sent Bearer *** to it",
+		"authorization=s3cr3tvalue; bad":               "authorization=***; bad",
+		`{"password": "hunter2", "a": 1}`:              `{"password": "***", "a": 1}`,
+		"x?access_token=abc&y=1":                       "x?access_token=***&y=1",
+		"two\nlines":                                   "two lines",
+		"reading the bearer token: no such file":       "reading the bearer token: no such file",
+		"open /run/secret: permission denied":          "open /run/secret: permission denied",
+		`parse error: unexpected "}" in basic matcher`: `parse error: unexpected "}" in basic matcher`,
 	} {
-		if got := Redact(in); strings.Contains(got, "hunter2") || got != want && !strings.Contains(in, "Bearer") {
+		if got := Redact(in); got != want {
 			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
 		}
-	}
-	if got := Redact("Authorization: Bearer abc.def-ghi"); strings.Contains(got, "abc") {
-		t.Errorf("got %q", got)
 	}
 	if got := Redact(strings.Repeat("é", 1000)); len(got) > 310 {
 		t.Errorf("%d bytes", len(got))
