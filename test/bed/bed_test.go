@@ -29,7 +29,7 @@ var shared *bed.Bed
 func TestMain(m *testing.M) { os.Exit(bedtest.Main(m, &shared)) }
 
 // eventually asks until the answer is right, and fails with the last answer.
-func eventually(t *testing.T, within time.Duration, ask func() (ok bool, state string)) {
+func eventually(t testing.TB, within time.Duration, ask func() (ok bool, state string)) {
 	t.Helper()
 	deadline := time.After(within)
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -47,33 +47,49 @@ func eventually(t *testing.T, within time.Duration, ask func() (ok bool, state s
 	}
 }
 
+func newClient() (*kubernetes.Clientset, error) { return kubernetes.NewForConfig(shared.REST()) }
+
 func client(t *testing.T) *kubernetes.Clientset {
 	t.Helper()
-	c, err := kubernetes.NewForConfig(shared.REST())
+	c, err := newClient()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
+func newNamespace(ctx context.Context, c *kubernetes.Clientset) (string, error) {
+	ns, err := c.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "bed-"}}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return ns.Name, nil
+}
+
 // namespace makes one for the test and removes it afterwards.
 func namespace(t *testing.T, c *kubernetes.Clientset) string {
 	t.Helper()
-	ns, err := c.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "bed-"}}, metav1.CreateOptions{})
+	ns, err := newNamespace(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = c.CoreV1().Namespaces().Delete(context.WithoutCancel(t.Context()), ns.Name, metav1.DeleteOptions{})
+		_ = c.CoreV1().Namespaces().Delete(context.WithoutCancel(t.Context()), ns, metav1.DeleteOptions{})
 	})
-	return ns.Name
+	return ns
 }
 
-// deploy creates a Deployment and a Service of the same name.
 func deploy(t *testing.T, c *kubernetes.Clientset, ns, name, image string, replicas int32, rate float64) {
 	t.Helper()
+	if err := create(t.Context(), c, ns, name, image, replicas, rate); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// create creates a Deployment and a Service of the same name.
+func create(ctx context.Context, c *kubernetes.Clientset, ns, name, image string, replicas int32, rate float64) error {
 	labels := map[string]string{"app": name}
-	_, err := c.AppsV1().Deployments(ns).Create(t.Context(), &appsv1.Deployment{
+	if _, err := c.AppsV1().Deployments(ns).Create(ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
@@ -82,17 +98,14 @@ func deploy(t *testing.T, c *kubernetes.Clientset, ns, name, image string, repli
 				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: image}}},
 			},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
+	}, metav1.CreateOptions{}); err != nil {
+		return err
 	}
-	_, err = c.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{
+	_, err := c.CoreV1().Services(ns).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{"bed.sluice.dev/requests-per-second": fmt.Sprint(rate)}},
 		Spec:       corev1.ServiceSpec{Selector: labels, Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}}},
 	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	return err
 }
 
 func awaitReady(t *testing.T, c *kubernetes.Clientset, ns, name string, replicas int32) {

@@ -1,7 +1,7 @@
 // Package traffic models the users of the test bed, and the sidecars that would
 // route and count their requests. No request is ever sent: the model reads from
-// the API server the Services, EndpointSlices, Pods, VirtualServices and
-// DestinationRules that are really there, works out where a mesh would send each
+// the API server the Services, EndpointSlices, Pods, VirtualServices,
+// DestinationRules and HTTPRoutes that are really there, works out where a mesh would send each
 // app's requests, and counts them, with the errors and latencies that the
 // versions are scripted to have (package behaviour), in Istio's metrics.
 //

@@ -28,10 +28,11 @@ type world struct {
 	table            *behaviour.Table
 }
 
-// worldRoutes are Istio's objects.
+// worldRoutes are the routing objects of Istio and of the Gateway API.
 type worldRoutes struct {
 	virtualServices  []*istio.VirtualService
 	destinationRules []*istio.DestinationRule
+	httpRoutes       []*httpRoute
 }
 
 // group is a set of pods that behave alike and report as one series. All its
@@ -57,17 +58,20 @@ type share struct {
 // groups of pods. The parts of the shares that are not mirrored sum up to 1;
 // what no pod gets is the share of the group without workload. The order is
 // fixed. host is the name of a Service, short or long, or another host that a
-// VirtualService names.
+// VirtualService or an HTTPRoute names; a VirtualService goes before an HTTPRoute.
 //
 // Of a VirtualService the first http route counts that a plain request matches:
 // one without match, or with only a prefix of "/". Faults, rewrites, delegates
 // and everything else that does not say where requests go is ignored.
 func (w *world) route(namespace, host string) []share {
 	service, isService := w.serviceOf(host, namespace)
-	vs := w.virtualServiceOf(namespace, host, isService)
-	switch {
-	case vs != nil:
+	if vs := w.virtualServiceOf(namespace, host, isService); vs != nil {
 		return normalized(w.routeBy(vs))
+	}
+	route := w.httpRouteOf(service, host, isService)
+	switch {
+	case route != nil:
+		return normalized(w.routeByHTTPRoute(route))
 	case isService:
 		return normalized(w.spread(service, nil, 1, false))
 	default:

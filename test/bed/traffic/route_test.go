@@ -13,6 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
 
 	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
@@ -60,6 +63,21 @@ func (c *cluster) virtualService(age time.Duration, spec *networking.VirtualServ
 		},
 		Spec: *spec.DeepCopy(),
 	})
+}
+
+func (c *cluster) httpRoute(t *testing.T, spec string) {
+	t.Helper()
+	object := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"namespace": "shop", "name": "route"}}}
+	var content map[string]any
+	if err := yaml.Unmarshal([]byte(spec), &content); err != nil {
+		t.Fatal(err)
+	}
+	object.Object["spec"] = content
+	routes := readHTTPRoutes([]runtime.Object{object})
+	if len(routes) != 1 {
+		t.Fatalf("the route does not read: %s", spec)
+	}
+	c.routes.httpRoutes = append(c.routes.httpRoutes, routes...)
 }
 
 func (c *cluster) world() *world {
@@ -173,6 +191,27 @@ func TestRoute(t *testing.T) {
 			}})
 			c.virtualService(time.Hour, &networking.VirtualService{Hosts: []string{"web"}, Http: split})
 		}, "0.9 a, 0.1 b"},
+		{"an HTTPRoute of a Service", "web", func(c *cluster) {
+			c.service("web", map[string]int{"a": 1})
+			c.service("web-canary", map[string]int{"b": 1})
+			c.httpRoute(t, `
+parentRefs: [{group: "", kind: Service, name: web, port: 80}]
+rules:
+- matches: [{headers: [{name: x-canary, value: always}]}]
+  backendRefs: [{name: web-canary, port: 80}]
+- matches: [{path: {type: PathPrefix, value: /}}]
+  backendRefs: [{name: web, port: 80, weight: 60}, {name: web-canary, port: 80, weight: 40}]
+  filters: [{type: RequestMirror, requestMirror: {percent: 10, backendRef: {name: web-canary, port: 80}}}]
+`)
+		}, "0.6 a, 0.1 +b, 0.4 b"},
+		{"an HTTPRoute of a gateway", "web.example.com", func(c *cluster) {
+			c.service("web", map[string]int{"a": 1})
+			c.httpRoute(t, `
+parentRefs: [{name: front}]
+hostnames: [web.example.com]
+rules: [{backendRefs: [{name: web, port: 80}, {name: missing, port: 80}]}]
+`)
+		}, "0.5 !missing, 0.5 a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var cluster cluster

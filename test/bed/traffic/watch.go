@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
@@ -33,6 +35,7 @@ type watched struct {
 	slices           discoverylisters.EndpointSliceLister
 	virtualServices  networkinglisters.VirtualServiceLister
 	destinationRules networkinglisters.DestinationRuleLister
+	httpRoutes       cache.GenericLister
 }
 
 // watch starts informers until ctx ends and returns once they are filled. They
@@ -49,17 +52,23 @@ func watch(ctx context.Context, config *rest.Config, table *behaviour.Table, cha
 	if err != nil {
 		return nil, err
 	}
+	gateway, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
 	builtin := informers.NewSharedInformerFactory(kube, 0)
 	custom := istioinformers.NewSharedInformerFactory(istio, 0)
+	untyped := dynamicinformer.NewDynamicSharedInformerFactory(gateway, 0)
 
 	services, pods := builtin.Core().V1().Services(), builtin.Core().V1().Pods()
 	replicaSets, slices := builtin.Apps().V1().ReplicaSets(), builtin.Discovery().V1().EndpointSlices()
 	virtualServices, destinationRules := custom.Networking().V1().VirtualServices(), custom.Networking().V1().DestinationRules()
+	httpRoutes := untyped.ForResource(httpRouteResource)
 
 	var synced []cache.InformerSynced
 	for _, informer := range []cache.SharedIndexInformer{
 		services.Informer(), pods.Informer(), replicaSets.Informer(), slices.Informer(),
-		virtualServices.Informer(), destinationRules.Informer(),
+		virtualServices.Informer(), destinationRules.Informer(), httpRoutes.Informer(),
 	} {
 		handlers := cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { changed() },
@@ -73,13 +82,14 @@ func watch(ctx context.Context, config *rest.Config, table *behaviour.Table, cha
 	}
 	builtin.Start(ctx.Done())
 	custom.Start(ctx.Done())
+	untyped.Start(ctx.Done())
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil, fmt.Errorf("listing what routes depend on: %w", ctx.Err())
 	}
 	return &watched{
 		table:    table,
 		services: services.Lister(), pods: pods.Lister(), replicaSets: replicaSets.Lister(), slices: slices.Lister(),
-		virtualServices: virtualServices.Lister(), destinationRules: destinationRules.Lister(),
+		virtualServices: virtualServices.Lister(), destinationRules: destinationRules.Lister(), httpRoutes: httpRoutes.Lister(),
 	}, nil
 }
 
@@ -93,7 +103,9 @@ func (w *watched) world() *world {
 	slices, _ := w.slices.List(all)
 	virtualServices, _ := w.virtualServices.List(all)
 	destinationRules, _ := w.destinationRules.List(all)
-	return newWorld(services, pods, replicaSets, slices, worldRoutes{virtualServices, destinationRules}, w.table)
+	httpRoutes, _ := w.httpRoutes.List(all)
+	routes := worldRoutes{virtualServices, destinationRules, readHTTPRoutes(httpRoutes)}
+	return newWorld(services, pods, replicaSets, slices, routes, w.table)
 }
 
 func newWorld(services []*corev1.Service, pods []*corev1.Pod, replicaSets []*appsv1.ReplicaSet,
