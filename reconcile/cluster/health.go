@@ -53,7 +53,6 @@ func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen,
 		seen.CanaryGone = seen.CanaryGone && i.Track != trackCanary
 	}
 	seen.Applied, seen.Pending = len(pending) == 0, some(pending)
-	c.waitFor(m, nil)
 	if seen.Stable, err = c.track(ctx, m, app, d.StableWorkloads, pending); err != nil {
 		return Seen{}, err
 	}
@@ -127,13 +126,13 @@ func (c *Client) track(ctx context.Context, m *memory, app App, workloads []*uns
 		if err != nil {
 			return sum, err
 		}
+		// News that comes while we look must not be missed.
+		c.waitFor(m, p.key, true)
 		one, err := c.workload(ctx, p, pending[p.key])
 		if err != nil {
 			return sum, err
 		}
-		if !one.Ready {
-			c.waitFor(m, &p.key)
-		}
+		c.waitFor(m, p.key, !one.Ready)
 		sum.Ready, sum.Available, sum.Failed = sum.Ready && one.Ready, sum.Available && one.Available, sum.Failed || one.Failed
 		if one.Message != "" {
 			messages = append(messages, one.Message)
@@ -143,15 +142,15 @@ func (c *Client) track(ctx context.Context, m *memory, app App, workloads []*uns
 	return sum, nil
 }
 
-// waitFor asks for news of a workload; nil begins anew.
-func (c *Client) waitFor(m *memory, k *Key) {
+// waitFor asks for every news of a workload, or no longer for more than changes by others.
+func (c *Client) waitFor(m *memory, k Key, wait bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k == nil {
-		clear(m.waiting)
-		return
+	if wait {
+		m.waiting[k] = true
+	} else {
+		delete(m.waiting, k)
 	}
-	m.waiting[*k] = true
 }
 
 // workload looks at one. Pending says why it is not applied as desired; what it shows then is another release's

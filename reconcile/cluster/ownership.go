@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -13,10 +14,21 @@ import (
 )
 
 // formerManagers are the tools that an object may have been deployed with before. Their fields become ours when
-// we first apply it, or what a later release no longer says would stay for ever.
+// we first apply it, or what a later release no longer says would stay for ever. Whoever else wrote Helm's or
+// kubectl's marks has Helm or kubectl built in; those go by many names.
 var formerManagers = []string{
 	"helm", "helm-controller", "Tiller", "kubectl-client-side-apply", "kubectl", "kubectl-create", "kubectl-replace",
 	"kustomize-controller", "argocd-controller", "jx", "before-first-apply",
+}
+
+var formerMarks = []fieldpath.Path{
+	fieldpath.MakePathOrDie("metadata", "annotations", releaseNameAnnotation),
+	fieldpath.MakePathOrDie("metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"),
+}
+
+// isFormer reports whether a record is of a tool that deployed the object before.
+func isFormer(m metav1.ManagedFieldsEntry, fields *fieldpath.Set) bool {
+	return slices.Contains(formerManagers, m.Manager) || slices.ContainsFunc(formerMarks, fields.Has)
 }
 
 // isOurs finds the record of what we have applied.
@@ -84,19 +96,24 @@ func mergeFormer(manager string, entries []metav1.ManagedFieldsEntry, desired *u
 	all := &fieldpath.Set{}
 	found := false
 	for _, m := range entries {
-		former := m.Subresource == "" && slices.Contains(formerManagers, m.Manager)
-		found = found || former
-		if !former && !isOurs(m, manager) {
+		if m.Subresource != "" {
 			kept = append(kept, m)
-			continue
-		}
-		// A record in another API version can't be merged; without an owner its fields just stay.
-		if m.APIVersion != desired.GetAPIVersion() {
 			continue
 		}
 		set, err := decodeFields(m)
 		if err != nil {
 			return nil, err
+		}
+		own := isOurs(m, manager)
+		former := !own && isFormer(m, set)
+		if !own && !former {
+			kept = append(kept, m)
+			continue
+		}
+		found = found || former
+		// A record in another API version can't be merged; without an owner its fields just stay.
+		if m.APIVersion != desired.GetAPIVersion() {
+			continue
 		}
 		all = all.Union(set)
 		if ours == nil {
@@ -234,7 +251,7 @@ func covered(manager string, desired, live *unstructured.Unstructured) bool {
 	if err != nil || set == nil || version != desired.GetAPIVersion() {
 		return false
 	}
-	return mapCovered(top(desired), top(live), set)
+	return mapCovered(top(desired), top(live), set, false)
 }
 
 // top is an object without the fields whose ownership the server does not track.
@@ -259,11 +276,17 @@ func top(o *unstructured.Unstructured) map[string]any {
 	return out
 }
 
-func nodeCovered(desired, live any, owned *fieldpath.Set) bool {
+// quantityMaps are the fields whose entries Kubernetes writes back in a unit of its own: 0.1 CPU becomes 100m.
+var quantityMaps = map[string]bool{"requests": true, "limits": true, "capacity": true, "hard": true, "overhead": true}
+
+// quantityFields are single fields of that kind.
+var quantityFields = map[string]bool{"sizeLimit": true, "divisor": true, "averageValue": true}
+
+func nodeCovered(desired, live any, owned *fieldpath.Set, quantities bool) bool {
 	switch d := desired.(type) {
 	case map[string]any:
 		l, ok := live.(map[string]any)
-		return ok && mapCovered(d, l, owned)
+		return ok && mapCovered(d, l, owned, quantities)
 	case []any:
 		l, ok := live.([]any)
 		return ok && listCovered(d, l, owned)
@@ -272,10 +295,17 @@ func nodeCovered(desired, live any, owned *fieldpath.Set) bool {
 	}
 }
 
-func mapCovered(desired, live map[string]any, owned *fieldpath.Set) bool {
+func mapCovered(desired, live map[string]any, owned *fieldpath.Set, quantities bool) bool {
 	for name, d := range desired {
 		l, ok := live[name]
-		if !ok || !elementCovered(d, l, fieldpath.FieldNameElement(name), owned) {
+		if !ok {
+			if empty(d) {
+				continue
+			}
+			return false
+		}
+		q := quantities || quantityMaps[name] || quantityFields[name]
+		if !elementCovered(d, l, fieldpath.FieldNameElement(name), owned, q) {
 			return false
 		}
 	}
@@ -289,7 +319,7 @@ func listCovered(desired, live []any, owned *fieldpath.Set) bool {
 			return false
 		}
 		l, ok := child(live, pe)
-		if !ok || !elementCovered(d, l, pe, owned) {
+		if !ok || !elementCovered(d, l, pe, owned, false) {
 			return false
 		}
 	}
@@ -298,47 +328,56 @@ func listCovered(desired, live []any, owned *fieldpath.Set) bool {
 
 // elementCovered compares a field or an item that pe names in its parent. What has owned fields below it is
 // compared by those, anything else is owned whole.
-func elementCovered(desired, live any, pe fieldpath.PathElement, owned *fieldpath.Set) bool {
+func elementCovered(desired, live any, pe fieldpath.PathElement, owned *fieldpath.Set, quantities bool) bool {
 	if below, ok := owned.Children.Get(pe); ok {
-		return nodeCovered(desired, live, below)
+		return nodeCovered(desired, live, below, quantities)
 	}
-	return owned.Members.Has(pe) && contains(live, desired)
+	return owned.Members.Has(pe) && contains(live, desired, quantities)
 }
 
 // elementOf finds the path element by which we own an item of a list.
-func elementOf(item any, owned *fieldpath.Set) (fieldpath.PathElement, bool) {
+func elementOf(item any, owned *fieldpath.Set) (found fieldpath.PathElement, ok bool) {
 	list := []any{item}
-	for pe := range owned.Children.All() {
-		if _, ok := child(list, pe); ok && pe.Index == nil {
-			return pe, true
+	// The library's iterators can't be left early.
+	look := func(pe fieldpath.PathElement) {
+		if _, is := child(list, pe); is && pe.Index == nil && !ok {
+			found, ok = pe, true
 		}
 	}
-	for pe := range owned.Members.All() {
-		if _, ok := child(list, pe); ok && pe.Index == nil {
-			return pe, true
-		}
-	}
-	return fieldpath.PathElement{}, false
+	owned.Children.Iterate(look)
+	owned.Members.Iterate(look)
+	return found, ok
 }
 
 // wanted reports whether everything that we own at this place is desired.
 func wanted(desired any, owned *fieldpath.Set) bool {
-	for pe := range owned.Members.All() {
-		if _, ok := child(desired, pe); !ok {
-			return false
-		}
+	all := true
+	look := func(pe fieldpath.PathElement) {
+		_, ok := child(desired, pe)
+		all = all && ok
 	}
-	for pe := range owned.Children.All() {
-		if _, ok := child(desired, pe); !ok {
-			return false
-		}
+	owned.Members.Iterate(look)
+	owned.Children.Iterate(look)
+	return all
+}
+
+// empty values may be dropped by the server.
+func empty(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	default:
+		return false
 	}
-	return true
 }
 
 // contains reports whether live has everything that desired says. Lists have equal length; a map may have more
 // fields, since the server fills in defaults.
-func contains(live, desired any) bool {
+func contains(live, desired any, quantities bool) bool {
 	switch d := desired.(type) {
 	case map[string]any:
 		l, ok := live.(map[string]any)
@@ -346,7 +385,11 @@ func contains(live, desired any) bool {
 			return false
 		}
 		for k, v := range d {
-			if lv, ok := l[k]; !ok || !contains(lv, v) {
+			lv, ok := l[k]
+			if !ok && empty(v) {
+				continue
+			}
+			if !ok || !contains(lv, v, quantities || quantityMaps[k] || quantityFields[k]) {
 				return false
 			}
 		}
@@ -357,7 +400,7 @@ func contains(live, desired any) bool {
 			return false
 		}
 		for i := range d {
-			if !contains(l[i], d[i]) {
+			if !contains(l[i], d[i], false) {
 				return false
 			}
 		}
@@ -365,8 +408,14 @@ func contains(live, desired any) bool {
 	case nil:
 		return live == nil
 	default:
-		return scalar(live, desired)
+		return scalar(live, desired) || quantities && sameQuantity(live, desired)
 	}
+}
+
+func sameQuantity(x, y any) bool {
+	qx, errX := resource.ParseQuantity(fmt.Sprint(x))
+	qy, errY := resource.ParseQuantity(fmt.Sprint(y))
+	return errX == nil && errY == nil && qx.Cmp(qy) == 0
 }
 
 func scalar(x, y any) bool {

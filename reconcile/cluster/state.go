@@ -248,7 +248,7 @@ func objectName(s string) string {
 		}
 	}, s)
 	out = strings.Trim(out, "-")
-	if out == s && len(s) <= longest {
+	if out == s && s != "" && len(s) <= longest {
 		return s
 	}
 	return strings.TrimLeft(out[:min(len(out), longest)]+"-"+short(s), "-")
