@@ -1,0 +1,263 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// Metrics answers checks; *prometheus.Client implements it.
+type Metrics interface {
+	Ask(ctx context.Context, checks []analysis.Check) []analysis.Sample
+}
+
+// Config is one environment to deliver.
+type Config struct {
+	// Environment's name where sluice.yaml says none, and Cluster's name on the status branch.
+	Environment, Cluster string
+	// Namespace where sluice.yaml says none; default jx-<environment>.
+	Namespace string
+	// Remote is the environment repository and branch, Path the environment's folder in it.
+	Remote gitsync.Remote
+	Path   string
+	// StatusBranch is where the audit log goes.
+	StatusBranch string
+	// DataDir keeps git objects; a cache.
+	DataDir string
+	// Interval between looks at the branch; default 30 s.
+	Interval time.Duration
+	// Workers is the number of apps that are looked at at once; default 4.
+	Workers int
+	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
+	OnEvent func(app string, e rollout.Event)
+	Log     *slog.Logger
+}
+
+// Agent delivers one environment. Make it with New and call Run once.
+type Agent struct {
+	cfg     Config
+	cluster *cluster.Client
+	charts  *Charts
+	metrics Metrics
+	log     *slog.Logger
+	now     func() time.Time
+
+	repo   *gitsync.Repo
+	poller *gitsync.Poller
+	// branch writes rollback commits, status the audit log. One goroutine uses them.
+	branch *gitsync.Writer
+	status *gitsync.Writer
+	loader *environments.Loader
+	queue  *queue
+	// outbox has room for one: somebody has events, faults or a revert for git.
+	outbox chan struct{}
+
+	mu sync.Mutex
+	// since is when the cluster last came back, or Run began.
+	since time.Time
+	// source is the newest readable commit; envFault why the newest commit is not readable.
+	source   Source
+	envFault error
+	apps     map[string]*app
+	// recordedEnvFault is the fault of the environment that the status branch tells of.
+	recordedEnvFault string
+	// unsynced are the apps that Run has not looked at yet; nil before the first look at the branch.
+	unsynced map[string]bool
+}
+
+// app is what the agent holds of one app. The worker that has the app writes saved; everything else is
+// written under the Agent's mutex.
+type app struct {
+	name string
+	// input is what the environment says; nil while git has not been read, or does not list the app.
+	input   *environments.App
+	removed bool
+	// asked is the release that git asks for; zero until it is rendered.
+	asked desired
+	// fault is why git's wish can't be followed.
+	fault error
+	// saved is the state as the cluster holds it.
+	saved cluster.Saved
+	// recorded is the newest event that the status branch holds; recordedFault the fault text there.
+	recorded      int64
+	recordedFault string
+	// reverted is the answer to saved.State.Revert, until Next has taken it.
+	reverted *rollout.Reverted
+	failures int
+}
+
+// New prepares an agent; nothing is asked of anybody until Run.
+func New(cfg Config, c *cluster.Client, charts *Charts, m Metrics) *Agent {
+	if cfg.Interval == 0 {
+		cfg.Interval = 30 * time.Second
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = 4
+	}
+	return &Agent{
+		cfg: cfg, cluster: c, charts: charts, metrics: m,
+		log: cfg.Log.With("environment", cfg.Environment), now: time.Now,
+		loader: &environments.Loader{}, queue: newQueue(), outbox: make(chan struct{}, 1),
+		apps: map[string]*app{},
+	}
+}
+
+// Run delivers until ctx is done. It returns an error only when it could not begin: a cluster or a data
+// directory that can't be used. Everything that can come back is waited for.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.restore(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	defer a.queue.Stop()
+	g.Go(func() error { return a.follow(ctx) })
+	g.Go(func() error { return a.record(ctx) })
+	for range a.cfg.Workers {
+		g.Go(func() error { a.work(ctx); return nil })
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Synced reports whether the branch has been read and every app looked at once since Run began.
+func (a *Agent) Synced() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.unsynced != nil && len(a.unsynced) == 0
+}
+
+// Settled reports whether nothing is under way and git holds every word of it.
+func (a *Agent) Settled() bool {
+	if !a.Synced() {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, ap := range a.apps {
+		if s := ap.saved.State; s.InFlight() || s.Revert != nil || len(s.Outbox) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Nudge makes the agent look at the branch now, as a webhook would. Before Run it does nothing.
+func (a *Agent) Nudge() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.unsynced != nil {
+		a.poller.Nudge()
+	}
+}
+
+// restore opens the object stores and loads what earlier runs saved.
+func (a *Agent) restore(ctx context.Context) error {
+	if err := a.openGit(ctx); err != nil {
+		return err
+	}
+	a.cluster.OnChange(a.queue.Add)
+	states, err := a.cluster.LoadStates(ctx)
+	if err != nil {
+		return fmt.Errorf("loading the saved states of %s: %w", a.cfg.Environment, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.since = a.now()
+	for name, saved := range states {
+		a.apps[name] = &app{name: name, saved: saved}
+		if saved.State.InFlight() || len(saved.State.Outbox) > 0 || saved.State.Revert != nil {
+			a.queue.Add(name)
+			a.tellGit()
+		}
+	}
+	return nil
+}
+
+func (a *Agent) openGit(ctx context.Context) error {
+	repo, err := gitsync.Open(ctx, a.cfg.Remote, filepath.Join(a.cfg.DataDir, "branch"))
+	if err != nil {
+		return err
+	}
+	a.repo = repo
+	a.poller = gitsync.NewPoller(repo, a.cfg.Interval)
+	if a.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: a.cfg.Remote, Identity: identity},
+		filepath.Join(a.cfg.DataDir, "rollback")); err != nil {
+		return err
+	}
+	status := a.cfg.Remote
+	status.Branch = a.cfg.StatusBranch
+	a.status, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: status, Identity: identity, Create: true},
+		filepath.Join(a.cfg.DataDir, "status"))
+	return err
+}
+
+// identity is who commits what Sluice writes.
+var identity = gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"}
+
+// work makes passes until ctx is done. A pass that could not be finished is tried again, later each time.
+func (a *Agent) work(ctx context.Context) {
+	for {
+		name, ok := a.queue.Get(ctx)
+		if !ok {
+			return
+		}
+		again, err := a.pass(ctx, name)
+		a.queue.Done(name)
+		a.seen(name)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			d := a.backoff(name)
+			a.log.Warn("pass not finished", "app", name, "error", err, "again", d)
+			a.queue.AddAfter(name, d)
+		default:
+			a.settle(name)
+			if !again.IsZero() {
+				a.queue.AddAfter(name, again.Sub(a.now()))
+			}
+		}
+	}
+}
+
+// backoff doubles from a quarter of a second to half a minute.
+func (a *Agent) backoff(name string) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[name]
+	if ap == nil {
+		return time.Second
+	}
+	d := 250 * time.Millisecond << min(ap.failures, 7)
+	ap.failures++
+	return min(d, 30*time.Second)
+}
+
+// seen notes that an app was looked at.
+func (a *Agent) seen(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.unsynced, name)
+}
+
+func (a *Agent) settle(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ap := a.apps[name]; ap != nil {
+		ap.failures = 0
+	}
+}

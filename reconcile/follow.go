@@ -1,0 +1,141 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+)
+
+// historyLimit is how far back the commit that asked for a release is looked for. Past it the oldest commit
+// looked at is named instead.
+const historyLimit = 500
+
+// follow reads the branch whenever it moves.
+func (a *Agent) follow(ctx context.Context) error {
+	return a.poller.Run(ctx, func(s *gitsync.Snapshot, err error) {
+		if err != nil {
+			a.log.Warn("reading the branch", "error", err)
+			return
+		}
+		a.read(s)
+	})
+}
+
+// read takes over what a commit says. An app that can't be read keeps its course; so does everything when the
+// environment as a whole can't be read.
+func (a *Agent) read(s *gitsync.Snapshot) {
+	env, err := Load(a.loader, s.FS(), a.cfg.Path, a.cfg.Environment, a.cfg.Namespace)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.envFault = err
+	if err != nil {
+		a.log.Error("environment can't be read", "commit", s.Commit, "error", err)
+		a.tellGit()
+		return
+	}
+	a.source = Source{Commit: s.Commit, FS: s.FS(), Env: env}
+	first := a.unsynced == nil
+	if first {
+		a.unsynced = map[string]bool{}
+	}
+	listed := make(map[string]bool, len(env.Apps))
+	for i := range env.Apps {
+		in := &env.Apps[i]
+		listed[in.Name] = true
+		ap := a.apps[in.Name]
+		if ap == nil {
+			ap = &app{name: in.Name}
+			a.apps[in.Name] = ap
+		}
+		if ap.input != nil && ap.input.Digest == in.Digest && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
+			ap.input = in
+			continue
+		}
+		if ap.rejected() {
+			// The same release again may be another commit asking for it, so the asking commit is looked up anew.
+			ap.asked = desired{}
+		}
+		ap.input, ap.removed = in, false
+		if first {
+			a.unsynced[in.Name] = true
+		}
+		a.queue.Add(in.Name)
+	}
+	for name, ap := range a.apps {
+		// Where an entry can't be read nobody knows which app it meant to keep.
+		if !listed[name] && !ap.removed && env.Incomplete == nil {
+			ap.input, ap.removed = nil, true
+			a.queue.Add(name)
+		}
+	}
+	a.tellGit()
+}
+
+// rejected reports whether git's last known wish was turned down.
+func (ap *app) rejected() bool {
+	for _, r := range ap.saved.State.Rejected {
+		if r.Release.Digest == ap.asked.id.Digest {
+			return true
+		}
+	}
+	return false
+}
+
+// Load reads an environment and fills in the name and the namespace where the repository is silent: the given
+// ones, else namespace jx-<name>. It keeps what the repository says and is shared, so nothing in it is changed.
+func Load(l *environments.Loader, fsys fs.FS, path, name, namespace string) (*environments.Environment, error) {
+	read, err := l.Load(fsys, path)
+	if err != nil {
+		return nil, err
+	}
+	env := *read
+	if env.Name == "" {
+		env.Name = name
+	}
+	if env.Namespace == "" {
+		env.Namespace = namespace
+	}
+	if env.Namespace == "" {
+		env.Namespace = "jx-" + env.Name
+	}
+	env.Apps = slices.Clone(read.Apps)
+	for i := range env.Apps {
+		if env.Apps[i].Namespace == "" {
+			env.Apps[i].Namespace = env.Namespace
+		}
+	}
+	return &env, nil
+}
+
+// cause finds the commit that asked for what git says of an app now: the newest one that changed it, looking
+// back from tip as far as stop.
+func (a *Agent) cause(ctx context.Context, name, tip, stop string) (string, error) {
+	digest := func(s *gitsync.Snapshot) (string, error) {
+		env, err := a.loader.Load(s.FS(), a.cfg.Path)
+		if err != nil {
+			// A commit that can't be read says nothing of the app; its neighbours differ from it.
+			return "", nil //nolint:nilerr // an unreadable commit is an answer, not an error
+		}
+		for i := range env.Apps {
+			if env.Apps[i].Name == name {
+				return env.Apps[i].Digest, nil
+			}
+		}
+		return "", nil
+	}
+	same := func(s, parent *gitsync.Snapshot) (bool, error) {
+		x, errX := digest(s)
+		y, errY := digest(parent)
+		return x == y, errors.Join(errX, errY)
+	}
+	c, err := a.repo.LastChange(ctx, tip, stop, historyLimit, same)
+	if err != nil {
+		return "", fmt.Errorf("looking for the commit that asked for %s: %w", name, err)
+	}
+	return c, nil
+}

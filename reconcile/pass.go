@@ -1,0 +1,342 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// inFlightPoll is how long a rollout goes without being looked at when nothing else calls for a look. Watches
+// bring the news; this bounds the harm of one that was missed.
+const inFlightPoll = 5 * time.Second
+
+// pass looks at one app once: observe, decide, save, apply. It returns when to look again, the zero time for
+// when something changes.
+func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err error) {
+	w, ok := a.begin(name)
+	if !ok {
+		return time.Time{}, nil
+	}
+	loaded := w.saved.State
+	asked, fault := a.refresh(ctx, &w)
+	if err := a.adopt(ctx, &w); err != nil {
+		return time.Time{}, err
+	}
+	state := w.saved.State
+	if w.removed && state.Phase == rollout.Idle && state.Stable.IsZero() && w.recorded >= state.LastSeq {
+		return time.Time{}, a.forget(ctx, &w)
+	}
+	if asked.release != nil && state.Stable.Digest == asked.id.Digest && state.Stable.Commit == "" {
+		// What was adopted is what git says: now it is known since when.
+		state.Stable.Commit = asked.id.Commit
+	}
+	if state.Policy = policyOf(state, asked); state.Policy == nil {
+		// Nothing is known of this app yet but its fault.
+		return time.Time{}, a.blame(name, fault)
+	}
+	before, err := a.project(ctx, &w, asked, state)
+	if err != nil {
+		return time.Time{}, a.blame(name, err)
+	}
+	seen, err := a.cluster.Observe(ctx, w.app, before)
+	if err != nil {
+		a.lostSight()
+		return time.Time{}, fmt.Errorf("observing %s: %w", name, err)
+	}
+	a.log.Debug("observed", "app", name, "phase", state.Phase, "weight", state.Weight, "applied", seen.Applied,
+		"pending", seen.Pending, "stable", seen.Stable.Message, "canary", seen.Canary.Message)
+	o, err := a.observation(ctx, &w, asked, state, before, seen)
+	if err != nil {
+		return time.Time{}, err
+	}
+	next, events := rollout.Next(state, o)
+	next.Policy = policyOf(next, asked)
+	moved := !sameState(loaded, next)
+	if moved {
+		if err := a.save(ctx, &w, asked, next); err != nil {
+			return time.Time{}, err
+		}
+		a.announce(name, events)
+	}
+	if moved || !seen.Applied {
+		if err := a.apply(ctx, &w, asked, next); err != nil {
+			return time.Time{}, a.blame(name, err)
+		}
+	}
+	if moved {
+		a.queue.Add(name)
+	}
+	return a.lookAgain(next, o), a.blame(name, fault)
+}
+
+// work in hand: what a pass knows of its app. It is the pass's own copy.
+type work struct {
+	app     cluster.App
+	name    string
+	input   *environments.App
+	source  Source
+	removed bool
+	asked   desired
+	saved   cluster.Saved
+	// recorded and reverted are git's answers.
+	recorded int64
+	reverted *rollout.Reverted
+	// since is since when the cluster has answered without a gap.
+	since time.Time
+}
+
+// begin takes the app's present facts; ok is false for an app that is no more.
+func (a *Agent) begin(name string) (work, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[name]
+	if ap == nil {
+		return work{}, false
+	}
+	w := work{
+		name: name, input: ap.input, source: a.source, removed: ap.removed, asked: ap.asked,
+		saved: ap.saved, recorded: ap.recorded, reverted: ap.reverted, app: ap.saved.App, since: a.since,
+	}
+	if in := ap.input; in != nil && w.app.Name == "" {
+		w.app = cluster.App{Name: name, Namespace: in.Namespace, ReleaseName: in.ReleaseName}
+	}
+	// Before the first snapshot an app is known from its state alone; that is enough to keep its course.
+	return w, w.app.Name != ""
+}
+
+// adopt takes over what Helm, Flux or jx deployed before Sluice came, as the stable release.
+func (a *Agent) adopt(ctx context.Context, w *work) error {
+	s := &w.saved.State
+	if s.LastSeq > 0 || !s.Stable.IsZero() || s.Phase != rollout.Idle || w.removed {
+		return nil
+	}
+	stable, err := a.cluster.Adopt(ctx, w.app)
+	if err != nil {
+		return fmt.Errorf("looking for a release of %s that is there already: %w", w.name, err)
+	}
+	s.Stable = stable
+	return nil
+}
+
+// lostSight notes that the cluster did not answer: deadlines begin anew when it does.
+func (a *Agent) lostSight() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.since = a.now()
+}
+
+// policyOf is the policy that the projection of a state follows: that of the release under way, at rest that of the
+// one that serves. The saved one stays as long as git asks for something else, or can't be read. Nil: none is known.
+func policyOf(s rollout.State, asked desired) *environments.Policy {
+	follows := s.Stable
+	if s.InFlight() {
+		follows = s.Target
+	}
+	if asked.release != nil && (s.Policy == nil || follows.IsZero() || asked.id.Digest == follows.Digest) {
+		p := asked.policy
+		return &p
+	}
+	return s.Policy
+}
+
+// project computes what the cluster should hold in the given state.
+func (a *Agent) project(ctx context.Context, w *work, asked desired, s rollout.State) (project.Desired, error) {
+	stable, err := a.objects(ctx, w, asked, s.Stable)
+	if err != nil {
+		return project.Desired{}, err
+	}
+	target, err := a.objects(ctx, w, asked, s.Target)
+	if err != nil {
+		return project.Desired{}, err
+	}
+	return project.Project(project.Input{
+		App: w.name, Namespace: w.app.Namespace, Stable: stable, Target: target, Policy: *s.Policy, State: s,
+	})
+}
+
+// objects of a release: as rendered when it is the one that git asks for, else as its Helm record holds them,
+// so that git and the chart repository may be away.
+func (a *Agent) objects(ctx context.Context, w *work, asked desired, r rollout.Release) ([]*unstructured.Unstructured, error) {
+	switch {
+	case r.IsZero():
+		return nil, nil
+	case asked.release != nil && asked.id.Digest == r.Digest:
+		return asked.release.Objects, nil
+	}
+	objs, err := a.cluster.ReleaseObjects(ctx, w.app, r.Revision)
+	if err != nil {
+		return nil, fmt.Errorf("reading release %s (revision %d) of %s: %w", r.Version, r.Revision, w.name, err)
+	}
+	return objs, nil
+}
+
+// observation gathers what Next may know.
+func (a *Agent) observation(ctx context.Context, w *work, asked desired, s rollout.State, d project.Desired, seen cluster.Seen) (rollout.Observation, error) {
+	o := rollout.Observation{
+		Now: a.now(), Removed: w.removed, Policy: *s.Policy, Recorded: w.recorded, Reverted: w.reverted,
+		Applied: seen.Applied, Stable: seen.Stable, Canary: seen.Canary, WatchedSince: w.since,
+	}
+	if asked.release != nil && !w.removed {
+		o.Desired, o.Policy = asked.id, asked.policy
+		var err error
+		if o.FromStable, err = a.change(ctx, w, asked, s.Stable); err != nil {
+			return o, err
+		}
+		if o.FromTarget, err = a.change(ctx, w, asked, s.Target); err != nil {
+			return o, err
+		}
+	}
+	if seen.Applied && s.CheckDue(o.Policy, o.Now) {
+		v, err := a.judge(ctx, w, d, o.Policy)
+		if err != nil {
+			return o, err
+		}
+		// Next trusts no verdict from its future, so the clock is read again.
+		o.Verdict, o.Now = &v, a.now()
+	}
+	return o, nil
+}
+
+// change is how far git's wish is from a release.
+func (a *Agent) change(ctx context.Context, w *work, asked desired, r rollout.Release) (rollout.Change, error) {
+	if r.IsZero() {
+		return rollout.ChangePods, nil
+	}
+	if r.Digest == asked.id.Digest {
+		return rollout.ChangeNone, nil
+	}
+	objs, err := a.objects(ctx, w, asked, r)
+	if err != nil {
+		return "", err
+	}
+	if c := project.Compare(objs, asked.release.Objects); c != rollout.ChangeNone {
+		return c, nil
+	}
+	return rollout.ChangePlain, nil
+}
+
+// save numbers the releases that have no record yet, keeps their manifests, and saves the state. Nothing of
+// it is acted upon before this returns nil.
+func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.State) error {
+	for _, r := range []*rollout.Release{&next.Stable, &next.Target} {
+		if r.IsZero() || r.Revision != 0 {
+			continue
+		}
+		if asked.release == nil || asked.id.Digest != r.Digest {
+			return fmt.Errorf("numbering release %s of %s: its manifests are not at hand", r.Version, w.name)
+		}
+		n, err := a.cluster.AddRelease(ctx, w.app, asked.release)
+		if err != nil {
+			return fmt.Errorf("keeping release %s of %s: %w", r.Version, w.name, err)
+		}
+		r.Revision = n
+	}
+	w.saved.App, w.saved.State = w.app, next
+	saved, err := a.cluster.SaveState(ctx, w.saved)
+	if err != nil {
+		return fmt.Errorf("saving the state of %s: %w", w.name, err)
+	}
+	w.saved = saved
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[w.name]
+	ap.saved = saved
+	if next.Revert == nil {
+		ap.reverted = nil
+	}
+	if len(next.Outbox) > 0 || next.Revert != nil {
+		a.tellGit()
+	}
+	return nil
+}
+
+// apply makes the cluster hold what the saved state says, and the Helm records say it too.
+func (a *Agent) apply(ctx context.Context, w *work, asked desired, s rollout.State) error {
+	d, err := a.project(ctx, w, asked, s)
+	if err != nil {
+		return err
+	}
+	if _, err := a.cluster.Apply(ctx, w.app, s, d); err != nil {
+		return fmt.Errorf("applying %s: %w", w.name, err)
+	}
+	if err := a.cluster.SettleReleases(ctx, w.app, s); err != nil {
+		return fmt.Errorf("recording the releases of %s: %w", w.name, err)
+	}
+	return nil
+}
+
+// lookAgain is when time alone could change the answer.
+func (a *Agent) lookAgain(s rollout.State, o rollout.Observation) time.Time {
+	if !s.InFlight() {
+		return time.Time{}
+	}
+	poll := a.now().Add(inFlightPoll)
+	if due := s.Due(o); !due.IsZero() && due.Before(poll) {
+		return due
+	}
+	return poll
+}
+
+// blame keeps why an app can't be delivered, for the status branch, and returns it.
+func (a *Agent) blame(name string, fault error) error {
+	if errors.Is(fault, context.Canceled) {
+		return fault
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ap := a.apps[name]; ap != nil {
+		was := ap.fault
+		ap.fault = fault
+		if text(was) != text(fault) {
+			a.tellGit()
+		}
+	}
+	return fault
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// announce hands events to whoever listens.
+func (a *Agent) announce(name string, events []rollout.Event) {
+	for _, e := range events {
+		a.log.Info("event", "app", name, "seq", e.Seq, "type", e.Type, "from", e.From.Version, "to", e.To.Version,
+			"weight", e.Weight, "reason", e.Reason)
+		if a.cfg.OnEvent != nil {
+			a.cfg.OnEvent(name, e)
+		}
+	}
+}
+
+// forget ends an app that git no longer lists, whose objects are gone, and whose last word is in the audit log.
+func (a *Agent) forget(ctx context.Context, w *work) error {
+	if err := a.cluster.DeleteState(ctx, w.saved); err != nil {
+		return fmt.Errorf("forgetting %s: %w", w.name, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ap := a.apps[w.name]; ap != nil && ap.removed {
+		delete(a.apps, w.name)
+	}
+	return nil
+}
+
+// sameState compares states as they are saved.
+func sameState(x, y rollout.State) bool {
+	bx, errX := json.Marshal(x)
+	by, errY := json.Marshal(y)
+	return errX == nil && errY == nil && string(bx) == string(by)
+}

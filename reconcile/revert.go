@@ -1,0 +1,143 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// revert is a rollback commit that is due.
+type revert struct {
+	app string
+	rollout.Revert
+}
+
+// reverts are the rollback commits that git owes and nobody has answered yet.
+func (a *Agent) reverts() []revert {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var due []revert
+	for name, ap := range a.apps {
+		if r := ap.saved.State.Revert; r != nil && ap.reverted == nil {
+			due = append(due, revert{name, *r})
+		}
+	}
+	return due
+}
+
+// revert puts the environment branch back and tells the app what came of it. An error means: try again.
+func (a *Agent) revert(ctx context.Context, r revert) error {
+	answer, err := a.writeRevert(ctx, r)
+	if err != nil {
+		return fmt.Errorf("writing the rollback of %s: %w", r.app, err)
+	}
+	answer.Rollout = r.Rollout
+	a.mu.Lock()
+	if ap := a.apps[r.app]; ap != nil {
+		ap.reverted = &answer
+	}
+	a.mu.Unlock()
+	a.queue.Add(r.app)
+	a.Nudge()
+	return nil
+}
+
+func (a *Agent) writeRevert(ctx context.Context, r revert) (rollout.Reverted, error) {
+	edit, err := a.revertEdit(r)
+	if err != nil {
+		// A commit that is no longer in the history can't be compared with, now or later.
+		return rollout.Reverted{Skipped: err.Error()}, nil
+	}
+	a.mu.Lock()
+	env := a.source.Env
+	a.mu.Unlock()
+	if env != nil && env.WriteBack == environments.WriteBackPullRequest {
+		return a.proposeRevert(ctx, r, edit)
+	}
+	hash, err := a.branch.Commit(ctx, edit)
+	var rejected *gitsync.RejectedError
+	switch {
+	case errors.As(err, &rejected) && !rejected.Unauthorized:
+		a.log.Warn("the branch refuses the rollback commit; it goes to a branch of its own", "app", r.app, "reason", rejected.Reason)
+		return a.proposeRevert(ctx, r, edit)
+	case err != nil:
+		return skipped(err)
+	case hash == "":
+		return a.foundRevert(ctx, r)
+	}
+	return rollout.Reverted{Commit: hash}, nil
+}
+
+// revertEdit is the rollback as a function of the branch's tip. What it compares with are the commits that asked
+// for the failed and for the stable release.
+func (a *Agent) revertEdit(r revert) (func(*gitsync.Snapshot) (*gitsync.Change, error), error) {
+	failed, err := a.repo.At(r.From.Commit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for %s: %w", r.From.Version, err)
+	}
+	stable, err := a.repo.At(r.To.Commit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for %s: %w", r.To.Version, err)
+	}
+	message := audit.RollbackMessage(a.names(), r.app, r.Revert)
+	return func(tip *gitsync.Snapshot) (*gitsync.Change, error) {
+		files, err := environments.Revert(tip.FS(), failed.FS(), stable.FS(), a.cfg.Path, r.app)
+		if err != nil || len(files) == 0 {
+			return nil, err
+		}
+		return &gitsync.Change{Files: files, Message: message}, nil
+	}, nil
+}
+
+// proposeRevert pushes the rollback to a branch of its own, from which somebody opens a pull request.
+func (a *Agent) proposeRevert(ctx context.Context, r revert, edit func(*gitsync.Snapshot) (*gitsync.Change, error)) (rollout.Reverted, error) {
+	name := "sluice/rollback/" + a.cfg.Environment + "/" + r.app
+	w, err := a.branch.Branch(name)
+	if err != nil {
+		return rollout.Reverted{}, err
+	}
+	hash, err := w.Commit(ctx, edit)
+	if err != nil {
+		return skipped(err)
+	}
+	if hash == "" {
+		return rollout.Reverted{Skipped: "branch " + name + " holds the rollback already"}, nil
+	}
+	return rollout.Reverted{Skipped: "the rollback waits on branch " + name + " as commit " + hash}, nil
+}
+
+// foundRevert answers for a tip that says already what the rollback would: by a commit of ours whose answer was
+// lost, or by somebody else's.
+func (a *Agent) foundRevert(ctx context.Context, r revert) (rollout.Reverted, error) {
+	tip, err := a.repo.Fetch(ctx)
+	if err != nil {
+		return rollout.Reverted{}, err
+	}
+	history, err := a.repo.Commits(ctx, tip.Commit, r.From.Commit, historyLimit)
+	if err != nil {
+		return rollout.Reverted{}, err
+	}
+	for _, c := range history {
+		if audit.IsRollback(c.Message, r.app, r.Revert) {
+			return rollout.Reverted{Commit: c.Hash}, nil
+		}
+	}
+	return rollout.Reverted{Skipped: "the branch says " + r.To.Version + " already"}, nil
+}
+
+// skipped turns the errors that no further try would mend into an answer.
+func skipped(err error) (rollout.Reverted, error) {
+	var rejected *gitsync.RejectedError
+	var unable *environments.UnrevertableError
+	switch {
+	case errors.Is(err, environments.ErrMovedOn), errors.As(err, &unable), errors.As(err, &rejected):
+		return rollout.Reverted{Skipped: err.Error()}, nil
+	default:
+		return rollout.Reverted{}, err
+	}
+}

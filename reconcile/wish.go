@@ -1,0 +1,167 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"helm.sh/helm/v3/pkg/chartutil"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render"
+)
+
+// Source is an environment as one commit says it.
+type Source struct {
+	Commit string
+	FS     fs.FS
+	Env    *environments.Environment
+}
+
+// Charts turns an app of a Source into a release and its policy. It is safe for concurrent use.
+type Charts struct {
+	Fetcher  *render.Fetcher
+	Renderer *render.Renderer
+	// Capabilities and Namespaced tell of the cluster; nil: Helm's defaults.
+	Capabilities func(ctx context.Context) (*chartutil.Capabilities, error)
+	Namespaced   func(schema.GroupVersionKind) (namespaced, known bool)
+	// CheckInterval overrides the analysis interval of every policy; 0 leaves the policies alone.
+	CheckInterval time.Duration
+}
+
+// Release renders an app and resolves its policy.
+func (c *Charts) Release(ctx context.Context, src Source, app *environments.App) (*render.Release, environments.Policy, error) {
+	if app.Fault != nil {
+		return nil, environments.Policy{}, app.Fault
+	}
+	rel, err := c.render(ctx, src, app)
+	if err != nil {
+		return nil, environments.Policy{}, fmt.Errorf("rendering %s %s: %w", app.Name, app.Chart.Version, err)
+	}
+	canary, err := project.FindCanary(rel.Objects)
+	if err != nil {
+		return nil, environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
+	}
+	policy, err := environments.ResolvePolicy(src.Env, app, rel.Values, canary)
+	if err != nil {
+		return nil, environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
+	}
+	if c.CheckInterval > 0 {
+		policy = policy.WithInterval(c.CheckInterval)
+	}
+	return rel, policy, projectable(app, rel, policy)
+}
+
+// projectable says before anything begins whether a canary of the release could be made.
+func projectable(app *environments.App, rel *render.Release, p environments.Policy) error {
+	if p.Strategy != environments.StrategyCanary {
+		return nil
+	}
+	return project.Check(project.Input{
+		App: app.Name, Namespace: app.Namespace, Stable: rel.Objects, Target: rel.Objects, Policy: p,
+	})
+}
+
+func (c *Charts) render(ctx context.Context, src Source, app *environments.App) (*render.Release, error) {
+	in := render.Input{
+		ReleaseName: app.ReleaseName, Namespace: app.Namespace, Values: app.Values,
+		Alias: app.Chart.Alias, ImportValues: app.Chart.ImportValues, Namespaced: c.Namespaced,
+	}
+	var err error
+	if c.Capabilities != nil {
+		if in.Capabilities, err = c.Capabilities(ctx); err != nil {
+			return nil, fmt.Errorf("asking the cluster what it serves: %w", err)
+		}
+	}
+	if in.Chart, err = c.chart(ctx, src, app); err != nil {
+		return nil, err
+	}
+	if in.Umbrella, err = c.umbrella(ctx, src, app); err != nil {
+		return nil, err
+	}
+	return c.Renderer.Render(ctx, in)
+}
+
+// chart fetches the app's chart, or loads it from the repository.
+func (c *Charts) chart(ctx context.Context, src Source, app *environments.App) (*render.Chart, error) {
+	if app.Chart.Path == "" {
+		return c.Fetcher.Fetch(ctx, render.Ref{
+			Name: app.Chart.Name, Version: app.Chart.Version, Repository: app.Chart.Repository,
+		})
+	}
+	return c.Fetcher.Load(ctx, render.Path{
+		FS: src.FS, Dir: app.Chart.Path, Tree: src.Commit, Bare: app.Chart.Path == src.Env.Umbrella.Dir,
+	})
+}
+
+// umbrella is the environment's own chart around the app; nil for an app that is rendered on its own.
+func (c *Charts) umbrella(ctx context.Context, src Source, app *environments.App) (*render.Umbrella, error) {
+	u := src.Env.Umbrella
+	if u.Name == "" || app.Chart.Path == u.Dir && u.Dir != "" {
+		return nil, nil
+	}
+	out := &render.Umbrella{Name: u.Name, Version: u.Version, Globals: u.Globals, Values: u.Values}
+	if len(u.Templates) > 0 {
+		var err error
+		out.Chart, err = c.Fetcher.Load(ctx, render.Path{FS: src.FS, Dir: u.Dir, Tree: src.Commit, Bare: true})
+		if err != nil {
+			return nil, fmt.Errorf("loading the umbrella chart: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// desired is what git asks of one app, rendered. The zero value: not known.
+type desired struct {
+	// input is the digest of what was rendered.
+	input   string
+	id      rollout.Release
+	release *render.Release
+	policy  environments.Policy
+}
+
+// refresh renders what git asks for if that has changed. With a fault the wish is not known, and the app
+// keeps its course.
+func (a *Agent) refresh(ctx context.Context, w *work) (desired, error) {
+	switch {
+	case w.input == nil:
+		return desired{}, nil
+	case w.asked.release != nil && w.asked.input == w.input.Digest:
+		return w.asked, nil
+	}
+	rel, policy, err := a.charts.Release(ctx, w.source, w.input)
+	if err != nil {
+		return desired{}, err
+	}
+	d := desired{input: w.input.Digest, release: rel, policy: policy}
+	d.id = rollout.Release{Version: rel.Version, Digest: rel.Digest}
+	if d.id.Commit, err = a.commitOf(ctx, w, d.id); err != nil {
+		return desired{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ap := a.apps[w.name]; ap != nil {
+		ap.asked = d
+	}
+	return d, nil
+}
+
+// commitOf is the commit that asked for a release. A release that is serving keeps the commit it came with:
+// a rollback commit only says again what was asked before.
+func (a *Agent) commitOf(ctx context.Context, w *work, id rollout.Release) (string, error) {
+	s := w.saved.State
+	for _, known := range []rollout.Release{s.Stable, s.Target} {
+		if known.Digest == id.Digest && known.Commit != "" {
+			return known.Commit, nil
+		}
+	}
+	stop := s.Stable.Commit
+	if n := len(s.Rejected); n > 0 {
+		stop = s.Rejected[n-1].Release.Commit
+	}
+	return a.cause(ctx, w.name, w.source.Commit, stop)
+}
