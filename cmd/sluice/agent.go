@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	metrics "github.com/sluice-cd/sluice/analysis/prometheus"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/cluster"
+)
+
+func newAgent() *cobra.Command {
+	var path, logFormat string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Deliver environments until told to stop",
+		Long: `Follows the environment repositories of the configuration file, delivers what they ask
+for and writes the outcome back. SIGTERM and SIGINT end it after what is being
+written has been written; killed at any other moment, it goes on where it was.`,
+		Example: `  sluice agent --config /etc/sluice/agent.yaml`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(path)
+			if err != nil {
+				return &codedError{exitUsage, err}
+			}
+			log, err := newLogger(logFormat, verbose)
+			if err != nil {
+				return err
+			}
+			return runAgent(cmd.Context(), c, log)
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "agent.yaml", "configuration file")
+	cmd.Flags().StringVar(&logFormat, "log-format", "text", "text or json")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log what is looked at, not only what happens")
+	return cmd
+}
+
+func newLogger(format string, verbose bool) (*slog.Logger, error) {
+	opts := &slog.HandlerOptions{}
+	if verbose {
+		opts.Level = slog.LevelDebug
+	}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+	default:
+		return nil, usagef("--log-format: got %q, expected text or json", format)
+	}
+}
+
+// runAgent delivers every environment of the configuration.
+func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
+	rest, err := cluster.LoadREST(c.Kubeconfig, c.Context, c.AllowCredentialPlugins)
+	if err != nil {
+		return err
+	}
+	asker, err := metrics.New(metrics.Config{
+		Address: c.Prometheus.Address, Timeout: time.Duration(c.Prometheus.Timeout),
+		Username: c.Prometheus.Username, PasswordFile: c.Prometheus.PasswordFile,
+		BearerTokenFile: c.Prometheus.BearerTokenFile, CAFile: c.Prometheus.CAFile,
+		InsecureSkipVerify: c.Prometheus.InsecureSkipVerify,
+	})
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	d := &delivery{config: c, rest: rest, metrics: asker, onEvent: newEventMetrics(registry).observe, log: log}
+	g, ctx := errgroup.WithContext(ctx)
+	var environments []*environment
+	for _, e := range c.Environments {
+		env, err := d.open(ctx, e)
+		if err != nil {
+			return err
+		}
+		environments = append(environments, env)
+	}
+	g.Go(func() error { return serve(ctx, c.Listen, environments, registry, log) })
+	for _, e := range environments {
+		g.Go(func() error { return e.run(ctx, c) })
+	}
+	return g.Wait()
+}
+
+// serve answers /healthz, /readyz and /metrics until ctx is done.
+func serve(ctx context.Context, listen string, environments []*environment, registry *prometheus.Registry, log *slog.Logger) error {
+	if listen == "none" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		for _, e := range environments {
+			if !e.agent.Synced() {
+				http.Error(w, "waiting for "+e.Name, http.StatusServiceUnavailable)
+				return
+			}
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return fmt.Errorf("listening for health and metrics: %w", err)
+	}
+	log.Info("listening", "address", l.Addr().String())
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving health and metrics: %w", err)
+	}
+	return nil
+}
+
+// remote is how the agent reaches an environment repository.
+func (r repositoryConfig) remote() gitsync.Remote {
+	return gitsync.Remote{URL: r.URL, Branch: r.Branch, AllowFile: r.AllowFile, Auth: gitsync.Auth{
+		Username: r.Username, PasswordFile: r.PasswordFile, TokenFile: r.TokenFile,
+		SSHKeyFile: r.SSHKeyFile, KnownHostsFile: r.KnownHostsFile,
+	}}
+}
+
+// hostIdentity tells this process from the others that would lead.
+func hostIdentity() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s-%d", host, os.Getpid())
+}

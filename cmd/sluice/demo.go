@@ -1,0 +1,468 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	metrics "github.com/sluice-cd/sluice/analysis/prometheus"
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
+)
+
+// The demo's app and its versions.
+const (
+	demoApp   = "croc-hunter-java"
+	demoFirst = "0.0.129"
+	demoGood  = "0.0.130"
+	demoBad   = "0.0.131"
+
+	// demoPatience is how long nothing may happen.
+	demoPatience = 2 * time.Minute
+)
+
+// demoCharts is the app's chart, in the shape of the talk's.
+//
+//go:embed all:demo/charts
+var demoCharts embed.FS
+
+func newDemo() *cobra.Command {
+	var interval time.Duration
+	var dir string
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "See a promotion that succeeds and one that is rolled back in git",
+		Long: `Starts a real Kubernetes control plane, Prometheus, git server and chart repository on
+loopback, creates a staging and a production repository, and merges two new versions
+of croc-hunter-java: 0.0.130, which is fine, and 0.0.131, which answers with 500s.
+
+It runs from a checkout of Sluice and builds those servers the first time, which takes
+about twelve minutes on two cores. What has no place on one machine is played and said
+so: pods that become ready, and users whose requests follow the real routing objects.`,
+		Example: `  sluice demo
+  sluice demo --interval 5s --keep`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if interval < time.Second {
+				return usagef("--interval: got %s, expected 1s or more", interval)
+			}
+			d := &demo{out: newNarrator(cmd.OutOrStdout()), interval: interval, dir: dir, keep: keep}
+			return d.run(cmd.Context())
+		},
+	}
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between checks, and the least time at each step")
+	cmd.Flags().StringVar(&dir, "dir", "", "keep everything in this directory (default: a temporary one, removed at the end)")
+	cmd.Flags().BoolVar(&keep, "keep", false, "leave it running at the end, and print how to look around")
+	return cmd
+}
+
+// demo is one run of the demonstration.
+type demo struct {
+	out      *narrator
+	interval time.Duration
+	dir      string
+	keep     bool
+
+	bed    *bed.Bed
+	events chan demoEvent
+	// ended holds how each version ended in each environment.
+	ended map[string]rollout.EventType
+	// environments by name, once they are delivered.
+	environments map[string]*environment
+}
+
+// demoEvent is an event with the environment that it happened in.
+type demoEvent struct {
+	environment, app string
+	rollout.Event
+}
+
+func (d *demo) run(ctx context.Context) error {
+	defer d.out.close()
+	if d.dir == "" {
+		dir, err := os.MkdirTemp("", "sluice-demo-")
+		if err != nil {
+			return fmt.Errorf("making a directory for the demo: %w", err)
+		}
+		d.dir = dir
+		if !d.keep {
+			defer os.RemoveAll(dir)
+		}
+	}
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return fmt.Errorf("making a directory for the demo: %w", err)
+	}
+	d.out.heading("Starting the servers")
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	defer d.bed.Close() //nolint:errcheck // everything that was worth keeping was printed
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	if err := d.deliver(ctx, g); err != nil {
+		return err
+	}
+	g.Go(func() error {
+		defer stop()
+		return d.play(ctx)
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// start starts the servers and fills them.
+func (d *demo) start(ctx context.Context) error {
+	b, err := bed.Start(ctx, bed.Options{Dir: filepath.Join(d.dir, "bed"), Progress: d.out})
+	if err != nil {
+		return err
+	}
+	d.bed = b
+	// 30 % of its requests fail: bad enough for every check, not so bad that one check would do.
+	b.Behaviours.Set(demoApp+":"+demoBad, behaviour.Behaviour{ErrorRate: 0.3})
+	if err := d.publish(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.passwordFile(), []byte(bed.Password), 0o600); err != nil {
+		return fmt.Errorf("writing the demo's password: %w", err)
+	}
+	for _, name := range []string{"staging", "production"} {
+		if err := d.createRepository(ctx, name); err != nil {
+			return fmt.Errorf("creating the %s repository: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// publish puts the chart's versions into the chart repository.
+func (d *demo) publish() error {
+	dir := filepath.Join(d.dir, "charts")
+	charts, err := fs.Sub(demoCharts, "demo/charts")
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.CopyFS(dir, charts); err != nil {
+		return fmt.Errorf("unpacking the demo's chart: %w", err)
+	}
+	for _, v := range []string{demoFirst, demoGood, demoBad} {
+		if err := d.bed.Charts.AddVersion(filepath.Join(dir, demoApp), v); err != nil {
+			return fmt.Errorf("publishing %s %s: %w", demoApp, v, err)
+		}
+	}
+	return nil
+}
+
+func (d *demo) passwordFile() string { return filepath.Join(d.dir, "password") }
+
+// repository is how agent and people reach one of the demo's repositories.
+func (d *demo) repository(name string) repositoryConfig {
+	return repositoryConfig{URL: d.bed.Git.URL(name), Branch: "main", Username: bed.User, PasswordFile: d.passwordFile()}
+}
+
+// createRepository makes an environment repository as jx does, with the first version in it.
+func (d *demo) createRepository(ctx context.Context, name string) error {
+	if err := d.bed.Git.CreateRepo(name); err != nil {
+		return err
+	}
+	canary := ""
+	if name == "staging" {
+		canary = "  canary:\n    enable: false # staging takes a new version at once\n"
+	}
+	files := map[string][]byte{
+		"sluice.yaml": []byte("apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: " + name + "\n" +
+			"namespace: jx-" + name + "\n"),
+		"env/Chart.yaml": []byte("apiVersion: v1\nname: env\nversion: 0.0.1\n"),
+		"env/requirements.yaml": []byte("# What " + name + " runs. Promotion is a pull request that changes a version here.\n" +
+			"dependencies:\n- name: " + demoApp + "\n  version: " + demoFirst + "  # written by jx promote\n" +
+			"  repository: " + d.bed.Charts.URL() + "\n"),
+		"env/values.yaml": []byte(demoApp + ":\n  greeting: \"G'day from " + name + "\"\n" + canary),
+	}
+	return d.commit(ctx, name, func(*gitsync.Snapshot) (*gitsync.Change, error) {
+		return &gitsync.Change{Files: files, Message: "chore: environment " + name}, nil
+	})
+}
+
+// commit is a commit of a person.
+func (d *demo) commit(ctx context.Context, name string, edit func(*gitsync.Snapshot) (*gitsync.Change, error)) error {
+	w, err := gitsync.NewWriter(gitsync.WriterConfig{
+		Remote: d.repository(name).remote(), Create: true,
+		Identity: gitsync.Identity{Name: "A Developer", Email: "developer@example.com"},
+	}, filepath.Join(d.dir, "people", name))
+	if err != nil {
+		return err
+	}
+	defer w.Close() //nolint:errcheck // a cache
+	_, err = w.Commit(ctx, edit)
+	return err
+}
+
+// merge is what merging a promotion's pull request does: one line of requirements.yaml.
+func (d *demo) merge(ctx context.Context, name, to string) error {
+	const file = "env/requirements.yaml"
+	d.out.say("a promotion of %s %s is merged into %s", demoApp, to, name)
+	err := d.commit(ctx, name, func(tip *gitsync.Snapshot) (*gitsync.Change, error) {
+		text, err := fs.ReadFile(tip.FS(), file)
+		if err != nil {
+			return nil, err
+		}
+		if text, err = environments.SetVersion(text, demoApp, to); err != nil {
+			return nil, err
+		}
+		return &gitsync.Change{
+			Files:   map[string][]byte{file: text},
+			Message: "chore: promote " + demoApp + " to version " + to,
+		}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("merging %s into %s: %w", to, name, err)
+	}
+	d.environments[name].agent.Nudge() // as the forge's webhook would
+	return nil
+}
+
+// deliver runs an agent for each environment.
+func (d *demo) deliver(ctx context.Context, g *errgroup.Group) error {
+	d.events = make(chan demoEvent, 1024)
+	d.ended = map[string]rollout.EventType{}
+	d.environments = map[string]*environment{}
+	asker, err := metrics.New(metrics.Config{Address: d.bed.PrometheusURL})
+	if err != nil {
+		return err
+	}
+	c := &config{
+		DataDir: filepath.Join(d.dir, "agent"),
+		Charts:  []chartCredential{{URL: d.bed.Charts.URL(), Username: bed.User, PasswordFile: d.passwordFile()}},
+	}
+	log, err := d.logger()
+	if err != nil {
+		return err
+	}
+	all := &delivery{config: c, rest: d.bed.REST(), metrics: asker, log: log, onEvent: func(env, app string, e rollout.Event) {
+		d.events <- demoEvent{env, app, e}
+	}}
+	for _, name := range []string{"staging", "production"} {
+		e := envConfig{
+			Name: name, Repository: d.repository(name), Interval: duration(d.interval), CheckInterval: duration(d.interval),
+		}
+		e.complete("")
+		env, err := all.open(ctx, e)
+		if err != nil {
+			return err
+		}
+		d.environments[name] = env
+		g.Go(func() error { return env.run(ctx, c) })
+	}
+	return nil
+}
+
+// logger writes what the agents log to a file, away from the narration.
+func (d *demo) logger() (*slog.Logger, error) {
+	f, err := os.Create(filepath.Join(d.dir, "agent.log"))
+	if err != nil {
+		return nil, fmt.Errorf("making the agents' log: %w", err)
+	}
+	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})), nil
+}
+
+// play is the story.
+func (d *demo) play(ctx context.Context) error {
+	d.out.heading("First install of " + demoFirst + ", which never canaries")
+	for _, name := range []string{"staging", "production"} {
+		if err := d.await(ctx, name, demoFirst, rollout.Installed); err != nil {
+			return err
+		}
+	}
+	d.out.heading("A good version: " + demoFirst + " -> " + demoGood)
+	if err := d.promote(ctx, demoGood, rollout.Promoted); err != nil {
+		return err
+	}
+	d.out.heading("A bad version: " + demoGood + " -> " + demoBad + " answers 30 % of the requests with a 500")
+	if err := d.promote(ctx, demoBad, rollout.RolledBack); err != nil {
+		return err
+	}
+	if err := d.settle(ctx); err != nil {
+		return err
+	}
+	if err := d.showGit(ctx); err != nil {
+		return err
+	}
+	return d.lookAround(ctx)
+}
+
+// promote merges a version into staging and then into production, and waits for what becomes of it there.
+func (d *demo) promote(ctx context.Context, to string, want rollout.EventType) error {
+	if err := d.merge(ctx, "staging", to); err != nil {
+		return err
+	}
+	if err := d.await(ctx, "staging", to, rollout.Promoted); err != nil {
+		return err
+	}
+	if err := d.merge(ctx, "production", to); err != nil {
+		return err
+	}
+	return d.await(ctx, "production", to, want)
+}
+
+// ends are the events that end the story of one version.
+var ends = map[rollout.EventType]bool{
+	rollout.Installed: true, rollout.Promoted: true, rollout.RolledBack: true, rollout.Aborted: true,
+	rollout.Superseded: true, rollout.Degraded: true,
+}
+
+// await narrates until a version has come to its end in an environment.
+func (d *demo) await(ctx context.Context, name, version string, want rollout.EventType) error {
+	quiet := time.NewTimer(demoPatience)
+	defer quiet.Stop()
+	for {
+		if end, ok := d.ended[name+" "+version]; ok {
+			if end != want {
+				return &codedError{exitChanges, fmt.Errorf("%s in %s ended as %s, expected %s", version, name, end, want)}
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-quiet.C:
+			return fmt.Errorf("nothing happened to %s in %s for %s; see %s", version, name, demoPatience, filepath.Join(d.dir, "agent.log"))
+		case e := <-d.events:
+			quiet.Reset(demoPatience)
+			d.out.event(e)
+			if ends[e.Type] {
+				d.ended[e.environment+" "+e.To.Version] = e.Type
+			}
+		}
+	}
+}
+
+// settle waits until git says what the cluster serves.
+func (d *demo) settle(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case e := <-d.events:
+			d.out.event(e)
+		case <-time.After(100 * time.Millisecond):
+			if d.environments["production"].agent.Settled() && d.environments["staging"].agent.Settled() {
+				return nil
+			}
+		}
+	}
+}
+
+// showGit prints what git says now: both branches of production, and the rollback commit.
+func (d *demo) showGit(ctx context.Context) error {
+	e := d.environments["production"]
+	for _, branch := range []string{e.Repository.Branch, e.StatusBranch} {
+		d.out.heading("git log of production, branch " + branch)
+		history, err := d.history(ctx, branch)
+		if err != nil {
+			return err
+		}
+		for _, c := range history {
+			d.out.say("%.10s  %s  %-11s  %s", c.Hash, c.Time.Format(time.TimeOnly), c.Author.Name, c.Subject())
+		}
+		if branch != e.Repository.Branch {
+			continue
+		}
+		if !audit.IsOwn(history[0].Message) {
+			return &codedError{exitChanges, errors.New("the newest commit of the environment branch is not the rollback")}
+		}
+		d.out.heading("the rollback commit")
+		if err := d.showCommit(ctx, history[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// history of one of production's branches, newest first.
+func (d *demo) history(ctx context.Context, branch string) ([]gitsync.Commit, error) {
+	repo, tip, err := d.read(ctx, branch)
+	if err != nil {
+		return nil, err
+	}
+	defer repo.Close() //nolint:errcheck // a cache
+	return repo.Commits(ctx, tip.Commit, "", 0)
+}
+
+func (d *demo) read(ctx context.Context, branch string) (*gitsync.Repo, *gitsync.Snapshot, error) {
+	remote := d.repository("production").remote()
+	remote.Branch = branch
+	repo, err := gitsync.Open(ctx, remote, filepath.Join(d.dir, "people", "reader", strings.ReplaceAll(branch, "/", "-")))
+	if err != nil {
+		return nil, nil, err
+	}
+	tip, err := repo.Fetch(ctx)
+	return repo, tip, err
+}
+
+// showCommit prints a commit with its change of requirements.yaml.
+func (d *demo) showCommit(ctx context.Context, c gitsync.Commit) error {
+	repo, _, err := d.read(ctx, "main")
+	if err != nil {
+		return err
+	}
+	defer repo.Close() //nolint:errcheck // a cache
+	var texts [2][]byte
+	for i, hash := range []string{c.Parents[0], c.Hash} {
+		s, err := repo.At(hash)
+		if err != nil {
+			return err
+		}
+		if texts[i], err = fs.ReadFile(s.FS(), "env/requirements.yaml"); err != nil {
+			return err
+		}
+	}
+	d.out.block(c.Message)
+	d.out.block(unifiedText("env/requirements.yaml", texts[0], texts[1]))
+	return nil
+}
+
+// lookAround ends the demo, or leaves it running.
+func (d *demo) lookAround(ctx context.Context) error {
+	if !d.keep {
+		return nil
+	}
+	d.out.heading("Everything is left running; Ctrl-C ends it")
+	d.out.block(strings.Join([]string{
+		"export KUBECONFIG=" + d.bed.Kubeconfig,
+		"kubectl -n jx-production get deployments,pods,virtualservices",
+		"helm -n jx-production history " + demoApp,
+		"git clone http://" + bed.User + ":" + bed.Password + "@" + strings.TrimPrefix(d.bed.Git.URL("production"), "http://"),
+		"curl '" + d.bed.PrometheusURL + "/api/v1/query?query=istio_requests_total'",
+		"less " + filepath.Join(d.dir, "agent.log"),
+	}, "\n"))
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-d.events:
+			d.out.event(e)
+		}
+	}
+}
+
+var _ io.Writer = (*narrator)(nil)

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// delivery is what the environments of one process share.
+type delivery struct {
+	config  *config
+	rest    *rest.Config
+	metrics reconcile.Metrics
+	// onEvent is told every event of every environment.
+	onEvent func(environment, app string, e rollout.Event)
+	log     *slog.Logger
+}
+
+// environment is one environment, ready to be delivered.
+type environment struct {
+	envConfig
+	agent  *reconcile.Agent
+	client *cluster.Client
+}
+
+// open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.
+func (d *delivery) open(ctx context.Context, e envConfig) (*environment, error) {
+	namespace := e.Namespace
+	if namespace == "" {
+		namespace = "jx-" + e.Name
+	}
+	log := d.log.With("environment", e.Name)
+	client, err := cluster.New(ctx, cluster.Config{
+		REST: d.rest, Namespace: namespace, Environment: e.Name, Version: versionText(), Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
+	}
+	charts, err := newCharts(filepath.Join(d.config.DataDir, "charts"), d.config.Charts)
+	if err != nil {
+		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
+	}
+	charts.Capabilities, charts.Namespaced = client.Capabilities, client.Namespaced
+	charts.CheckInterval = time.Duration(e.CheckInterval)
+	agent := reconcile.New(reconcile.Config{
+		Environment: e.Name, Cluster: d.config.Cluster, Namespace: namespace,
+		Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
+		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval),
+		OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) },
+		Log:     d.log,
+	}, client, charts, d.metrics)
+	return &environment{envConfig: e, agent: agent, client: client}, nil
+}
+
+// run delivers until ctx is done, once this process leads if there is an election.
+func (e *environment) run(ctx context.Context, c *config) error {
+	if !c.LeaderElection {
+		return e.agent.Run(ctx)
+	}
+	return e.client.Lead(ctx, "sluice-"+e.Name, hostIdentity(), e.agent.Run)
+}

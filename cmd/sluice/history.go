@@ -1,0 +1,244 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+)
+
+// statusSource is where the commands that read an audit log look.
+type statusSource struct {
+	sourceFlags
+	branchName string
+	asJSON     bool
+}
+
+func (f *statusSource) register(cmd *cobra.Command) {
+	f.sourceFlags.register(cmd)
+	cmd.Flags().StringVar(&f.branchName, "status-branch", "", "status branch (default sluice/status/<environment>[/<cluster>])")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
+}
+
+func (f *statusSource) name() (string, error) {
+	if f.branchName != "" {
+		return f.branchName, nil
+	}
+	if f.environment == "" {
+		return "", usagef("--environment or --status-branch: one of them is needed")
+	}
+	return statusBranch(f.environment, f.cluster), nil
+}
+
+func newStatus() *cobra.Command {
+	var f statusSource
+	cmd := &cobra.Command{
+		Use:   "status [app...]",
+		Short: "Show what serves and what is under way, from git",
+		Long: `Reads the records on the status branch. It needs nothing but git: what is shown is
+what the agent wrote last. Exit code 3 when an app or the environment has a fault.`,
+		Example: `  sluice status --repo https://git.example.com/production.git --environment production
+  sluice status --repo . --environment production --json croc-hunter-java`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			branch, err := f.name()
+			if err != nil {
+				return err
+			}
+			_, tip, done, err := f.open(cmd.Context(), branch)
+			if err != nil {
+				return missingBranch(err, branch)
+			}
+			defer done()
+			st, err := readStatus(tip.FS(), args)
+			if err != nil {
+				return err
+			}
+			if err := st.print(cmd.OutOrStdout(), f.asJSON); err != nil {
+				return err
+			}
+			if st.faulty() {
+				return &codedError{code: exitChanges}
+			}
+			return nil
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+// missingBranch explains a branch that is not there.
+func missingBranch(err error, branch string) error {
+	if errors.Is(err, gitsync.ErrBranchNotFound) {
+		return fmt.Errorf("there is no branch %s: no agent has written to this repository yet, or under another name: %w", branch, err)
+	}
+	return err
+}
+
+// statusReport is what status prints.
+type statusReport struct {
+	audit.Status
+	Apps []audit.Record `json:"apps"`
+}
+
+func readStatus(fsys fs.FS, names []string) (statusReport, error) {
+	st, err := audit.ReadStatus(fsys)
+	if err != nil {
+		return statusReport{}, err
+	}
+	out := statusReport{Status: st, Apps: []audit.Record{}}
+	if len(names) == 0 {
+		all, err := audit.ReadAll(fsys)
+		if err != nil {
+			return out, err
+		}
+		out.Apps = append(out.Apps, all...)
+	}
+	for _, n := range names {
+		r, ok, err := audit.Read(fsys, n)
+		if err != nil {
+			return out, err
+		}
+		if !ok {
+			return out, fmt.Errorf("the status branch has no app %q", n)
+		}
+		out.Apps = append(out.Apps, r)
+	}
+	return out, nil
+}
+
+func (st statusReport) faulty() bool {
+	return st.Fault != "" || slices.ContainsFunc(st.Apps, func(r audit.Record) bool { return r.Fault != "" })
+}
+
+func (st statusReport) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, st)
+	}
+	if st.Fault != "" {
+		fmt.Fprintf(w, "The environment can't be read: %s\n", st.Fault)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "APP\tSERVES\tROLLING OUT\tWEIGHT\tPHASE\tSINCE\tNOTE")
+	for _, r := range st.Apps {
+		weight := "-"
+		if r.Target.Version != "" {
+			weight = fmt.Sprintf("%d %%", r.Weight)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.App, dash(r.Serves.Version), dash(r.Target.Version), weight,
+			r.Phase, r.Since.UTC().Format(time.DateTime), statusNote(r))
+	}
+	return t.Flush()
+}
+
+// statusNote is the most important thing that a person should know of an app.
+func statusNote(r audit.Record) string {
+	switch {
+	case r.Fault != "":
+		return "fault: " + r.Fault
+	case r.Degraded != "":
+		return "degraded: " + r.Degraded
+	case r.Paused != "":
+		return "paused: " + r.Paused
+	default:
+		return r.Reason
+	}
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func newLog() *cobra.Command {
+	var f statusSource
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "log [app]",
+		Short: "Show the audit log, from git",
+		Long: `Reads the commits of the status branch, newest first: what happened, on what numbers,
+and which commit asked for it.`,
+		Example: `  sluice log --repo https://git.example.com/production.git --environment production
+  sluice log --repo . --environment production --limit 0 --json croc-hunter-java`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			branch, err := f.name()
+			if err != nil {
+				return err
+			}
+			repo, tip, done, err := f.open(cmd.Context(), branch)
+			if err != nil {
+				return missingBranch(err, branch)
+			}
+			defer done()
+			history, err := repo.Commits(cmd.Context(), tip.Commit, "", 0)
+			if err != nil {
+				return err
+			}
+			return printLog(cmd.OutOrStdout(), entries(history, args, limit), f.asJSON)
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().IntVar(&limit, "limit", 50, "at most this many entries; 0 for all")
+	return cmd
+}
+
+// logEntry is an entry of the audit log with the commit that holds it.
+type logEntry struct {
+	audit.Entry
+	Hash string `json:"hash"`
+}
+
+func entries(history []gitsync.Commit, apps []string, limit int) []logEntry {
+	out := []logEntry{}
+	for _, c := range history {
+		e, ok := audit.ParseMessage(c.Message)
+		if !ok || len(apps) > 0 && e.App != apps[0] {
+			continue
+		}
+		if e.Time.IsZero() {
+			e.Time = c.Time
+		}
+		out = append(out, logEntry{e, c.Hash})
+		if len(out) == limit {
+			break
+		}
+	}
+	return out
+}
+
+func printLog(w io.Writer, list []logEntry, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, list)
+	}
+	for _, e := range list {
+		subject := e.App
+		if subject == "" {
+			subject = e.Environment
+		}
+		text := audit.Describe(subject, e.Event)
+		if e.To.Commit != "" {
+			text += fmt.Sprintf(" [asked for by %.10s]", e.To.Commit)
+		}
+		if _, err := fmt.Fprintf(w, "%.10s  %s  %s\n", e.Hash, e.Time.UTC().Format(time.DateTime), text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,120 @@
+// Command sluice is progressive delivery whose only API is git: an agent that rolls out what an environment
+// repository asks for and writes the outcome back to it, and the commands that look at both.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes, the same for every command.
+const (
+	exitOK      = 0
+	exitFailed  = 1 // the command could not do its work
+	exitUsage   = 2 // the command line or the configuration is wrong
+	exitChanges = 3 // plan --exit-code: there are changes; validate: there are faults; demo: an outcome was not as told
+)
+
+// codedError carries an exit code; its text may be empty when everything was said already.
+type codedError struct {
+	code int
+	err  error
+}
+
+func (e *codedError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *codedError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &codedError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// run executes the command line and returns the exit code.
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitFailed
+	var coded *codedError
+	if errors.As(err, &coded) {
+		code = coded.code
+	}
+	if msg := err.Error(); msg != "" {
+		fmt.Fprintln(os.Stderr, "sluice: "+msg)
+	}
+	return code
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "sluice",
+		Short: "Progressive delivery whose only API is git",
+		Long: `Sluice rolls out what a git environment repository asks for, step by step while
+Prometheus watches, and writes the outcome back to git: every step on a status
+branch, and a rollback commit on the environment branch when a release fails.
+
+Exit codes: 0 done; 1 failed; 2 wrong command line or configuration;
+3 plan --exit-code found changes, validate found faults, or the demo ended otherwise than told.`,
+		Example: `  sluice demo                                   # see the whole thing work, on this machine
+  sluice agent --config agent.yaml              # deliver
+  sluice plan --repo . --namespace jx-production # what would this commit change?
+  sluice log --repo https://git.example.com/env.git --environment production`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
+	})
+	root.AddCommand(newAgent(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newDemo(), newVersion())
+	return root
+}
+
+// version is set when a release is built; else it comes from the module's build information.
+var version string
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "devel"
+	}
+	return info.Main.Version
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "sluice", versionText())
+			return err
+		},
+	}
+}

@@ -1,0 +1,349 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render"
+)
+
+// plan is what a commit would change, as plan prints it and --json shows it.
+type plan struct {
+	Environment string    `json:"environment"`
+	Base        string    `json:"base,omitempty"`
+	Commit      string    `json:"commit"`
+	Apps        []appPlan `json:"apps"`
+	Warnings    []string  `json:"warnings,omitempty"`
+}
+
+// appPlan is one app of a plan. Apps that do not change are left out.
+type appPlan struct {
+	App string `json:"app"`
+	// Action: Install, Canary, Rolling, Apply, Remove or Fault.
+	Action string `json:"action"`
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"`
+	// Policy says what decides, and where that is written.
+	Policy *environments.Policy `json:"policy,omitempty"`
+	Steps  []int                `json:"steps,omitempty"`
+	// Objects that differ, Secrets with their values masked.
+	Objects  []objectPlan `json:"objects,omitempty"`
+	Hooks    []string     `json:"hooks,omitempty"`
+	Warnings []string     `json:"warnings,omitempty"`
+	Fault    string       `json:"fault,omitempty"`
+}
+
+// objectPlan is one object that a plan creates, changes or deletes.
+type objectPlan struct {
+	Object string `json:"object"`
+	Change string `json:"change"`
+	Diff   string `json:"diff,omitempty"`
+}
+
+func newPlan() *cobra.Command {
+	var f inspection
+	var base string
+	var asJSON, code bool
+	cmd := &cobra.Command{
+		Use:   "plan [app...]",
+		Short: "Show what a commit would change",
+		Long: `Renders the environment at a commit and at the one before it, and prints for each app
+that differs what would happen (a first install, a canary, a rolling update, or a plain
+apply), which policy decides and where it is written, and the objects that change.
+Values of Secrets are never shown. Helm hooks are listed; they are not run yet.`,
+		Example: `  sluice plan --repo .
+  sluice plan --repo . --base 1f3a... --commit 9bc2... --json croc-hunter-java`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := f.view(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer v.close()
+			p, err := v.plan(cmd.Context(), base, args)
+			if err != nil {
+				return err
+			}
+			if err := p.print(cmd.OutOrStdout(), asJSON); err != nil {
+				return err
+			}
+			if code && len(p.Apps) > 0 {
+				return &codedError{code: exitChanges}
+			}
+			return nil
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&base, "base", "", "commit to compare with (default: the commit's parent)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&code, "exit-code", false, "exit with 3 when something would change")
+	return cmd
+}
+
+// plan compares the environment at the tip with the one at base.
+func (v *view) plan(ctx context.Context, base string, names []string) (*plan, error) {
+	before, err := v.base(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	to, err := v.at(v.tip)
+	if err != nil {
+		return nil, err
+	}
+	from, err := v.at(before)
+	if err != nil {
+		// A base that can't be read has nothing to compare with; that must not hide what the commit says.
+		from = reconcile.Source{Env: &environments.Environment{}}
+	}
+	p := &plan{Environment: to.Env.Name, Commit: to.Commit, Base: from.Commit, Apps: []appPlan{}, Warnings: to.Env.Warnings}
+	if err != nil {
+		p.Warnings = append(p.Warnings, "the base is not readable, so everything looks new: "+err.Error())
+	}
+	apps, err := pick(to.Env, names)
+	if err != nil {
+		return nil, err
+	}
+	old := map[string]*environments.App{}
+	for i := range from.Env.Apps {
+		old[from.Env.Apps[i].Name] = &from.Env.Apps[i]
+	}
+	for _, app := range apps {
+		was := old[app.Name]
+		delete(old, app.Name)
+		if was != nil && was.Digest == app.Digest && app.Fault == nil {
+			continue
+		}
+		if a := v.app(ctx, from, to, was, app); a.Action != "" {
+			p.Apps = append(p.Apps, a)
+		}
+	}
+	if len(names) == 0 {
+		for i := range from.Env.Apps {
+			if app := &from.Env.Apps[i]; old[app.Name] != nil {
+				p.Apps = append(p.Apps, appPlan{App: app.Name, Action: "Remove", From: app.Chart.Version})
+			}
+		}
+	}
+	return p, nil
+}
+
+// base is the snapshot to compare with; nil when the commit has no parent.
+func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error) {
+	if base != "" {
+		return v.repo.At(base)
+	}
+	history, err := v.repo.Commits(ctx, v.tip.Commit, "", 2)
+	if err != nil || len(history) < 2 {
+		return nil, err
+	}
+	return v.repo.At(history[1].Hash)
+}
+
+// app plans one app; the action is empty when nothing would happen.
+func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *environments.App) appPlan {
+	p := appPlan{App: app.Name, To: app.Chart.Version}
+	rel, policy, err := v.charts.Release(ctx, to, app)
+	if err != nil {
+		p.Action, p.Fault = "Fault", err.Error()
+		return p
+	}
+	p.To, p.Policy, p.Warnings = rel.Version, &policy, rel.Warnings
+	for _, field := range policy.Ignored {
+		p.Warnings = append(p.Warnings, "the policy's "+field+" has no effect here")
+	}
+	for _, h := range rel.Hooks {
+		p.Hooks = append(p.Hooks, fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", ")))
+	}
+	var old *render.Release
+	if was != nil {
+		if old, _, err = v.charts.Release(ctx, from, was); err != nil {
+			p.Warnings = append(p.Warnings, "what serves now can't be rendered: "+err.Error())
+		}
+	}
+	if old == nil {
+		p.Action, p.Objects = "Install", objectChanges(nil, rel.Objects)
+		if was != nil {
+			p.From = was.Chart.Version
+		}
+		return p
+	}
+	p.From, p.Objects = old.Version, objectChanges(old.Objects, rel.Objects)
+	change := project.Compare(old.Objects, rel.Objects)
+	switch {
+	case old.Digest == rel.Digest:
+	case change == rollout.ChangePods && policy.Strategy == environments.StrategyCanary:
+		p.Action, p.Steps = "Canary", policy.Steps()
+	case change == rollout.ChangePods:
+		p.Action = "Rolling"
+	default:
+		p.Action = "Apply"
+	}
+	return p
+}
+
+// objectChanges compares objects by identity, in the order of the new release, what goes last.
+func objectChanges(from, to []*unstructured.Unstructured) []objectPlan {
+	old := map[string]*unstructured.Unstructured{}
+	for _, o := range from {
+		old[identity(o)] = o
+	}
+	var out []objectPlan
+	for _, o := range to {
+		id := identity(o)
+		was := old[id]
+		delete(old, id)
+		d := unified(was, o)
+		switch {
+		case was == nil:
+			out = append(out, objectPlan{id, "create", d})
+		case d != "":
+			out = append(out, objectPlan{id, "change", d})
+		}
+	}
+	for _, o := range from {
+		if id := identity(o); old[id] != nil {
+			out = append(out, objectPlan{id, "delete", unified(o, nil)})
+		}
+	}
+	return out
+}
+
+func identity(o *unstructured.Unstructured) string {
+	id := o.GetKind() + "/" + o.GetName()
+	if g := o.GroupVersionKind().Group; g != "" {
+		id = o.GetKind() + "." + g + "/" + o.GetName()
+	}
+	if o.GetNamespace() != "" {
+		id += " in " + o.GetNamespace()
+	}
+	return id
+}
+
+// unified is the difference of two objects as YAML, Secrets masked; empty when they are equal.
+func unified(from, to *unstructured.Unstructured) string {
+	x, y := masked(from, to)
+	return string(diff.Diff("before", x, "after", y))
+}
+
+// unifiedText is the difference of two versions of a file.
+func unifiedText(name string, from, to []byte) string {
+	return string(diff.Diff("a/"+name, from, "b/"+name, to))
+}
+
+// masked renders two objects. The values of Secrets are replaced, equal ones by equal text, so that a diff shows
+// that one changed and nothing else.
+func masked(from, to *unstructured.Unstructured) (x, y []byte) {
+	mask := func(o *unstructured.Unstructured, word string, other *unstructured.Unstructured) []byte {
+		if o == nil {
+			return nil
+		}
+		if o.GetKind() == "Secret" && o.GroupVersionKind().Group == "" {
+			o = maskSecret(o, word, other)
+		}
+		b, err := yaml.Marshal(o.Object)
+		if err != nil {
+			return []byte("not printable\n")
+		}
+		return b
+	}
+	return mask(from, "*** (before)", to), mask(to, "*** (after)", from)
+}
+
+func maskSecret(o *unstructured.Unstructured, word string, other *unstructured.Unstructured) *unstructured.Unstructured {
+	o = o.DeepCopy()
+	for _, field := range []string{"data", "stringData"} {
+		values, _, err := unstructured.NestedMap(o.Object, field)
+		if err != nil || values == nil {
+			delete(o.Object, field)
+			continue
+		}
+		for k, v := range values {
+			values[k] = word
+			if other != nil {
+				if w, ok, err := unstructured.NestedFieldNoCopy(other.Object, field, k); ok && err == nil && w == v {
+					values[k] = "***"
+				}
+			}
+		}
+		o.Object[field] = values
+	}
+	// kubectl keeps a copy of the whole object in an annotation.
+	unstructured.RemoveNestedField(o.Object, "metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration")
+	return o
+}
+
+func (p *plan) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, p)
+	}
+	var err error
+	printf := func(format string, args ...any) {
+		_, e := fmt.Fprintf(w, format, args...)
+		err = errors.Join(err, e)
+	}
+	printf("environment %s: %s -> %s\n", p.Environment, orNone(p.Base), orNone(p.Commit))
+	for _, warning := range p.Warnings {
+		printf("warning: %s\n", warning)
+	}
+	for _, a := range p.Apps {
+		a.print(printf)
+	}
+	if len(p.Apps) == 0 {
+		printf("no app changes\n")
+	}
+	return err
+}
+
+func (a *appPlan) print(printf func(string, ...any)) {
+	switch {
+	case a.Fault != "":
+		printf("\n%s: fault: %s\n", a.App, a.Fault)
+		return
+	case a.Action == "Remove":
+		printf("\n%s: remove %s\n", a.App, a.From)
+		return
+	case a.From == "" || a.From == a.To:
+		printf("\n%s: %s %s\n", a.App, strings.ToLower(a.Action), a.To)
+	default:
+		printf("\n%s: %s %s -> %s\n", a.App, strings.ToLower(a.Action), a.From, a.To)
+	}
+	printf("  policy: %s, from %s\n", a.Policy.Strategy, a.Policy.Source)
+	if len(a.Steps) > 0 {
+		printf("  steps: %v %%, each for at least %s; rolled back after %d failed checks\n",
+			a.Steps, a.Policy.Analysis.Interval, a.Policy.Analysis.Threshold)
+	}
+	for _, h := range a.Hooks {
+		printf("  hook, not run: %s\n", h)
+	}
+	for _, warning := range a.Warnings {
+		printf("  warning: %s\n", warning)
+	}
+	for _, o := range a.Objects {
+		printf("  %s %s\n", o.Change, o.Object)
+		if o.Change == "change" {
+			for line := range strings.Lines(o.Diff) {
+				printf("      %s\n", strings.TrimSuffix(line, "\n"))
+			}
+		}
+	}
+}
+
+// orNone shortens a commit for people.
+func orNone(commit string) string {
+	if commit == "" {
+		return "nothing"
+	}
+	return commit[:min(10, len(commit))]
+}
