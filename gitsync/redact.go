@@ -53,7 +53,7 @@ func userInfo(s string) int {
 	// A password with a slash in it is no valid URL, but people write it all the same, and it ends up in the
 	// message that says so. host:port/path@v1 is left alone.
 	_, port, ok := strings.Cut(authority, ":")
-	if at := strings.LastIndexByte(word, '@'); ok && at >= 0 && strings.Trim(port, "0123456789") != "" {
+	if at := strings.LastIndexByte(word, '@'); ok && at >= 0 && (port == "" || strings.Trim(port, "0123456789") != "") {
 		return at
 	}
 	return 0
