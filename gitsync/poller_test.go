@@ -78,6 +78,7 @@ func TestPollerIsNudged(t *testing.T) {
 			t.Errorf("%d polls at once", len(*asked))
 		}
 		<-time.After(10 * time.Second)
+		synctest.Wait()
 		if n := len(*asked); n != 2 {
 			t.Errorf("%d polls, want one at the start and one for the nudges", n)
 		}
