@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -35,11 +36,14 @@ func runAPIServer(ctx context.Context, cp controlPlane) error {
 	return child(ctx, cp.assets, "kube-apiserver", cp.apiServerArgs()...).Run()
 }
 
-// child is a program that ends with ctx.
+// child is a program that ends with ctx, or with this process. The caller's
+// goroutine must live as long as the child: its thread counts as the parent.
 func child(ctx context.Context, dir, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, name), args...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = time.Second // then it is killed
+	runtime.LockOSThread()
+	cmd.SysProcAttr = diesWithParent()
 	return cmd
 }

@@ -35,6 +35,10 @@ type controlPlane struct {
 	controllers bool
 }
 
+// stopGrace bounds how long the API server may drain. It waits for watchers, who
+// have no reason to leave, and etcd has every acknowledged write anyway.
+const stopGrace = 2 * time.Second
+
 // runControlPlane runs etcd, the API server and the controllers until ctx ends
 // or one of them does. Ready means that the API server says so, the kubeconfig
 // is written and the controllers are started.
@@ -75,11 +79,9 @@ func runControlPlane(ctx context.Context, args []string, ready func()) error {
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
-		// A draining API server waits for its watchers, who have no reason to
-		// leave; etcd has every acknowledged write, so a short grace is enough.
 		select {
 		case <-ended:
-		case <-time.After(time.Second):
+		case <-time.After(stopGrace):
 		}
 		return nil
 	}
