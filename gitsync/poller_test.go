@@ -3,17 +3,22 @@ package gitsync
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
 // newTestPoller polls answers, one after the other and then the last one again, and records when it was asked.
-func newTestPoller(interval time.Duration, answers ...any) (*Poller, *[]time.Duration) {
+func newTestPoller(interval time.Duration, answers ...any) (p *Poller, askedAt func() []time.Duration) {
+	var mu sync.Mutex
 	var asked []time.Duration
 	begin := time.Now()
-	p := &Poller{interval: interval, nudged: make(chan struct{}, 1)}
+	p = &Poller{interval: interval, nudged: make(chan struct{}, 1)}
 	p.fetch = func(context.Context) (*Snapshot, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		asked = append(asked, time.Since(begin))
 		a := answers[min(len(asked), len(answers))-1]
 		if err, ok := a.(error); ok {
@@ -21,7 +26,11 @@ func newTestPoller(interval time.Duration, answers ...any) (*Poller, *[]time.Dur
 		}
 		return &Snapshot{Commit: a.(string)}, nil
 	}
-	return p, &asked
+	return p, func() []time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(asked)
+	}
 }
 
 func TestPollerCallsBackOncePerCommit(t *testing.T) {
@@ -41,7 +50,7 @@ func TestPollerCallsBackOncePerCommit(t *testing.T) {
 		if got != "a!b" || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%q, %v", got, err)
 		}
-		if n := len(*asked); n < 55 || n > 66 {
+		if n := len(asked()); n < 55 || n > 66 {
 			t.Errorf("%d polls in an hour", n)
 		}
 	})
@@ -53,7 +62,7 @@ func TestPollerBacksOff(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		_ = p.Run(ctx, func(*Snapshot, error) {})
-		a := *asked
+		a := asked()
 		want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}
 		for i, w := range want {
 			w *= time.Second
@@ -74,12 +83,12 @@ func TestPollerIsNudged(t *testing.T) {
 			p.Nudge()
 		}
 		synctest.Wait()
-		if len(*asked) != 1 {
-			t.Errorf("%d polls at once", len(*asked))
+		if len(asked()) != 1 {
+			t.Errorf("%d polls at once", len(asked()))
 		}
 		<-time.After(10 * time.Second)
 		synctest.Wait()
-		if n := len(*asked); n != 2 {
+		if n := len(asked()); n != 2 {
 			t.Errorf("%d polls, want one at the start and one for the nudges", n)
 		}
 		cancel()
