@@ -85,12 +85,17 @@ func (c *Client) Apply(ctx context.Context, app App, s rollout.State, d project.
 	if len(plan) == 0 && s.Phase != rollout.Removing && len(c.items(m)) > 0 {
 		return r, fmt.Errorf("applying %s: nothing at all is desired; its %d objects are not deleted for that", app.Name, len(c.items(m)))
 	}
-	if err := c.ensureNamespace(ctx, app.Namespace); err != nil {
-		return r, err
+	if s.Phase != rollout.Removing {
+		if err := c.ensureNamespace(ctx, app.Namespace); err != nil {
+			return r, err
+		}
 	}
 	plan, faults := c.claimed(m, plan)
-	if err := c.intend(ctx, m, plan); err != nil {
-		return r, err
+	c.intend(m, plan)
+	if c.mustSave(m) {
+		if err := c.write(ctx, m, nil); err != nil {
+			return r, err
+		}
 	}
 	complete, failed := c.applyAll(ctx, m, s.Phase, plan, &r)
 	faults = append(faults, failed...)
@@ -175,25 +180,34 @@ func (c *Client) claimed(m *memory, plan []planned) ([]planned, []error) {
 	return ours, faults
 }
 
-// intend saves an inventory that has everything planned before any of it is created.
-func (c *Client) intend(ctx context.Context, m *memory, plan []planned) error {
+// Intend puts what is about to be desired of an app into its inventory, so that the SaveState that follows saves
+// both. Without it Apply saves the inventory itself before it creates anything, which is one request more.
+func (c *Client) Intend(app App, d project.Desired) error {
+	plan, err := c.plan(app, d)
+	if err != nil {
+		return err
+	}
+	c.intend(c.of(app), plan)
+	return nil
+}
+
+// intend completes the inventory, which must be saved before anything new of it is created.
+func (c *Client) intend(m *memory, plan []planned) {
 	c.mu.Lock()
-	added := false
+	defer c.mu.Unlock()
 	for _, p := range plan {
 		i, known := m.items[p.key]
 		if known && i.Track == p.track {
 			continue
 		}
+		if cl := c.claims[p.key]; cl.owner != "" && cl.owner != m.app.Name {
+			continue
+		}
 		i.Group, i.Version, i.Kind, i.Namespace, i.Name = p.key.Group, p.version, p.key.Kind, p.key.Namespace, p.key.Name
 		i.Track = p.track
 		m.put(i)
-		added = added || !known
+		m.unsaved = m.unsaved || !known
 	}
-	c.mu.Unlock()
-	if !added {
-		return nil
-	}
-	return c.write(ctx, m, nil)
 }
 
 func (c *Client) mustSave(m *memory) bool {

@@ -62,10 +62,11 @@ type bench struct {
 	apps      int
 	c         *cluster.Client
 	docs      []string
+	parsed    []project.Desired
 }
 
 func newBench(b *testing.B, ns string, apps int) *bench {
-	r := &bench{ns: ns, apps: apps, docs: strings.Split(configs+"\n---\n"+service+"\n---\n"+deployment("web", "web:1", 0), "\n---\n")}
+	r := &bench{ns: ns, apps: apps, parsed: make([]project.Desired, apps), docs: strings.Split(configs+"\n---\n"+service+"\n---\n"+deployment("web", "web:1", 0), "\n---\n")}
 	r.restart(b)
 	return r
 }
@@ -95,21 +96,27 @@ func (r *bench) each(b *testing.B, f func(n int) error) {
 
 func (r *bench) app(n int) (cluster.App, project.Desired) {
 	name := fmt.Sprintf("app-%d", n)
+	if d := r.parsed[n]; d.Stable != nil {
+		return cluster.App{Name: name, Namespace: r.ns, ReleaseName: name}, d
+	}
 	var objs []*unstructured.Unstructured
 	for _, doc := range r.docs {
 		o := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal([]byte(doc), &o.Object); err != nil {
+		if err := yaml.Unmarshal([]byte(strings.ReplaceAll(doc, "web", name)), &o.Object); err != nil {
 			panic(err)
 		}
-		o.SetName(name)
 		o.SetNamespace(r.ns)
 		objs = append(objs, o)
 	}
-	return cluster.App{Name: name, Namespace: r.ns, ReleaseName: name}, project.Desired{Stable: objs, StableWorkloads: workloads(objs)}
+	r.parsed[n] = project.Desired{Stable: objs, StableWorkloads: workloads(objs)}
+	return cluster.App{Name: name, Namespace: r.ns, ReleaseName: name}, r.parsed[n]
 }
 
 func (r *bench) cold(b *testing.B, n int) error {
 	app, d := r.app(n)
+	if err := r.c.Intend(app, d); err != nil {
+		return err
+	}
 	if _, err := r.c.SaveState(b.Context(), cluster.Saved{App: app, State: rollout.State{Phase: rollout.Installing}}); err != nil {
 		return err
 	}

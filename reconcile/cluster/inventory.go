@@ -42,7 +42,7 @@ type memory struct {
 	// items in the order in which they were applied; prune goes backwards.
 	order []Key
 	items map[Key]item
-	// unsaved: the saved inventory would lead prune astray.
+	// unsaved: the saved inventory lacks an object, or knows it by the uid of its predecessor.
 	unsaved bool
 	// busy objects are being applied: news of them is ours.
 	busy map[Key]bool

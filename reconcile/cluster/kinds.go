@@ -29,8 +29,12 @@ type kinds struct {
 	discovery discovery.CachedDiscoveryInterface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
 
-	mu           sync.Mutex
+	mu sync.Mutex
+	// mappings that were looked up; the mapper itself searches every group for each.
+	mappings map[schema.GroupVersionKind]*meta.RESTMapping
+	// capabilities are kept when outdated, so that equal ones stay the same pointer.
 	capabilities *chartutil.Capabilities
+	outdated     bool
 	asked        time.Time
 }
 
@@ -40,20 +44,30 @@ func newKinds(rc *rest.Config, hc *http.Client) (*kinds, error) {
 		return nil, err
 	}
 	cached := discoverycache.NewMemCacheClient(d)
-	return &kinds{discovery: cached, mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached)}, nil
+	return &kinds{
+		discovery: cached, mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached),
+		mappings: map[schema.GroupVersionKind]*meta.RESTMapping{},
+	}, nil
 }
 
 // forget makes the next question reach the server.
 func (k *kinds) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.capabilities = nil
+	k.outdated = true
+	clear(k.mappings)
 	k.asked = time.Now()
 	k.mapper.Reset()
 }
 
 // mapping finds the resource of a kind.
 func (k *kinds) mapping(gvk schema.GroupVersionKind) (*meta.RESTMapping, error) {
+	k.mu.Lock()
+	m := k.mappings[gvk]
+	k.mu.Unlock()
+	if m != nil {
+		return m, nil
+	}
 	m, err := k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	if meta.IsNoMatchError(err) && k.mayAskAgain() {
 		k.forget()
@@ -62,6 +76,9 @@ func (k *kinds) mapping(gvk schema.GroupVersionKind) (*meta.RESTMapping, error) 
 	if err != nil {
 		return nil, fmt.Errorf("looking up kind %s: %w", gvk, err)
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mappings[gvk] = m
 	return m, nil
 }
 
@@ -91,13 +108,14 @@ func (c *Client) Namespaced(gvk schema.GroupVersionKind) (namespaced, known bool
 }
 
 // Capabilities are the cluster's, as Helm shows them to charts. They are asked for once, and again after a CRD
-// was made, changed or deleted. The result is shared and must not be changed.
+// was made, changed or deleted. The result is shared, the same pointer for as long as nothing differs, and must
+// not be changed.
 func (c *Client) Capabilities(ctx context.Context) (*chartutil.Capabilities, error) {
 	c.watchCRDs(ctx)
 	k := c.kinds
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.capabilities != nil {
+	if k.capabilities != nil && !k.outdated {
 		return k.capabilities, nil
 	}
 	version, err := k.discovery.ServerVersion()
@@ -108,11 +126,15 @@ func (c *Client) Capabilities(ctx context.Context) (*chartutil.Capabilities, err
 	if err != nil {
 		return nil, fmt.Errorf("asking for the API versions of Kubernetes: %w", err)
 	}
-	k.capabilities = &chartutil.Capabilities{
+	now := &chartutil.Capabilities{
 		KubeVersion: chartutil.KubeVersion{Version: version.GitVersion, Major: version.Major, Minor: version.Minor},
 		APIVersions: versions,
 		HelmVersion: chartutil.DefaultCapabilities.HelmVersion,
 	}
+	if old := k.capabilities; old == nil || old.KubeVersion != now.KubeVersion || !slices.Equal(old.APIVersions, now.APIVersions) {
+		k.capabilities = now
+	}
+	k.outdated = false
 	return k.capabilities, nil
 }
 

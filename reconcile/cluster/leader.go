@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
 )
 
 // The times of the Lease. Whoever leads stops at the latest renewDeadline after the last renewal that worked;
@@ -32,6 +34,7 @@ func (c *Client) Lead(ctx context.Context, name, id string, lead func(context.Co
 	}
 	// The election outlives ctx until lead has returned.
 	election, stop := context.WithCancel(context.WithoutCancel(ctx))
+	election = klog.NewContext(election, logr.FromSlogHandler(c.cfg.Log.Handler()))
 	defer stop()
 
 	started := make(chan context.Context, 1)

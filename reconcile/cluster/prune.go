@@ -167,6 +167,7 @@ func (c *Client) giveUp(m *memory, k Key, r *Result, why string) {
 }
 
 func (c *Client) forgetItem(m *memory, k Key) {
+	c.health.forget(k)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.drop(k)
