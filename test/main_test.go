@@ -1,0 +1,58 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestPackages(t *testing.T) {
+	got, err := packages(strings.NewReader(`
+{"ImportPath": "m/a", "Deps": ["fmt"]}
+{"ImportPath": "m/a.test", "Deps": ["fmt", "m/a [m/a.test]", "helm.sh/helm/v3/pkg/engine"]}
+{"ImportPath": "m/a [m/a.test]", "ForTest": "m/a"}
+{"ImportPath": "m/b", "Deps": ["` + module + `/test/bed"]}
+{"ImportPath": "m/c"}
+{"ImportPath": "m/c.test", "Deps": ["` + module + `/test/bed [m/c.test]"]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []pkg{{path: "m/a", tested: true, heavy: true}, {path: "m/b"}, {path: "m/c", tested: true, bed: true}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v", got)
+	}
+	if _, err := packages(strings.NewReader(`{"ImportPath": 1}`)); err == nil {
+		t.Error("nonsense was read")
+	}
+}
+
+func TestFuzzTargets(t *testing.T) {
+	got := fuzzTargets([]byte("FuzzA\nFuzzB\nok  \tm/a\t0.01s\n?   \tm/b\t[no test files]\nok  \tm/c\t0.02s [no tests to run]\nFuzzD\nok  \tm/d\t1s\n"))
+	want := []target{{"m/a", "FuzzA"}, {"m/a", "FuzzB"}, {"m/d", "FuzzD"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for _, tt := range []struct {
+		only  string
+		short bool
+		want  string
+	}{
+		{"", false, "unit race fuzz bed e2e"},
+		{"", true, "unit"},
+		{"fuzz, unit", false, "unit fuzz"},
+		{"unti", false, ""},
+	} {
+		chosen, err := choose(tt.only, tt.short)
+		var names []string
+		for _, p := range chosen {
+			names = append(names, p.name)
+		}
+		if got := strings.Join(names, " "); got != tt.want || (err != nil) != (tt.want == "") {
+			t.Errorf("--only=%q --short=%t: %q, %v", tt.only, tt.short, got, err)
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+const module = "github.com/sluice-cd/sluice"
+
+// pkg is what matters of a package here.
+type pkg struct {
+	path string
+	// tested: it has tests.
+	tested bool
+	// bed: its tests need the test bed.
+	bed bool
+	// heavy: its tests link Kubernetes or Helm, which the race detector makes slow to compile.
+	heavy bool
+}
+
+// heavyImports are the beginnings of the packages that make others heavy.
+var heavyImports = []string{"k8s.io/client-go/", "helm.sh/", "k8s.io/apiserver/"}
+
+func (s *session) unit() error {
+	list, err := s.choose(func(p pkg) bool { return !p.bed })
+	if err != nil {
+		return err
+	}
+	args := []string{"-timeout=20m"}
+	if s.short {
+		args = append(args, "-short")
+	}
+	return s.goTest(append(args, list...)...)
+}
+
+func (s *session) race() error {
+	if why := s.noRace(); why != "" {
+		return fmt.Errorf("%w: %s", errSkipped, why)
+	}
+	list, err := s.choose(func(p pkg) bool { return p.tested && !p.bed && !p.heavy })
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	return s.goTest(append([]string{"-race", "-timeout=20m"}, list...)...)
+}
+
+// noRace says why there is no race detector; empty: there is one.
+func (s *session) noRace() string {
+	out, err := s.output("go", "env", "CGO_ENABLED", "CC")
+	cgo, cc, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if err != nil || cgo != "1" {
+		return "the race detector needs cgo"
+	}
+	if _, err := exec.LookPath(strings.Fields(cc + " cc")[0]); err != nil {
+		return "the race detector needs a C compiler"
+	}
+	return ""
+}
+
+func (s *session) fuzz() error {
+	list, err := s.choose(func(p pkg) bool { return p.tested && !p.bed })
+	if err != nil {
+		return err
+	}
+	out, err := s.output("go", append([]string{"test", "-list=^Fuzz"}, list...)...)
+	if err != nil {
+		fmt.Printf("%s", out)
+		return fmt.Errorf("listing fuzz targets: %w", err)
+	}
+	targets := fuzzTargets(out)
+	var failed []string
+	for i, t := range targets {
+		fmt.Printf("--- %d of %d\n", i+1, len(targets))
+		err := s.goTest("-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+s.fuzzTime.String(), "-fuzzminimizetime=1s", t.path)
+		if s.ctx.Err() != nil {
+			return s.ctx.Err()
+		}
+		if err != nil {
+			failed = append(failed, t.name)
+		}
+	}
+	if len(failed) > 0 {
+		return errors.New(strings.Join(failed, ", "))
+	}
+	return nil
+}
+
+// target is one fuzz target.
+type target struct{ path, name string }
+
+// fuzzTargets reads what go test -list prints: the names of a package, then a line that names the package.
+func fuzzTargets(out []byte) []target {
+	var targets []target
+	var names []string
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		switch {
+		case len(fields) >= 2 && fields[0] == "ok":
+			for _, name := range names {
+				targets = append(targets, target{fields[1], name})
+			}
+			names = nil
+		case len(fields) == 1 && strings.HasPrefix(fields[0], "Fuzz"):
+			names = append(names, fields[0])
+		}
+	}
+	return targets
+}
+
+func (s *session) bed() error {
+	return s.show("go", "run", "./test/prepare")
+}
+
+func (s *session) e2e() error {
+	list, err := s.choose(func(p pkg) bool { return p.tested && p.bed })
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	// One package at a time: each starts servers of its own.
+	return s.goTest(append([]string{"-p=1", "-timeout=40m"}, list...)...)
+}
+
+// choose lists the paths of the packages that are wanted.
+func (s *session) choose(wanted func(pkg) bool) ([]string, error) {
+	if s.found == nil {
+		out, err := s.output("go", "list", "-test", "-json=ImportPath,ForTest,Deps", "./...")
+		if err != nil {
+			return nil, fmt.Errorf("listing packages: %w", err)
+		}
+		if s.found, err = packages(bytes.NewReader(out)); err != nil {
+			return nil, fmt.Errorf("listing packages: %w", err)
+		}
+	}
+	var list []string
+	for _, p := range s.found {
+		if wanted(p) {
+			list = append(list, p.path)
+		}
+	}
+	return list, nil
+}
+
+// packages reads what go list -test -json prints. A package with tests comes with a program <path>.test, whose
+// dependencies are those of the tests.
+func packages(r io.Reader) ([]pkg, error) {
+	byPath := map[string]pkg{}
+	for dec := json.NewDecoder(r); ; {
+		var listed struct {
+			ImportPath, ForTest string
+			Deps                []string
+		}
+		if err := dec.Decode(&listed); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+		path, isTest := strings.CutSuffix(listed.ImportPath, ".test")
+		switch {
+		case isTest:
+			byPath[path] = pkg{path, true, uses(listed.Deps, module+"/test/bed"), slices.ContainsFunc(listed.Deps, isHeavy)}
+		case listed.ForTest == "" && !byPath[path].tested:
+			byPath[path] = pkg{path: path}
+		}
+	}
+	list := make([]pkg, 0, len(byPath))
+	for _, p := range byPath {
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b pkg) int { return strings.Compare(a.path, b.path) })
+	return list, nil
+}
+
+// uses reports whether a package is among dependencies, compiled for a test or not.
+func uses(deps []string, path string) bool {
+	return slices.ContainsFunc(deps, func(dep string) bool {
+		dep, _, _ = strings.Cut(dep, " ")
+		return dep == path
+	})
+}
+
+func isHeavy(dep string) bool {
+	return slices.ContainsFunc(heavyImports, func(prefix string) bool { return strings.HasPrefix(dep, prefix) })
+}

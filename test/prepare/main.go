@@ -1,0 +1,36 @@
+// Command prepare builds the servers of the test bed, so that no test has to wait for the compiler.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/sluice-cd/sluice/test/bed"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "prepare:", err)
+		os.Exit(1)
+	}
+}
+
+// run builds from the checkout in the working directory.
+func run(ctx context.Context) error {
+	root, err := filepath.Abs(".")
+	if err != nil {
+		return fmt.Errorf("finding the checkout: %w", err)
+	}
+	program, err := bed.Build(ctx, root, os.Stdout)
+	if err != nil {
+		return err
+	}
+	fmt.Println("the test bed is built:", program)
+	return nil
+}
