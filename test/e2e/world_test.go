@@ -1,0 +1,439 @@
+// Package e2e runs the agent, as a process of its own, against the test bed: a real API server with real
+// controllers, real git over HTTP, a real Prometheus. What is played is said in the bed's README: pods and users.
+//
+// Each test has a world of its own: an environment repository, a namespace, an app with its image. Tests that take a
+// server away from everybody (Prometheus, git, the API server) do not run in parallel with others.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed"
+	"github.com/sluice-cd/sluice/test/bed/bedtest"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
+)
+
+// patience is how long a test waits for what should happen within seconds.
+const patience = 90 * time.Second
+
+var (
+	shared *bed.Bed
+	// program is the sluice command, built once.
+	program string
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "sluice-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	root, err := bed.FindRoot()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	program = filepath.Join(dir, "sluice")
+	build := exec.Command("go", "build", "-o", program, "./cmd/sluice")
+	build.Dir, build.Stderr = root, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "building sluice:", err)
+		return 1
+	}
+	return bedtest.Main(m, &shared)
+}
+
+// app is the chart's name; the app's objects are called so too.
+const app = "croc-hunter-java"
+
+// requirements is where the app's version stands.
+const requirements = "env/requirements.yaml"
+
+// world is one environment and the agent that delivers it.
+type world struct {
+	*testing.T
+	bed *bed.Bed
+	// name of the environment, of its repository, and of its namespace.
+	name  string
+	dir   string
+	image string
+	kube  kubernetes.Interface
+	dyn   dynamic.Interface
+	agent *exec.Cmd
+	// log of the agent, over all its lives.
+	log *lockedBuffer
+}
+
+var worlds sync.Map // names in use
+
+// newWorld makes an environment with the app's version 0.0.129 in it. The agent is not started.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	b := bedtest.Need(t, shared)
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
+	name = name[:min(len(name), 40)]
+	if _, taken := worlds.LoadOrStore(name, true); taken {
+		name = fmt.Sprintf("%s-%d", name, time.Now().UnixNano()%100000)
+	}
+	w := &world{T: t, bed: b, name: name, dir: t.TempDir(), image: name, log: &lockedBuffer{}}
+	w.kube = kubernetes.NewForConfigOrDie(b.REST())
+	w.dyn = dynamic.NewForConfigOrDie(b.REST())
+	root, err := bed.FindRoot()
+	w.must(err)
+	for _, v := range []string{"0.0.129", "0.0.130", "0.0.131", "0.0.132"} {
+		w.must(publish(b, filepath.Join(root, "cmd/sluice/demo/charts", app), v))
+	}
+	w.must(b.Git.CreateRepo(name))
+	w.must(os.WriteFile(filepath.Join(w.dir, "password"), []byte(bed.Password), 0o600))
+	w.commit("environment "+name, map[string]string{
+		"sluice.yaml":    "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: " + name + "\nnamespace: " + name + "\n",
+		"env/Chart.yaml": "apiVersion: v1\nname: env\nversion: 0.0.1\n",
+		requirements: "# What runs here.\ndependencies:\n- name: " + app + "\n  version: 0.0.129  # promoted by hand\n" +
+			"  repository: " + b.Charts.URL() + "\n",
+		"env/values.yaml": w.values("hello", 2),
+	})
+	t.Cleanup(func() {
+		w.stop()
+		if t.Failed() {
+			t.Logf("the agent's log:\n%s", w.log.tail(3000))
+		}
+	})
+	return w
+}
+
+var published sync.Map
+
+// publish adds a version to the chart repository, once.
+func publish(b *bed.Bed, dir, version string) error {
+	once, _ := published.LoadOrStore(version, sync.OnceValue(func() error { return b.Charts.AddVersion(dir, version) }))
+	return once.(func() error)()
+}
+
+// values of the environment: a greeting, which is configuration, and a number of replicas, which is not.
+func (w *world) values(greeting string, replicas int) string {
+	return fmt.Sprintf("%s:\n  greeting: %q\n  replicaCount: %d\n  image:\n    repository: demo.invalid/%s\n"+
+		"  canary:\n    service:\n      hosts: [%s]\n", app, greeting, replicas, w.image, w.host())
+}
+
+// host by which the app's users come.
+func (w *world) host() string { return w.name + ".example.com" }
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// behave scripts what a version does to its users.
+func (w *world) behave(version string, b behaviour.Behaviour) {
+	w.bed.Behaviours.Set(w.image+":"+version, b)
+}
+
+// remote is the repository as a person reaches it.
+func (w *world) remote(branch string) gitsync.Remote {
+	return gitsync.Remote{
+		URL: w.bed.Git.URL(w.name), Branch: branch,
+		Auth: gitsync.Auth{Username: bed.User, Password: bed.Password},
+	}
+}
+
+func (w *world) statusBranch() string { return "sluice/status/" + w.name }
+
+// edit commits to the environment branch as a person, and returns the commit.
+func (w *world) edit(message string, f func(tip *gitsync.Snapshot) (map[string][]byte, error)) string {
+	w.Helper()
+	wr, err := gitsync.NewWriter(gitsync.WriterConfig{
+		Remote: w.remote("main"), Create: true, Identity: gitsync.Identity{Name: "A Person", Email: "person@example.com"},
+	}, filepath.Join(w.dir, "person"))
+	w.must(err)
+	defer wr.Close()
+	hash, err := wr.Commit(context.Background(), func(tip *gitsync.Snapshot) (*gitsync.Change, error) {
+		files, err := f(tip)
+		if err != nil {
+			return nil, err
+		}
+		return &gitsync.Change{Files: files, Message: message}, nil
+	})
+	w.must(err)
+	return hash
+}
+
+// commit writes whole files.
+func (w *world) commit(message string, files map[string]string) string {
+	w.Helper()
+	return w.edit(message, func(*gitsync.Snapshot) (map[string][]byte, error) {
+		out := map[string][]byte{}
+		for name, text := range files {
+			out[name] = []byte(text)
+		}
+		return out, nil
+	})
+}
+
+// bump sets the app's version, as merging a promotion does.
+func (w *world) bump(version string) string {
+	w.Helper()
+	return w.edit("chore: promote "+app+" to version "+version, func(tip *gitsync.Snapshot) (map[string][]byte, error) {
+		text, err := fs.ReadFile(tip.FS(), requirements)
+		if err != nil {
+			return nil, err
+		}
+		text, err = environments.SetVersion(text, app, version)
+		return map[string][]byte{requirements: text}, err
+	})
+}
+
+// start runs the agent, which looks at everything once a second.
+func (w *world) start() {
+	w.Helper()
+	config := filepath.Join(w.dir, "agent.yaml")
+	text := fmt.Sprintf(`apiVersion: sluice.dev/v1alpha1
+kind: Agent
+dataDir: data
+kubeconfig: %s
+listen: none
+prometheus: {address: %q, timeout: 2s}
+charts:
+- {url: %q, username: %s, passwordFile: password}
+environments:
+- name: %s
+  repository: {url: %q, username: %s, passwordFile: password}
+  interval: 1s
+  checkInterval: 1s
+`, w.bed.Kubeconfig, w.bed.PrometheusURL, w.bed.Charts.URL(), bed.User, w.name, w.bed.Git.URL(w.name), bed.User)
+	w.must(os.WriteFile(config, []byte(text), 0o600))
+	w.agent = exec.Command(program, "agent", "--config", config)
+	w.agent.Stderr = w.log
+	w.must(w.agent.Start())
+}
+
+// kill ends the agent without a chance to do anything.
+func (w *world) kill() { w.end(syscall.SIGKILL) }
+
+// stop ends the agent as an operator would.
+func (w *world) stop() { w.end(syscall.SIGTERM) }
+
+func (w *world) end(s syscall.Signal) {
+	if w.agent == nil {
+		return
+	}
+	_ = w.agent.Process.Signal(s)
+	_ = w.agent.Wait()
+	w.agent = nil
+}
+
+// await polls until f holds, and fails the test with what f says it waits for.
+func (w *world) await(what string, f func() (ok bool, now string)) {
+	w.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		ok, now := f()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.Fatalf("waited %s for %s; it is: %s", patience, what, now)
+		}
+		poll := time.NewTimer(100 * time.Millisecond)
+		<-poll.C
+	}
+}
+
+// history of a branch, newest first; nil while it does not exist or git is away.
+func (w *world) history(branch string) []gitsync.Commit {
+	w.Helper()
+	repo, err := gitsync.Open(context.Background(), w.remote(branch), filepath.Join(w.dir, "reader", strings.ReplaceAll(branch, "/", "-")))
+	w.must(err)
+	defer repo.Close()
+	tip, err := repo.Fetch(context.Background())
+	if err != nil {
+		return nil
+	}
+	list, err := repo.Commits(context.Background(), tip.Commit, "", 0)
+	w.must(err)
+	return list
+}
+
+// file of a branch's tip.
+func (w *world) file(branch, name string) string {
+	w.Helper()
+	repo, err := gitsync.Open(context.Background(), w.remote(branch), filepath.Join(w.dir, "reader", strings.ReplaceAll(branch, "/", "-")))
+	w.must(err)
+	defer repo.Close()
+	tip, err := repo.Fetch(context.Background())
+	w.must(err)
+	text, err := fs.ReadFile(tip.FS(), name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	w.must(err)
+	return string(text)
+}
+
+// events of the app in the audit log, oldest first. They are checked to be gapless, each time.
+func (w *world) events() []audit.Entry {
+	w.Helper()
+	var out []audit.Entry
+	for _, c := range slices.Backward(w.history(w.statusBranch())) {
+		if e, ok := audit.ParseMessage(c.Message); ok && e.App == app && e.Seq > 0 {
+			out = append(out, e)
+		}
+	}
+	for i, e := range out {
+		if e.Seq != int64(i+1) {
+			w.Fatalf("event %d of the audit log has number %d", i+1, e.Seq)
+		}
+	}
+	return out
+}
+
+// story is the events as text: "Advanced 10 0.0.130".
+func story(list []audit.Entry) []string {
+	var out []string
+	for _, e := range list {
+		out = append(out, fmt.Sprintf("%s %d %s", e.Type, e.Weight, e.To.Version))
+	}
+	return out
+}
+
+// awaitEvent waits until the audit log holds an event of the type for the version, the nth one.
+func (w *world) awaitEvent(t rollout.EventType, version string, nth int) audit.Entry {
+	w.Helper()
+	var found audit.Entry
+	w.await(fmt.Sprintf("%s of %s in the audit log", t, version), func() (bool, string) {
+		list, n := w.events(), 0
+		for _, e := range list {
+			if e.Type == t && e.To.Version == version {
+				if n++; n == nth {
+					found = e
+					return true, ""
+				}
+			}
+		}
+		return false, strings.Join(story(list), ", ")
+	})
+	return found
+}
+
+// install starts the agent and waits until 0.0.129 serves.
+func (w *world) install() {
+	w.Helper()
+	w.start()
+	w.awaitEvent(rollout.Installed, "0.0.129", 1)
+}
+
+// settled waits until nothing of a canary is left in the cluster.
+func (w *world) settled() {
+	w.Helper()
+	w.await("the canary to be gone", func() (bool, string) {
+		names := w.names("apps", "v1", "deployments")
+		return slices.Equal(names, []string{app}), strings.Join(names, ", ")
+	})
+}
+
+// names of the namespace's objects of a kind.
+func (w *world) names(group, version, resource string) []string {
+	w.Helper()
+	list, err := w.dyn.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: resource}).
+		Namespace(w.name).List(context.Background(), metav1.ListOptions{})
+	w.must(err)
+	var out []string
+	for _, o := range list.Items {
+		out = append(out, o.GetName())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// object of the namespace; nil when there is none.
+func (w *world) object(group, version, resource, name string) *unstructured.Unstructured {
+	w.Helper()
+	o, err := w.dyn.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: resource}).
+		Namespace(w.name).Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return o
+}
+
+// pods of a track, by name with their uid.
+func (w *world) pods(label string) map[string]string {
+	w.Helper()
+	list, err := w.kube.CoreV1().Pods(w.name).List(context.Background(), metav1.ListOptions{LabelSelector: "app=" + label})
+	w.must(err)
+	out := map[string]string{}
+	for _, p := range list.Items {
+		if p.DeletionTimestamp == nil {
+			out[p.Name] = string(p.UID)
+		}
+	}
+	return out
+}
+
+// samePods fails the test when stable pods were replaced.
+func (w *world) samePods(before map[string]string) {
+	w.Helper()
+	if now := w.pods(app); !maps.Equal(before, now) {
+		w.Errorf("stable pods were replaced: %v became %v", before, now)
+	}
+}
+
+// canaryShares are the shares of the traffic that the canary had, one after the other, as users saw it.
+func (w *world) canaryShares() []int {
+	w.Helper()
+	var out []int
+	for _, h := range w.bed.Traffic.History(w.name, w.host()) {
+		share := int(h.ByWorkload[app+"-canary"]*100 + 0.5)
+		if len(out) == 0 || out[len(out)-1] != share {
+			out = append(out, share)
+		}
+	}
+	return out
+}
+
+// lockedBuffer is a log that is written and read at once.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) tail(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.b.String()
+	return s[max(0, len(s)-n):]
+}
