@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 )
 
@@ -29,7 +26,7 @@ func (a *Agent) follow(ctx context.Context) error {
 // read takes over what a commit says. An app that can't be read keeps its course; so does everything when the
 // environment as a whole can't be read.
 func (a *Agent) read(s *gitsync.Snapshot) {
-	env, err := Load(a.loader, s.FS(), a.cfg.Path, a.cfg.Environment, a.cfg.Namespace)
+	env, err := a.loader.Load(s.FS(), a.cfg.Path)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.envFault = err
@@ -38,7 +35,7 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 		a.tellGit()
 		return
 	}
-	a.source = Source{Commit: s.Commit, FS: s.FS(), Env: env}
+	a.source = Source{Snapshot: s, Env: env}
 	first := a.unsynced == nil
 	if first {
 		a.unsynced = map[string]bool{}
@@ -84,32 +81,6 @@ func (ap *app) rejected() bool {
 		}
 	}
 	return false
-}
-
-// Load reads an environment and fills in the name and the namespace where the repository is silent: the given
-// ones, else namespace jx-<name>. It keeps what the repository says and is shared, so nothing in it is changed.
-func Load(l *environments.Loader, fsys fs.FS, path, name, namespace string) (*environments.Environment, error) {
-	read, err := l.Load(fsys, path)
-	if err != nil {
-		return nil, err
-	}
-	env := *read
-	if env.Name == "" {
-		env.Name = name
-	}
-	if env.Namespace == "" {
-		env.Namespace = namespace
-	}
-	if env.Namespace == "" {
-		env.Namespace = "jx-" + env.Name
-	}
-	env.Apps = slices.Clone(read.Apps)
-	for i := range env.Apps {
-		if env.Apps[i].Namespace == "" {
-			env.Apps[i].Namespace = env.Namespace
-		}
-	}
-	return &env, nil
 }
 
 // cause finds the commit that asked for what git says of an app now: the newest one that changed it, looking

@@ -3,13 +3,13 @@ package reconcile
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render"
@@ -17,9 +17,8 @@ import (
 
 // Source is an environment as one commit says it.
 type Source struct {
-	Commit string
-	FS     fs.FS
-	Env    *environments.Environment
+	*gitsync.Snapshot
+	Env *environments.Environment
 }
 
 // Charts turns an app of a Source into a release and its policy. It is safe for concurrent use.
@@ -94,9 +93,13 @@ func (c *Charts) chart(ctx context.Context, src Source, app *environments.App) (
 		})
 	}
 	return c.Fetcher.Load(ctx, render.Path{
-		FS: src.FS, Dir: app.Chart.Path, Tree: src.Commit, Bare: app.Chart.Path == src.Env.Umbrella.Dir,
+		FS: src.FS(), Dir: app.Chart.Path, Tree: src.tree(app), Bare: app.Chart.Path == src.Env.Umbrella.Dir,
 	})
 }
+
+// tree identifies what an app's chart in the repository is loaded from. The app's digest covers the chart and the
+// charts that it leads to, so an app that a commit leaves alone keeps its loaded chart.
+func (src Source) tree(app *environments.App) string { return app.Name + "@" + app.Digest }
 
 // umbrella is the environment's own chart around the app; nil for an app that is rendered on its own.
 func (c *Charts) umbrella(ctx context.Context, src Source, app *environments.App) (*render.Umbrella, error) {
@@ -107,7 +110,7 @@ func (c *Charts) umbrella(ctx context.Context, src Source, app *environments.App
 	out := &render.Umbrella{Name: u.Name, Version: u.Version, Globals: u.Globals, Values: u.Values}
 	if len(u.Templates) > 0 {
 		var err error
-		out.Chart, err = c.Fetcher.Load(ctx, render.Path{FS: src.FS, Dir: u.Dir, Tree: src.Commit, Bare: true})
+		out.Chart, err = c.Fetcher.Load(ctx, render.Path{FS: src.FS(), Dir: u.Dir, Tree: src.Commit, Bare: true})
 		if err != nil {
 			return nil, fmt.Errorf("loading the umbrella chart: %w", err)
 		}

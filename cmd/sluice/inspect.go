@@ -65,7 +65,7 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 		done()
 		return nil, err
 	}
-	return &view{repo: repo, tip: tip, loader: &environments.Loader{}, charts: charts, f: f, close: done}, nil
+	return &view{repo: repo, tip: tip, loader: &environments.Loader{Environment: f.environment, Namespace: f.namespace}, charts: charts, f: f, close: done}, nil
 }
 
 func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, error) {
@@ -114,16 +114,19 @@ func newCharts(dir string, credentials []chartCredential) (*reconcile.Charts, er
 	return &reconcile.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}, nil
 }
 
+// nothing is the environment before its first commit.
+var nothing = reconcile.Source{Snapshot: &gitsync.Snapshot{}, Env: &environments.Environment{}}
+
 // at reads the environment at a commit; a nil snapshot is an environment without apps.
 func (v *view) at(s *gitsync.Snapshot) (reconcile.Source, error) {
 	if s == nil {
-		return reconcile.Source{Env: &environments.Environment{}}, nil
+		return nothing, nil
 	}
-	env, err := reconcile.Load(v.loader, s.FS(), v.f.path, v.f.environment, v.f.namespace)
+	env, err := v.loader.Load(s.FS(), v.f.path)
 	if err != nil {
 		return reconcile.Source{}, fmt.Errorf("reading commit %.10s: %w", s.Commit, err)
 	}
-	return reconcile.Source{Commit: s.Commit, FS: s.FS(), Env: env}, nil
+	return reconcile.Source{Snapshot: s, Env: env}, nil
 }
 
 // pick keeps the apps that were named on the command line; all when none was.

@@ -105,7 +105,7 @@ func (v *view) plan(ctx context.Context, base string, names []string) (*plan, er
 	from, err := v.at(before)
 	if err != nil {
 		// A base that can't be read has nothing to compare with; that must not hide what the commit says.
-		from = reconcile.Source{Env: &environments.Environment{}}
+		from = nothing
 	}
 	p := &plan{Environment: to.Env.Name, Commit: to.Commit, Base: from.Commit, Apps: []appPlan{}, Warnings: to.Env.Warnings}
 	if err != nil {
