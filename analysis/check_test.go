@@ -63,8 +63,10 @@ func TestExpand(t *testing.T) {
 		vars        Vars
 		want, err   string
 	}{
-		{"every variable", `x{a="{{ namespace }}",b='{{target}}',c="{{  service}}",d="{{ name }}"}[{{ interval }}]`, vars,
-			`x{a="jx-production",b='croc-hunter-java-canary',c="croc-hunter-java",d="croc.hunter"}[1m]`, ""},
+		{
+			"every variable", `x{a="{{ namespace }}",b='{{target}}',c="{{  service}}",d="{{ name }}"}[{{ interval }}]`, vars,
+			`x{a="jx-production",b='croc-hunter-java-canary',c="croc-hunter-java",d="croc.hunter"}[1m]`, "",
+		},
 		{"a pattern quotes its dots", `x{a=~"{{ target }}-.*", b = "{{ target }}"}`, odd, `x{a=~"web\\.v1-.*", b = "web.v1"}`, ""},
 		{"a negated pattern in backquotes", "x{a !~ `{{ target }}`}", odd, "x{a !~ `web\\.v1`}", ""},
 		{"quotes are escaped", `x{a="{{ namespace }}",b='{{ service }}'}`, odd, `x{a="a\"b\\c",b='it\'s'}`, ""},

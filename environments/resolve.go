@@ -102,7 +102,7 @@ func DecodePolicy(raw *RawPolicy) (Policy, error) {
 	if strategy == StrategyRolling && dr.analysisAt != nil {
 		d.fail(dr.analysisAt, "stands beside strategy Rolling, which has no analysis", "strategy Canary, or no analysis")
 	}
-	p := finish(d, at, &dr, strategy, raw.Where)
+	p := finish(d, &dr, strategy, raw.Where)
 	return p, d.err(raw.File, func(p fieldPath) (string, int) { return raw.File, lineOf(raw.YAML, p) })
 }
 
@@ -119,7 +119,7 @@ func decodeCanaryObject(app *App, object map[string]any) (Policy, error) {
 	}
 	decodeObject(d, fieldPath{"spec"}, object["spec"], canaryObjectFields, &dr)
 	place := canaryObjectPlace(app, object)
-	p := finish(d, fieldPath{"spec"}, &dr, StrategyCanary, "Canary object "+objectName(object))
+	p := finish(d, &dr, StrategyCanary, "Canary object "+objectName(object))
 	return p, d.err(place, nil)
 }
 
@@ -156,7 +156,7 @@ func decodeCanaryValues(app *App, v any) (Policy, error) {
 		dr = draft{}
 		decodeObject(d, at, m, canaryValuesFields, &dr)
 	}
-	p := finish(d, at, &dr, StrategyCanary, source)
+	p := finish(d, &dr, StrategyCanary, source)
 	return p, d.err("values of chart "+app.Chart.Name, app.locateValue)
 }
 
@@ -185,7 +185,7 @@ func isZeroService(s Service) bool {
 }
 
 // finish fills in the defaults and refuses what contradicts itself.
-func finish(d *decoder, at fieldPath, dr *draft, strategy Strategy, source string) Policy {
+func finish(d *decoder, dr *draft, strategy Strategy, source string) Policy {
 	p := dr.policy
 	p.Source, p.Strategy = source, strategy
 	if p.ProgressDeadline == 0 {

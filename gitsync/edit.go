@@ -248,10 +248,10 @@ func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Tim
 }
 
 // within refuses objects that would not be read back.
-func (b *builder) within(max int64) error {
+func (b *builder) within(limit int64) error {
 	for _, o := range b.objects {
-		if int64(len(o.data)) > max {
-			return fmt.Errorf("building commit: %w", tooLarge("an object", max))
+		if int64(len(o.data)) > limit {
+			return fmt.Errorf("building commit: %w", tooLarge("an object", limit))
 		}
 	}
 	return nil

@@ -254,7 +254,7 @@ func (f *treeFS) sized(name string, e entry) (fileInfo, error) {
 }
 
 func fileMode(m filemode.FileMode) fs.FileMode {
-	switch m {
+	switch m { //nolint:exhaustive // the others are plain files
 	case filemode.Dir:
 		return fs.ModeDir | 0o555
 	case filemode.Symlink:

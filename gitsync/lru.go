@@ -22,8 +22,8 @@ type cachedTree struct {
 	tree *tree
 }
 
-func newTreeCache(max int) *treeCache {
-	return &treeCache{max: max, byKey: map[plumbing.Hash]*list.Element{}}
+func newTreeCache(limit int) *treeCache {
+	return &treeCache{max: limit, byKey: map[plumbing.Hash]*list.Element{}}
 }
 
 func (c *treeCache) get(h plumbing.Hash) (*tree, bool) {

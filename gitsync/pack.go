@@ -29,9 +29,9 @@ type spool struct {
 	size int64
 }
 
-// spoolPack reads a pack of at most max bytes; dir takes the file of a large one. Close the spool.
-func spoolPack(r io.Reader, dir string, max int64) (*spool, error) {
-	r = &boundedReader{r: r, left: max, limit: max, what: "the pack"}
+// spoolPack reads a pack of at most limit bytes; dir takes the file of a large one. Close the spool.
+func spoolPack(r io.Reader, dir string, limit int64) (*spool, error) {
+	r = &boundedReader{r: r, left: limit, limit: limit, what: "the pack"}
 	s := &spool{}
 	n, err := io.Copy(&s.mem, io.LimitReader(r, spoolInMemory))
 	s.size = n

@@ -150,7 +150,7 @@ func (l *link) probe(ctx context.Context, branch string) (plumbing.Hash, error) 
 	if err != nil {
 		return plumbing.ZeroHash, cause(ctx, err)
 	}
-	defer s.Close() //nolint:errcheck // nothing was written
+	defer s.Close()
 	_, h, err := advertised(ctx, s, branch)
 	return h, err
 }
@@ -188,7 +188,7 @@ func (l *link) fetch(ctx context.Context, s *store, req fetchRequest) (plumbing.
 	if err != nil {
 		return plumbing.ZeroHash, cause(ctx, err)
 	}
-	defer session.Close() //nolint:errcheck // the pack was read and checked, or an error is on its way
+	defer session.Close()
 	refs, tip, err := advertised(ctx, session, req.branch)
 	if err != nil || tip == req.unchanged {
 		return tip, err

@@ -193,18 +193,18 @@ func (s *store) has(h plumbing.Hash) bool {
 	return s.sto.HasEncodedObject(h) == nil
 }
 
-// object reads an object of a type, of at most max bytes.
-func (s *store) object(typ plumbing.ObjectType, h plumbing.Hash, max int64) ([]byte, error) {
+// object reads an object of a type, of at most limit bytes.
+func (s *store) object(typ plumbing.ObjectType, h plumbing.Hash, limit int64) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	data, err := s.read(typ, h, max)
+	data, err := s.read(typ, h, limit)
 	if err != nil && !errors.Is(err, ErrTooLarge) {
 		s.damaged = true
 	}
 	return data, err
 }
 
-func (s *store) read(typ plumbing.ObjectType, h plumbing.Hash, max int64) (data []byte, err error) {
+func (s *store) read(typ plumbing.ObjectType, h plumbing.Hash, limit int64) (data []byte, err error) {
 	if s.sto == nil {
 		return nil, os.ErrClosed
 	}
@@ -212,8 +212,8 @@ func (s *store) read(typ plumbing.ObjectType, h plumbing.Hash, max int64) (data 
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", typ, h, err)
 	}
-	if o.Size() > max {
-		return nil, fmt.Errorf("%s %s: %w", typ, h, tooLarge("it", max))
+	if o.Size() > limit {
+		return nil, fmt.Errorf("%s %s: %w", typ, h, tooLarge("it", limit))
 	}
 	r, err := o.Reader()
 	if err != nil {

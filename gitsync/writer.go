@@ -207,7 +207,7 @@ func (w *Writer) attempt(ctx context.Context, edit func(*Snapshot) ([]*Change, e
 	if err != nil {
 		return "", w.beforePush(ctx, err)
 	}
-	defer session.Close() //nolint:errcheck // the report says what became of the push
+	defer session.Close()
 	refs, old, err := advertised(ctx, session, w.cfg.Remote.Branch)
 	if err != nil && !errors.Is(err, ErrBranchNotFound) {
 		return "", w.beforePush(ctx, err)

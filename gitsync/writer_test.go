@@ -119,7 +119,8 @@ func TestCommitAll(t *testing.T) {
 	hash, err := w.CommitAll(t.Context(), func(*Snapshot) ([]*Change, error) {
 		return []*Change{
 			change("one", "d/a", "2"), nil, change("nothing", "d/a", "2"), change("two", "d/b", "2"),
-			{Message: "three", Files: map[string][]byte{"d/a": nil, "d/b": nil}}, change("four", "d/a", "1"),
+			{Message: "three", Files: map[string][]byte{"d/a": nil, "d/b": nil}},
+			change("four", "d/a", "1"),
 		}, nil
 	})
 	if err != nil {

@@ -108,7 +108,7 @@ func New(cfg Config, c *cluster.Client, charts *Charts, m Metrics) *Agent {
 	}
 	return &Agent{
 		cfg: cfg, cluster: c, charts: charts, metrics: m,
-		log: cfg.Log.With("environment", cfg.Environment), now: time.Now,
+		log: cfg.Log.With("environment", cfg.Environment), now: time.Now, //nolint:forbidigo // the loop is the edge
 		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace}, queue: newQueue(), outbox: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}

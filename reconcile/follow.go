@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/sluice-cd/sluice/gitsync"
@@ -86,23 +85,21 @@ func (ap *app) rejected() bool {
 // cause finds the commit that asked for what git says of an app now: the newest one that changed it, looking
 // back from tip as far as stop.
 func (a *Agent) cause(ctx context.Context, name, tip, stop string) (string, error) {
-	digest := func(s *gitsync.Snapshot) (string, error) {
+	// A commit that can't be read says nothing of the app; its neighbours differ from it.
+	digest := func(s *gitsync.Snapshot) string {
 		env, err := a.loader.Load(s.FS(), a.cfg.Path)
 		if err != nil {
-			// A commit that can't be read says nothing of the app; its neighbours differ from it.
-			return "", nil //nolint:nilerr // an unreadable commit is an answer, not an error
+			return ""
 		}
 		for i := range env.Apps {
 			if env.Apps[i].Name == name {
-				return env.Apps[i].Digest, nil
+				return env.Apps[i].Digest
 			}
 		}
-		return "", nil
+		return ""
 	}
 	same := func(s, parent *gitsync.Snapshot) (bool, error) {
-		x, errX := digest(s)
-		y, errY := digest(parent)
-		return x == y, errors.Join(errX, errY)
+		return digest(s) == digest(parent), nil
 	}
 	c, err := a.repo.LastChange(ctx, tip, stop, historyLimit, same)
 	if err != nil {

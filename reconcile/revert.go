@@ -51,7 +51,7 @@ func (a *Agent) writeRevert(ctx context.Context, r revert) (rollout.Reverted, er
 	edit, err := a.revertEdit(r)
 	if err != nil {
 		// A commit that is no longer in the history can't be compared with, now or later.
-		return rollout.Reverted{Skipped: err.Error()}, nil
+		return rollout.Reverted{Skipped: err.Error()}, nil //nolint:nilerr // that is the answer
 	}
 	a.mu.Lock()
 	env := a.source.Env

@@ -94,7 +94,7 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 		f.indexAge = time.Minute
 	}
 	if f.now == nil {
-		f.now = time.Now
+		f.now = time.Now //nolint:forbidigo // the default of a clock that tests set
 	}
 	orDefault(&cfg.MemoryBytes, 64<<20)
 	f.loaded = newLRU[*Chart](cfg.MemoryBytes)

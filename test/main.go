@@ -92,7 +92,7 @@ func choose(only string, short bool) ([]part, error) {
 	}
 	byDefault := len(wanted) == 0
 	for _, p := range parts {
-		if byDefault && !(short && p.long) || wanted[p.name] {
+		if byDefault && (!short || !p.long) || wanted[p.name] {
 			chosen = append(chosen, p)
 		}
 		delete(wanted, p.name)

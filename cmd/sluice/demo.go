@@ -102,7 +102,7 @@ func (d *demo) run(ctx context.Context) error {
 		}
 		d.dir = dir
 		if !d.keep {
-			defer os.RemoveAll(dir)
+			defer os.RemoveAll(dir) //nolint:errcheck // what is left is in the temporary directory
 		}
 	}
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {

@@ -99,7 +99,7 @@ func (f *sourceFlags) open(ctx context.Context, branch string) (*gitsync.Repo, *
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("making a directory for git objects: %w", err)
 	}
-	done := func() { os.RemoveAll(dir) }
+	done := func() { _ = os.RemoveAll(dir) }
 	repo, err := gitsync.Open(ctx, remote, dir)
 	if err != nil {
 		done()

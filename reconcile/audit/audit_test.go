@@ -282,8 +282,10 @@ func TestMessagesReadBack(t *testing.T) {
 			t.Errorf("%s reads back as\n%+v, want\n%+v", e.Type, got, want)
 		}
 	}
-	for _, msg := range []string{"", "fix: typo", "a\n\nSluice-Event: Promoted", "a\n\nSluice-Environment: p\n\nbody",
-		"a\n\nSluice-Environment: p\nSluice-Event: Advanced\nSluice-Weight: 101", "a\n\nSluice-Environment: p\nSluice-Event: Advanced\nSluice-Seq: -1"} {
+	for _, msg := range []string{
+		"", "fix: typo", "a\n\nSluice-Event: Promoted", "a\n\nSluice-Environment: p\n\nbody",
+		"a\n\nSluice-Environment: p\nSluice-Event: Advanced\nSluice-Weight: 101", "a\n\nSluice-Environment: p\nSluice-Event: Advanced\nSluice-Seq: -1",
+	} {
 		if IsOwn(msg) {
 			t.Errorf("%q counts as our own", msg)
 		}

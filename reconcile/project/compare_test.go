@@ -79,10 +79,14 @@ func TestCompare(t *testing.T) {
 		{"replicas", "replicas: 2", "replicas: 3", plain},
 		{"Service", "port: 80", "port: 81", plain},
 		{"config", "level: info", "level: debug", pods},
-		{"config, taken out of releases", "config, namespace: ns}\ndata: {level: info}",
-			"config, namespace: ns, annotations: {sluice.dev/config-tracking: disabled}}\ndata: {level: debug}", plain},
-		{"config, Flagger's word", "config, namespace: ns}\ndata: {level: info}",
-			"config, namespace: ns, annotations: {flagger.app/config-tracking: disabled}}\ndata: {level: debug}", plain},
+		{
+			"config, taken out of releases", "config, namespace: ns}\ndata: {level: info}",
+			"config, namespace: ns, annotations: {sluice.dev/config-tracking: disabled}}\ndata: {level: debug}", plain,
+		},
+		{
+			"config, Flagger's word", "config, namespace: ns}\ndata: {level: info}",
+			"config, namespace: ns, annotations: {flagger.app/config-tracking: disabled}}\ndata: {level: debug}", plain,
+		},
 		{"config's labels", "config, namespace: ns}", "config, namespace: ns, labels: {a: b}}", plain},
 		{"config that nobody uses", `unused: "1"`, `unused: "2"`, plain},
 		{"secret", "aHVudGVyMg==", "aHVudGVyMw==", pods},

@@ -41,39 +41,69 @@ func TestProjectErrors(t *testing.T) {
 		{"weight", plain, "", rollout.Analyzing, 101, "weight 101 in phase Analyzing, expected 0 to 100"},
 		{"phase", plain, "", "Dancing", 0, `unknown phase "Dancing"`},
 		{"nothing to promote", "", "", rollout.Promoting, 0, "phase Promoting without objects of the release under way"},
-		{"two Deployments", plain + deployment("job", "{app: job}", "{matchLabels: {app: job}}"), "", rollout.Idle, 0,
-			"2 Deployments (web, job) and no target: name one in targetRef"},
-		{"StatefulSet", statefulS, "", rollout.Idle, 0,
-			"StatefulSet db: a canary of a StatefulSet is not supported yet, expected a Deployment or the strategy Rolling"},
+		{
+			"two Deployments", plain + deployment("job", "{app: job}", "{matchLabels: {app: job}}"), "", rollout.Idle, 0,
+			"2 Deployments (web, job) and no target: name one in targetRef",
+		},
+		{
+			"StatefulSet", statefulS, "", rollout.Idle, 0,
+			"StatefulSet db: a canary of a StatefulSet is not supported yet, expected a Deployment or the strategy Rolling",
+		},
 		{"target is a StatefulSet", plain + statefulS, "target: {kind: StatefulSet, name: db}", rollout.Idle, 0, "StatefulSet db: a canary of"},
-		{"target is not there", plain + deployment("job", "{app: job}", "{matchLabels: {app: job}}"), "target: {name: wep}", rollout.Idle, 0,
-			"targetRef names workload wep, which is not a workload of the release"},
+		{
+			"target is not there", plain + deployment("job", "{app: job}", "{matchLabels: {app: job}}"), "target: {name: wep}", rollout.Idle, 0,
+			"targetRef names workload wep, which is not a workload of the release",
+		},
 		{"no workload to promote", service("web", web), "", rollout.Starting, 0, "no Deployment to make a canary of"},
-		{"selector on existence", deployment("web", web, "{matchExpressions: [{key: app, operator: Exists}]}"), "", rollout.Starting, 0,
-			"Deployment web selects them whatever labels are rewritten, expected a selector on label values"},
-		{"selector of other pods", deployment("web", web, "{matchLabels: {app: wep}}"), "", rollout.Starting, 0,
-			`Deployment web: spec.selector "app=wep", expected one that matches the labels of its own pods`},
-		{"broken selector", deployment("web", web, "{matchExpressions: [{key: app, operator: Is}]}"), "", rollout.Starting, 0,
-			"reading spec.selector of Deployment web"},
-		{"pods of another's canary", plain + deployment("mine", "{app: web-canary, tier: x}", "{matchLabels: {app: web-canary, tier: x}}"),
-			namedWeb, rollout.Starting, 0, "pods of Deployment mine carry labels (app=web-canary) that would make them canary pods of Deployment web"},
-		{"name taken", plain + service("web-canary", "{app: other}"), "", rollout.Starting, 0,
-			"the release has a Service web-canary of its own, the name that the canary needs"},
-		{"two Services", deployment("front", web, matchWeb) + service("a", web) + service("b", web), "", rollout.Idle, 0,
-			"2 Services (a, b) select the pods of Deployment front: name the one to route in service.name"},
-		{"Service of other pods", deployment("web", web, matchWeb) + service("web", "{app: other}"), "service: {name: web, port: 80}", rollout.Idle, 0,
-			"Service web does not select the pods of Deployment web, expected the Service of the app"},
-		{"Service without a port", deployment("web", web, matchWeb), "service: {name: web}", rollout.Idle, 0,
-			"the release has no Service web, and service.port, which would make one, is not set"},
-		{"VirtualService elsewhere", plain + meshVS + "{http: [{route: [{destination: {host: other}}]}]}", "", rollout.Idle, 0,
-			"VirtualService web does not route to the app's Service web, expected it to do so or to have another name"},
-		{"weight of a route", plain + meshVS + "{http: [{route: [{destination: {host: web}, weight: 1.5}]}]}", "", rollout.Starting, 0,
-			"sharing the routes of VirtualService web: weight 1.5 of host web, expected a whole number from 0 to 100"},
-		{"DestinationRule elsewhere", plain + strings.Replace(meshVS, "VirtualService", "DestinationRule", 1) + "{host: other}",
-			"service: {trafficPolicy: {a: b}}", rollout.Idle, 0, "DestinationRule web is not for Service web"},
-		{"network policy", plain + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x, namespace: ns}\n" +
-			"spec: {podSelector: {matchExpressions: [{key: a, operator: Is}]}}", "", rollout.Starting, 0,
-			"making the canary of NetworkPolicy x: reading NetworkPolicy x"},
+		{
+			"selector on existence", deployment("web", web, "{matchExpressions: [{key: app, operator: Exists}]}"), "", rollout.Starting, 0,
+			"Deployment web selects them whatever labels are rewritten, expected a selector on label values",
+		},
+		{
+			"selector of other pods", deployment("web", web, "{matchLabels: {app: wep}}"), "", rollout.Starting, 0,
+			`Deployment web: spec.selector "app=wep", expected one that matches the labels of its own pods`,
+		},
+		{
+			"broken selector", deployment("web", web, "{matchExpressions: [{key: app, operator: Is}]}"), "", rollout.Starting, 0,
+			"reading spec.selector of Deployment web",
+		},
+		{
+			"pods of another's canary", plain + deployment("mine", "{app: web-canary, tier: x}", "{matchLabels: {app: web-canary, tier: x}}"),
+			namedWeb, rollout.Starting, 0, "pods of Deployment mine carry labels (app=web-canary) that would make them canary pods of Deployment web",
+		},
+		{
+			"name taken", plain + service("web-canary", "{app: other}"), "", rollout.Starting, 0,
+			"the release has a Service web-canary of its own, the name that the canary needs",
+		},
+		{
+			"two Services", deployment("front", web, matchWeb) + service("a", web) + service("b", web), "", rollout.Idle, 0,
+			"2 Services (a, b) select the pods of Deployment front: name the one to route in service.name",
+		},
+		{
+			"Service of other pods", deployment("web", web, matchWeb) + service("web", "{app: other}"), "service: {name: web, port: 80}", rollout.Idle, 0,
+			"Service web does not select the pods of Deployment web, expected the Service of the app",
+		},
+		{
+			"Service without a port", deployment("web", web, matchWeb), "service: {name: web}", rollout.Idle, 0,
+			"the release has no Service web, and service.port, which would make one, is not set",
+		},
+		{
+			"VirtualService elsewhere", plain + meshVS + "{http: [{route: [{destination: {host: other}}]}]}", "", rollout.Idle, 0,
+			"VirtualService web does not route to the app's Service web, expected it to do so or to have another name",
+		},
+		{
+			"weight of a route", plain + meshVS + "{http: [{route: [{destination: {host: web}, weight: 1.5}]}]}", "", rollout.Starting, 0,
+			"sharing the routes of VirtualService web: weight 1.5 of host web, expected a whole number from 0 to 100",
+		},
+		{
+			"DestinationRule elsewhere", plain + strings.Replace(meshVS, "VirtualService", "DestinationRule", 1) + "{host: other}",
+			"service: {trafficPolicy: {a: b}}", rollout.Idle, 0, "DestinationRule web is not for Service web",
+		},
+		{
+			"network policy", plain + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x, namespace: ns}\n" +
+				"spec: {podSelector: {matchExpressions: [{key: a, operator: Is}]}}", "", rollout.Starting, 0,
+			"making the canary of NetworkPolicy x: reading NetworkPolicy x",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			in := Input{App: "shop", Namespace: "ns", Policy: environments.Policy{Strategy: environments.StrategyCanary}}

@@ -3,6 +3,7 @@ package bed_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -290,7 +291,7 @@ func TestFindRootOutsideACheckout(t *testing.T) {
 		t.Error(err)
 	}
 	t.Chdir(t.TempDir())
-	if _, err := bed.FindRoot(); err != bed.ErrNotInCheckout {
+	if _, err := bed.FindRoot(); !errors.Is(err, bed.ErrNotInCheckout) {
 		t.Errorf("outside: %v", err)
 	}
 }

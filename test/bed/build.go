@@ -95,8 +95,10 @@ func (b builder) args(output string) []string {
 	version := func(field, value string) string { return " -X k8s.io/component-base/version." + field + "=" + value }
 	// No flag here changes how packages compile, so that they are shared with
 	// the packages that Sluice itself compiles.
-	args := []string{"build", "-v", "-buildvcs=false", "-o", output,
-		"-ldflags=-s -w" + version("gitVersion", kubernetesVersion) + version("gitMajor", major) + version("gitMinor", minor)}
+	args := []string{
+		"build", "-v", "-buildvcs=false", "-o", output,
+		"-ldflags=-s -w" + version("gitVersion", kubernetesVersion) + version("gitMajor", major) + version("gitMinor", minor),
+	}
 	if b.assets != "" {
 		args = append(args, "-tags=external_apiserver")
 	}

@@ -77,7 +77,7 @@ func (s *server) start(ctx context.Context) error {
 		s.cmd = nil
 		return fmt.Errorf("starting %s: it ended; the end of %s:\n%s", s.name, s.log, tail(s.log, 15))
 	case <-ctx.Done():
-		s.stopLocked(syscall.SIGKILL)
+		_ = s.stopLocked(syscall.SIGKILL)
 		return fmt.Errorf("starting %s: %w; the end of %s:\n%s", s.name, ctx.Err(), s.log, tail(s.log, 15))
 	}
 }

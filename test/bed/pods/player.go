@@ -164,7 +164,7 @@ func (p *Player) work(ctx context.Context) {
 func (p *Player) play(ctx context.Context, key types.NamespacedName) (again time.Duration, err error) {
 	pod, err := p.pods.Pods(key.Namespace).Get(key.Name)
 	if err != nil {
-		return 0, nil // gone
+		return 0, nil //nolint:nilerr // gone
 	}
 	if pod.DeletionTimestamp != nil {
 		return 0, ignoreGone(p.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{

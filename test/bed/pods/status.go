@@ -24,7 +24,7 @@ func statusOf(pod *corev1.Pod, b behaviour.Behaviour, ip string, start, now time
 	r := report{pod: pod, start: metav1.NewTime(start.Truncate(time.Second)), ip: ip, now: metav1.NewTime(now.Truncate(time.Second))}
 	age := now.Sub(start)
 
-	switch b.Ready {
+	switch b.Ready { //nolint:exhaustive // ready at once is what the rest does
 	case behaviour.Crashing:
 		if runsOnce(pod) {
 			return r.ended(corev1.PodFailed, 1), 0

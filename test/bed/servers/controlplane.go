@@ -114,9 +114,11 @@ func parseControlPlane(args []string) (controlPlane, error) {
 }
 
 func (cp controlPlane) path(name string) string { return filepath.Join(cp.dir, name) }
-func (cp controlPlane) url() string             { return fmt.Sprintf("https://127.0.0.1:%d", cp.port) }
-func (cp controlPlane) etcdURL() string         { return fmt.Sprintf("http://127.0.0.1:%d", cp.etcdPort) }
-func (cp controlPlane) etcdPeerURL() string     { return fmt.Sprintf("http://127.0.0.1:%d", cp.etcdPeer) }
+func (cp controlPlane) url() string { return fmt.Sprintf("https://127.0.0.1:%d", cp.port) }
+
+func (cp controlPlane) etcdURL() string { return fmt.Sprintf("http://127.0.0.1:%d", cp.etcdPort) }
+
+func (cp controlPlane) etcdPeerURL() string { return fmt.Sprintf("http://127.0.0.1:%d", cp.etcdPeer) }
 
 // apiServerArgs are the flags of kube-apiserver, linked or external.
 func (cp controlPlane) apiServerArgs() []string {
