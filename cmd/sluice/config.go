@@ -185,9 +185,9 @@ func statusBranch(environment, cluster string) string {
 	return strings.TrimSuffix("sluice/status/"+environment+"/"+cluster, "/")
 }
 
-// files are the fields that name files, which are relative to the configuration.
+// files are the fields that name files or directories, which are relative to the configuration.
 func (c *config) files() []*string {
-	out := []*string{&c.Kubeconfig, &c.Prometheus.PasswordFile, &c.Prometheus.BearerTokenFile, &c.Prometheus.CAFile}
+	out := []*string{&c.DataDir, &c.Kubeconfig, &c.Prometheus.PasswordFile, &c.Prometheus.BearerTokenFile, &c.Prometheus.CAFile}
 	for i := range c.Charts {
 		out = append(out, &c.Charts[i].PasswordFile)
 	}
