@@ -80,7 +80,7 @@ func (s *session) output(name string, args ...string) ([]byte, error) {
 // command asks politely before it kills: tests stop the servers that they started.
 func (s *session) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(s.ctx, name, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	group(cmd)
 	cmd.WaitDelay = 30 * time.Second
 	return cmd
 }
