@@ -67,7 +67,8 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 		}
 		a.announce(name, events)
 	}
-	if moved || !seen.Applied {
+	// Without a policy there is nothing to project: the app has just been removed.
+	if next.Policy != nil && (moved || !seen.Applied) {
 		if err := a.apply(ctx, &w, asked, next); err != nil {
 			return time.Time{}, a.blame(name, err)
 		}
