@@ -100,7 +100,10 @@ func (a *Agent) writeStatus(ctx context.Context) error {
 func (a *Agent) batch() audit.Batch {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b := audit.Batch{Names: a.names(), Commit: a.source.Commit, Fault: text(a.envFault), Now: a.now()}
+	b := audit.Batch{Names: a.names(), Fault: text(a.envFault), Now: a.now()}
+	if a.source.Snapshot != nil {
+		b.Commit = a.source.Commit
+	}
 	b.FaultChanged = b.Fault != a.recordedEnvFault
 	for name, ap := range a.apps {
 		s := ap.saved.State

@@ -17,10 +17,14 @@ type revert struct {
 	rollout.Revert
 }
 
-// reverts are the rollback commits that git owes and nobody has answered yet.
+// reverts are the rollback commits that git owes and nobody has answered yet. Until the branch was read after a
+// start there are none: how to write back is said there, and the commits to compare with may not be at hand.
 func (a *Agent) reverts() []revert {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.source.Snapshot == nil {
+		return nil
+	}
 	var due []revert
 	for name, ap := range a.apps {
 		if r := ap.saved.State.Revert; r != nil && ap.reverted == nil {
@@ -56,7 +60,7 @@ func (a *Agent) writeRevert(ctx context.Context, r revert) (rollout.Reverted, er
 	a.mu.Lock()
 	env := a.source.Env
 	a.mu.Unlock()
-	if env != nil && env.WriteBack == environments.WriteBackPullRequest {
+	if env.WriteBack == environments.WriteBackPullRequest {
 		return a.proposeRevert(ctx, r, edit)
 	}
 	hash, err := a.branch.Commit(ctx, edit)

@@ -390,3 +390,14 @@ func send2(b *testing.B, tip fs.FS, ba Batch) ([]Commit, map[string]int64) {
 	}
 	return commits, ahead
 }
+
+// An agent that was restarted records what is left before it has seen the environment branch.
+func TestUnknownCommitKeepsTheOneBefore(t *testing.T) {
+	_, branch := send(t, nil, batch(croc(life()[:2]...)))
+	b := batch(croc(life()[:3]...))
+	b.Commit = ""
+	_, branch = send(t, branch, b)
+	if st, err := ReadStatus(branch); err != nil || st.Commit != "c131" {
+		t.Errorf("commit is %q, %v", st.Commit, err)
+	}
+}

@@ -14,7 +14,8 @@ import (
 // Batch is what the status branch does not say yet.
 type Batch struct {
 	Names
-	// Commit of the environment branch that was last seen.
+	// Commit of the environment branch that was last seen; empty: none since the agent began, and the one that the
+	// status branch names stays.
 	Commit string
 	// Fault says why the environment can't be read; empty: it can. It is looked at when FaultChanged.
 	Fault        string
@@ -187,6 +188,9 @@ func (w *writing) environment() error {
 	now := Status{
 		Environment: clean(b.Environment, longestText), Cluster: clean(b.Cluster, longestText),
 		Commit: clean(b.Commit, longestText), Fault: was.Fault,
+	}
+	if b.Commit == "" {
+		now.Commit = was.Commit
 	}
 	if b.FaultChanged {
 		now.Fault = clean(b.Fault, longestText)
