@@ -71,8 +71,8 @@ type Agent struct {
 	source   Source
 	envFault error
 	apps     map[string]*app
-	// recordedEnvFault is the fault of the environment that the status branch tells of.
-	recordedEnvFault string
+	// recordedEnvFault is the fault of the environment that the status branch tells of; nil while that is not known.
+	recordedEnvFault *string
 	// unsynced are the apps that Run has not looked at yet; nil before the first look at the branch.
 	unsynced map[string]bool
 }
@@ -90,9 +90,10 @@ type app struct {
 	fault error
 	// saved is the state as the cluster holds it.
 	saved cluster.Saved
-	// recorded is the newest event that the status branch holds; recordedFault the fault text there.
+	// recorded is the newest event that the status branch holds; recordedFault the fault text there, nil while that is
+	// not known.
 	recorded      int64
-	recordedFault string
+	recordedFault *string
 	// reverted is the answer to saved.State.Revert, until Next has taken it.
 	reverted *rollout.Reverted
 	failures int
@@ -251,7 +252,11 @@ func (a *Agent) backoff(name string) time.Duration {
 func (a *Agent) seen(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.unsynced, name)
+	if a.unsynced[name] {
+		delete(a.unsynced, name)
+		// Now its fault is known, if it has one; the status branch may tell of another.
+		a.tellGit()
+	}
 }
 
 func (a *Agent) settle(name string) {

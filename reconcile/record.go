@@ -104,7 +104,7 @@ func (a *Agent) batch() audit.Batch {
 	if a.source.Snapshot != nil {
 		b.Commit = a.source.Commit
 	}
-	b.FaultChanged = b.Fault != a.recordedEnvFault
+	b.FaultChanged = a.unsynced != nil && (a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
 	for name, ap := range a.apps {
 		s := ap.saved.State
 		fault := text(ap.fault)
@@ -114,7 +114,8 @@ func (a *Agent) batch() audit.Batch {
 				events = append(events, e)
 			}
 		}
-		if len(events) > 0 || fault != ap.recordedFault {
+		looked := a.unsynced != nil && !a.unsynced[name]
+		if len(events) > 0 || looked && (ap.recordedFault == nil || fault != *ap.recordedFault) {
 			b.Apps = append(b.Apps, audit.App{Name: name, LastSeq: s.LastSeq, Fault: fault, Events: events})
 		}
 	}
@@ -127,7 +128,7 @@ func (a *Agent) batch() audit.Batch {
 func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.recordedEnvFault = b.Fault
+	a.recordedEnvFault = &b.Fault
 	for _, done := range b.Apps {
 		ap := a.apps[done.Name]
 		if ap == nil {
@@ -138,7 +139,7 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 			a.queue.Add(done.Name)
 			continue
 		}
-		ap.recordedFault = done.Fault
+		ap.recordedFault = &done.Fault
 		if n := len(done.Events); n > 0 {
 			ap.recorded = max(ap.recorded, done.Events[n-1].Seq)
 			a.queue.Add(done.Name)
