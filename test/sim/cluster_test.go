@@ -1,0 +1,299 @@
+package sim
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// cluster is what the API server holds, and the controllers behind it. Objects are replaced, never written to.
+type cluster struct {
+	objects map[string]*unstructured.Unstructured
+	// saved is the agent's state as JSON, nil when there is none; inventory is saved with it.
+	saved     []byte
+	inventory []string
+	// records are the manifests of releases, by their revision less one.
+	records []string
+	pods    []*pods
+}
+
+// pods are those of one template of one Deployment.
+type pods struct {
+	deployment string
+	image      string
+	labels     map[string]any
+	since      time.Time
+	ready      bool
+	crashing   bool
+	// downUntil is when pods that flap are back.
+	downUntil time.Time
+}
+
+func newCluster() *cluster { return &cluster{objects: map[string]*unstructured.Unstructured{}} }
+
+func keyOf(o *unstructured.Unstructured) string { return o.GetKind() + " " + o.GetName() }
+
+// all that is desired, in the order of application.
+func all(d project.Desired) []*unstructured.Unstructured {
+	return slices.Concat(d.Stable, d.Canary, d.Routing)
+}
+
+// holds reports whether an object is there as desired.
+func (c *cluster) holds(o *unstructured.Unstructured) bool {
+	live := c.objects[keyOf(o)]
+	return live != nil && (live == o || reflect.DeepEqual(live.Object, o.Object))
+}
+
+// leftovers of the inventory, newest first.
+func (c *cluster) leftovers(d project.Desired) []string {
+	var out []string
+	for _, k := range slices.Backward(c.inventory) {
+		if !slices.ContainsFunc(all(d), func(o *unstructured.Unstructured) bool { return keyOf(o) == k }) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+func (c *cluster) intend(d project.Desired) {
+	for _, o := range all(d) {
+		if k := keyOf(o); !slices.Contains(c.inventory, k) {
+			c.inventory = append(c.inventory, k)
+		}
+	}
+}
+
+func (c *cluster) remove(k string) {
+	delete(c.objects, k)
+	c.inventory = slices.DeleteFunc(c.inventory, func(i string) bool { return i == k })
+}
+
+// seen is what cluster.Client.Observe tells.
+type seen struct {
+	applied        bool
+	pending        string
+	stable, canary rollout.Track
+}
+
+func (c *cluster) observe(d project.Desired) seen {
+	var pending []string
+	for _, o := range all(d) {
+		if !c.holds(o) {
+			pending = append(pending, keyOf(o))
+		}
+	}
+	pending = append(pending, c.leftovers(d)...)
+	s := seen{applied: len(pending) == 0, pending: strings.Join(pending, ", ")}
+	s.stable = c.track(d.StableWorkloads, false)
+	if len(d.CanaryWorkloads) > 0 {
+		s.canary = c.track(d.CanaryWorkloads, true)
+	}
+	return s
+}
+
+// track is the health of a track's one workload.
+func (c *cluster) track(workloads []*unstructured.Unstructured, canary bool) rollout.Track {
+	if len(workloads) == 0 {
+		return rollout.Track{Ready: true, Available: true}
+	}
+	w := workloads[0]
+	live := c.objects[keyOf(w)]
+	if live == nil {
+		return rollout.Track{Message: "missing"}
+	}
+	var t rollout.Track
+	var newest *pods
+	for _, p := range c.podsOf(w.GetName()) {
+		t.Available = t.Available || p.ready
+		newest = p
+	}
+	current := newest != nil && newest.image == imageOf(live)
+	if current {
+		t.Ready = newest.ready && len(c.podsOf(w.GetName())) == 1
+		t.Failed = newest.crashing
+	}
+	if canary && !current {
+		t.Available = false
+	}
+	if !c.holds(w) {
+		t.Ready, t.Failed = false, false
+	}
+	return t
+}
+
+func (c *cluster) podsOf(deployment string) []*pods {
+	var out []*pods
+	for _, p := range c.pods {
+		if p.deployment == deployment {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// control is one turn of the controllers; lag tells how likely each is to be late.
+func (c *cluster) control(now time.Time, late func() bool) (changed bool) {
+	before := c.podsText()
+	c.pods = slices.DeleteFunc(c.pods, func(p *pods) bool { return c.objects["Deployment "+p.deployment] == nil })
+	for _, name := range []string{appName, canaryName} {
+		if d := c.objects["Deployment "+name]; d != nil && !late() {
+			c.rollOut(d, now)
+		}
+	}
+	for _, p := range c.pods {
+		age := now.Sub(p.since)
+		k := kind(strings.TrimPrefix(p.image, registry))
+		p.ready = k != "crash" && k != "never" && age >= 5*time.Second && !now.Before(p.downUntil)
+		p.crashing = k == "crash" && age >= 3*time.Second
+	}
+	return before != c.podsText()
+}
+
+// rollOut brings the newest pods up, and lets older ones go when those are ready.
+func (c *cluster) rollOut(d *unstructured.Unstructured, now time.Time) {
+	mine := c.podsOf(d.GetName())
+	image := imageOf(d)
+	i := slices.IndexFunc(mine, func(p *pods) bool { return p.image == image })
+	var newest *pods
+	if i < 0 {
+		labels, _, _ := unstructured.NestedMap(d.Object, "spec", "template", "metadata", "labels")
+		newest = &pods{deployment: d.GetName(), image: image, labels: labels, since: now}
+	} else {
+		newest = mine[i]
+	}
+	c.pods = slices.DeleteFunc(c.pods, func(p *pods) bool {
+		return p == newest || p.deployment == newest.deployment && (newest.ready || !p.ready)
+	})
+	c.pods = append(c.pods, newest)
+}
+
+func (c *cluster) podsText() string {
+	var b strings.Builder
+	for _, p := range c.pods {
+		fmt.Fprintf(&b, "%s=%s,%v,%v ", p.deployment, strings.TrimPrefix(p.image, registry), p.ready, p.crashing)
+	}
+	return b.String()
+}
+
+func imageOf(d *unstructured.Unstructured) string {
+	containers, _, _ := unstructured.NestedSlice(d.Object, "spec", "template", "spec", "containers")
+	for _, c := range containers {
+		image, _, _ := unstructured.NestedString(c.(map[string]any), "image")
+		return image
+	}
+	return ""
+}
+
+// endpoints are the pods that a Service of the cluster selects.
+func (c *cluster) endpoints(service string) []*pods {
+	s := c.objects["Service "+service]
+	if s == nil {
+		return nil
+	}
+	selector, _, _ := unstructured.NestedMap(s.Object, "spec", "selector")
+	var out []*pods
+	for _, p := range c.pods {
+		if matches(selector, p.labels) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func matches(selector, labels map[string]any) bool {
+	for k, v := range selector {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return len(selector) > 0
+}
+
+// up reports whether a Deployment has pods that are ready.
+func (c *cluster) up(deployment string) bool {
+	return slices.ContainsFunc(c.podsOf(deployment), func(p *pods) bool { return p.ready })
+}
+
+// share is one destination of a route.
+type share struct {
+	host   string
+	weight int64
+}
+
+// shares are the weights that the cluster routes by; nil without a VirtualService.
+func (c *cluster) shares() []share {
+	vs := c.objects["VirtualService "+appName]
+	if vs == nil {
+		return nil
+	}
+	return sharesOf(vs)
+}
+
+func sharesOf(vs *unstructured.Unstructured) []share {
+	var out []share
+	routes, _, _ := unstructured.NestedSlice(vs.Object, "spec", "http")
+	for _, r := range routes {
+		list, _, _ := unstructured.NestedSlice(r.(map[string]any), "route")
+		for _, d := range list {
+			host, _, _ := unstructured.NestedString(d.(map[string]any), "destination", "host")
+			weight, found, _ := unstructured.NestedInt64(d.(map[string]any), "weight")
+			if !found && len(list) == 1 {
+				weight = 100
+			}
+			out = append(out, share{host, weight})
+		}
+	}
+	return out
+}
+
+// canaryWeight is the share that the cluster gives the canary.
+func (c *cluster) canaryWeight() int64 {
+	for _, s := range c.shares() {
+		if s.host == canaryName {
+			return s.weight
+		}
+	}
+	return 0
+}
+
+// editWeight is a person's kubectl edit.
+func (c *cluster) editWeight(weight int64) bool {
+	vs := c.objects["VirtualService "+appName]
+	if vs == nil || len(c.shares()) != 2 {
+		return false
+	}
+	vs = vs.DeepCopy()
+	routes, _, _ := unstructured.NestedSlice(vs.Object, "spec", "http")
+	list, _, _ := unstructured.NestedSlice(routes[0].(map[string]any), "route")
+	for _, d := range list {
+		m := d.(map[string]any)
+		host, _, _ := unstructured.NestedString(m, "destination", "host")
+		m["weight"] = 100 - weight
+		if host == canaryName {
+			m["weight"] = weight
+		}
+	}
+	routes[0].(map[string]any)["route"] = list
+	vs.Object["spec"].(map[string]any)["http"] = routes
+	c.objects[keyOf(vs)] = vs
+	return true
+}
+
+// summary says of an object what a reader of the trace wants to know.
+func summary(o *unstructured.Unstructured) string {
+	switch o.GetKind() {
+	case "Deployment":
+		return trim(imageOf(o))
+	case "VirtualService":
+		return fmt.Sprint(sharesOf(o))
+	default:
+		return ""
+	}
+}

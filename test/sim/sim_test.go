@@ -1,0 +1,121 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+var (
+	seedFlag  = flag.Int64("seed", -1, "run this seed only, and print all of its trace")
+	seedsFlag = flag.Uint64("seeds", 200, "number of seeds")
+)
+
+const troubledSteps = 400
+
+func TestSimulation(t *testing.T) {
+	if *seedFlag >= 0 {
+		w := newWorld(uint64(*seedFlag))
+		err := w.run(troubledSteps)
+		t.Log(w.tail(len(w.trace)))
+		if err != nil {
+			t.Fatalf("seed %d: %v", *seedFlag, err)
+		}
+		return
+	}
+	seeds := *seedsFlag
+	if testing.Short() {
+		seeds = 20
+	}
+	seen := map[rollout.EventType]int{}
+	for seed := range seeds {
+		w := newWorld(seed)
+		if err := w.run(troubledSteps); err != nil {
+			t.Errorf("seed %d: %v\n%s\nall of it: go test ./test/sim -run TestSimulation -v -seed %d", seed, err, w.tail(40), seed)
+		}
+		for typ, n := range w.seen {
+			seen[typ] += n
+		}
+	}
+	t.Log(seen)
+}
+
+// A run is a function of its seed.
+func TestReplay(t *testing.T) {
+	a, b := newWorld(5), newWorld(5)
+	errA, errB := a.run(troubledSteps), b.run(troubledSteps)
+	if x, y := a.tail(len(a.trace)), b.tail(len(b.trace)); x != y || fmt.Sprint(errA) != fmt.Sprint(errB) {
+		t.Error("two runs of one seed differ")
+	}
+}
+
+// The invariants catch what is broken: each of these does not survive a few seeds.
+func TestBroken(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spoil func(*world)
+	}{
+		{"nothing is saved", func(w *world) { w.skipSave = true }},
+		{"weight rises without a pass", func(w *world) {
+			w.next = func(s rollout.State, o rollout.Observation) (rollout.State, []rollout.Event) {
+				next, events := rollout.Next(s, o)
+				if next.Phase == rollout.Analyzing && s.Phase == rollout.Analyzing && next.Weight == 20 && o.Applied {
+					next.Weight, next.Peak = 40, 40
+				}
+				return next, events
+			}
+		}},
+		{"an event is dropped", func(w *world) {
+			w.next = func(s rollout.State, o rollout.Observation) (rollout.State, []rollout.Event) {
+				next, events := rollout.Next(s, o)
+				if len(next.Outbox) > 1 {
+					next.Outbox = next.Outbox[1:]
+				}
+				return next, events
+			}
+		}},
+		{"the canary goes before its traffic", func(w *world) {
+			w.project = func(in project.Input) (project.Desired, error) {
+				d, err := project.Project(in)
+				if in.State.Phase == rollout.Promoting {
+					d.Canary, d.CanaryWorkloads = nil, nil
+				}
+				return d, err
+			}
+		}},
+		{"stable gets the release under judgement", func(w *world) {
+			w.project = func(in project.Input) (project.Desired, error) {
+				if in.State.Phase == rollout.Analyzing {
+					in.State.Phase = rollout.Promoting
+				}
+				return project.Project(in)
+			}
+		}},
+		{"the canary keeps the labels", func(w *world) {
+			w.project = func(in project.Input) (project.Desired, error) {
+				d, err := project.Project(in)
+				for _, o := range d.CanaryWorkloads {
+					spec := o.Object["spec"].(map[string]any)
+					meta := spec["template"].(map[string]any)["metadata"].(map[string]any)
+					meta["labels"].(map[string]any)["app"] = "jx-croc-hunter-java"
+				}
+				return d, err
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for seed := range uint64(40) {
+				w := newWorld(seed)
+				c.spoil(w)
+				if err := w.run(troubledSteps); err != nil {
+					t.Logf("seed %d: %v", seed, err)
+					return
+				}
+			}
+			t.Error("nobody notices")
+		})
+	}
+}

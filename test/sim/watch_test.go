@@ -1,0 +1,275 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// watch holds the invariants against what the servers see. It knows nothing of the agent's state but the events.
+type watch struct {
+	w *world
+	// image is the canary's; peak the highest weight that the agent gave it, since when.
+	image     string
+	peak      int64
+	peakSince time.Time
+	pass      passing
+	// serving are the images that the stable track came by without a canary.
+	serving map[string]bool
+	// tampered: people have changed objects since the last whole pass.
+	tampered bool
+	// hurt is when something last kept the cluster from being as decided.
+	hurt time.Time
+	// dark counts whole passes that found traffic on a canary that is not there while stable could take it.
+	dark    int
+	darkNow bool
+	// canaryUp and stableUp are what the agent last saw of those who serve.
+	canaryUp, stableUp bool
+	// owed are the events of saved states, in order.
+	owed   []rollout.Event
+	writes int
+}
+
+func (c *watch) passed(image string, weight int64, at time.Time) { c.pass = passing{image, weight, at} }
+
+func (c *watch) observed(s seen) {
+	cl := c.w.cluster
+	c.canaryUp, c.stableUp = cl.up(canaryName), cl.up(appName)
+	c.darkNow = cl.canaryWeight() > 0 && !c.canaryUp && s.stable.Available
+}
+
+func (c *watch) passDone(fresh bool) {
+	if !fresh {
+		return
+	}
+	c.tampered = false
+	if !c.darkNow {
+		c.dark = 0
+		return
+	}
+	if c.dark++; c.dark > 3 {
+		c.w.failf("%d%% go to a canary without ready pods for %d passes", c.w.cluster.canaryWeight(), c.dark)
+	}
+}
+
+// wrote looks at an object that the agent applied in place of another.
+func (c *watch) wrote(was, o *unstructured.Unstructured) {
+	c.writes++
+	switch keyOf(o) {
+	case "Deployment " + appName:
+		c.wroteStable(was, o)
+	case "Deployment " + canaryName:
+		if image := imageOf(o); image != c.image {
+			if c.w.cluster.canaryWeight() > 0 && !c.tampered {
+				c.w.failf("the canary's pods become %s under traffic", trim(image))
+			}
+			c.image, c.peak, c.pass = image, 0, passing{}
+		}
+	case "VirtualService " + appName:
+		var before int64
+		if was != nil {
+			before = weightIn(was)
+		}
+		c.routed(before, weightIn(o))
+	}
+}
+
+func trim(image string) string { return strings.TrimPrefix(image, registry) }
+
+func weightIn(vs *unstructured.Unstructured) int64 {
+	for _, s := range sharesOf(vs) {
+		if s.host == canaryName {
+			return s.weight
+		}
+	}
+	return 0
+}
+
+// wroteStable: with a canary strategy the stable track gets nothing that has not passed as canary at the highest
+// weight, except what it had before.
+func (c *watch) wroteStable(was, o *unstructured.Unstructured) {
+	image := imageOf(o)
+	if was == nil && !c.tampered || c.w.strategy != environments.StrategyCanary {
+		c.serving[image] = true
+		return
+	}
+	if was == nil || imageOf(was) == image || c.serving[image] {
+		return
+	}
+	if c.pass.image != image || c.pass.weight != 60 {
+		c.w.failf("stable becomes %s, whose last pass was at %d%% of %s", trim(image), c.pass.weight, trim(c.pass.image))
+	}
+	if kind(trim(image)) != "good" {
+		c.w.failf("stable becomes %s", trim(image))
+	}
+	c.serving[image] = true
+}
+
+// routed: weight rises by a pass at the weight before, held for an interval.
+func (c *watch) routed(before, weight int64) {
+	if weight > before && !c.canaryUp && c.stableUp && !c.tampered {
+		c.w.failf("weight rises from %d to %d without ready canary pods", before, weight)
+	}
+	if weight <= c.peak {
+		return
+	}
+	switch p := c.pass; {
+	case c.peak == 0 && weight > 20:
+		c.w.failf("the first weight is %d", weight)
+	case c.peak == 0:
+	case p.image != c.image || p.weight != c.peak && !c.tampered:
+		c.w.failf("weight rises from %d to %d after a pass at %d of %q", c.peak, weight, p.weight, trim(p.image))
+	case p.at.Sub(c.peakSince) < interval:
+		c.w.failf("weight rises from %d to %d on a check %s after it was set", c.peak, weight, p.at.Sub(c.peakSince))
+	}
+	c.peak, c.peakSince = weight, c.w.now
+}
+
+func (c *watch) deleted(was *unstructured.Unstructured) {
+	c.writes++
+	if was != nil && keyOf(was) == "Deployment "+canaryName {
+		c.image, c.peak, c.pass = "", 0, passing{}
+	}
+}
+
+// objects looks at the cluster after an effect.
+func (c *watch) objects() {
+	cl := c.w.cluster
+	var sum int64
+	for _, s := range cl.shares() {
+		sum += s.weight
+		there := cl.objects["Service "+s.host] != nil && cl.objects["Deployment "+s.host] != nil
+		// Without a canary strategy the chart's routing is an object like any other.
+		routed := c.w.strategy == environments.StrategyCanary
+		if s.weight > 0 && !there && routed && !c.tampered && !c.removing() {
+			c.w.failf("%d%% go to %s, which is not there", s.weight, s.host)
+		}
+	}
+	if sum != 100 && cl.shares() != nil {
+		c.w.failf("weights add up to %d: %v", sum, cl.shares())
+	}
+	for _, name := range []string{appName, canaryName} {
+		for _, p := range cl.endpoints(name) {
+			if p.deployment != name {
+				c.w.failf("Service %s selects pods of %s", name, p.deployment)
+			}
+		}
+		c.selects(name)
+	}
+}
+
+// removing: nobody is to be served any more.
+func (c *watch) removing() bool {
+	return c.w.agent != nil && c.w.agent.state.Phase == rollout.Removing
+}
+
+// selects: a Deployment never selects the other's pods.
+func (c *watch) selects(name string) {
+	d := c.w.cluster.objects["Deployment "+name]
+	if d == nil {
+		return
+	}
+	selector, _, _ := unstructured.NestedMap(d.Object, "spec", "selector", "matchLabels")
+	for _, p := range c.w.cluster.pods {
+		if matches(selector, p.labels) != (p.deployment == name) {
+			c.w.failf("Deployment %s and the pods of %s: selector %v, labels %v", name, p.deployment, selector, p.labels)
+		}
+	}
+}
+
+// decided looks at the events of a state that is saved.
+func (c *watch) decided(events []rollout.Event, s rollout.State) {
+	if err := rollout.Check(s); err != nil {
+		c.w.failf("saved state: %v", err)
+	}
+	for _, e := range events {
+		c.w.seen[e.Type]++
+		c.w.logf("event %d %s %s -> %s %d%% %s", e.Seq, e.Type, describe(e.From), describe(e.To), e.Weight, e.Reason)
+		if e.Type == rollout.RollbackStarted && kind(e.To.Digest) == "good" && c.w.now.Sub(c.hurt) > 3*deadline {
+			c.w.failf("%s is rolled back although nothing was wrong with it: %s", e.To.Digest, e.Reason)
+		}
+	}
+	c.owe(events)
+}
+
+// owe notes the events of a saved state that git is to hold.
+func (c *watch) owe(events []rollout.Event) {
+	for _, e := range events {
+		if e.Type == rollout.InstallStarted {
+			c.serving[registry+template(e.To.Digest)] = true
+		}
+		if !slices.ContainsFunc(c.owed, func(x rollout.Event) bool { return idOf(x) == idOf(e) }) {
+			c.owed = append(c.owed, e)
+		}
+	}
+}
+
+// idOf names an event whatever its number.
+func idOf(e rollout.Event) string {
+	return fmt.Sprint(e.Time.UnixNano(), e.Type, e.Rollout, e.To.Digest, e.Weight, e.Reason)
+}
+
+// logged: the audit log has every event that is owed once, in order, and numbers without gaps.
+func (c *watch) logged() {
+	var got []string
+	have := map[string]bool{}
+	for i, e := range c.w.git.log {
+		if e.Seq != int64(i)+1 {
+			c.w.failf("event %d of the log has number %d", i+1, e.Seq)
+		}
+		if have[idOf(e)] {
+			c.w.failf("the log has %s twice", idOf(e))
+		}
+		have[idOf(e)] = true
+		if slices.ContainsFunc(c.owed, func(x rollout.Event) bool { return idOf(x) == idOf(e) }) {
+			got = append(got, idOf(e))
+		}
+	}
+	for i, e := range c.owed {
+		if i >= len(got) || got[i] != idOf(e) {
+			c.w.failf("event %d that is owed, %s of %s, is not in the log where it belongs", i, e.Type, e.To.Digest)
+		}
+	}
+}
+
+// rest: the cluster holds what git says, the log says so, and a pass writes nothing.
+func (c *watch) rest() {
+	a, g := c.w.agent, c.w.git
+	if a.state.Stable.Digest != g.tip().digest {
+		c.w.failf("git says %s, stable is %s: %s", g.tip().digest, describe(a.state.Stable), normal(a.state))
+	}
+	for range 3 {
+		c.w.now = c.w.now.Add(10 * time.Second)
+		c.w.cluster.control(c.w.now, func() bool { return false })
+		a.turn()
+	}
+	p := c.w.base()
+	d, err := c.w.charts.project(rollout.State{Stable: a.state.Stable}, p, c.w.project)
+	if err != nil {
+		c.w.failf("projecting the rest: %v", err)
+	}
+	if s := c.w.cluster.observe(d); !s.applied || !s.stable.Ready || len(c.w.cluster.objects) != len(all(d)) {
+		c.w.failf("at rest the cluster is not what %s says: %s, %d objects instead of %d, ready %v", g.tip().digest, s.pending,
+			len(c.w.cluster.objects), len(all(d)), s.stable.Ready)
+	}
+	if a.state.Revert != nil || len(a.state.Outbox) != 0 {
+		c.w.failf("git is owed something: %s", normal(a.state))
+	}
+	c.logged()
+	writes, commits, log, before := c.writes, len(g.commits), len(g.log), normal(a.state)
+	for range 3 {
+		c.w.now = c.w.now.Add(time.Minute)
+		a.fetch()
+		a.turn()
+		a.flush()
+	}
+	if c.writes != writes || len(g.commits) != commits || len(g.log) != log || normal(a.state) != before {
+		c.w.failf("an idle pass changes something:\n%s\n%s", before, normal(a.state))
+	}
+}

@@ -1,0 +1,382 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// Answers of servers that are in trouble.
+var (
+	errAway    = errors.New("the server is away")
+	errRefused = errors.New("the server refuses")
+	errLost    = errors.New("the answer is lost")
+)
+
+// world is everything there is in a run.
+type world struct {
+	r     *rand.Rand
+	now   time.Time
+	trace []string
+
+	charts  *charts
+	cluster *cluster
+	git     *repository
+	agent   *agent // nil while it is down
+	upAt    time.Time
+	watch   *watch
+	seen    map[rollout.EventType]int
+
+	strategy                   environments.Strategy
+	promotionStep              int
+	troubled                   bool
+	apiAway, gitAway, promAway bool
+	// pushing is how often people push, in a thousand steps.
+	pushing int
+	// refusing is how many percent of the writes the API server refuses.
+	refusing int
+
+	// What is under test; a test may put something broken in their place.
+	next     func(rollout.State, rollout.Observation) (rollout.State, []rollout.Event)
+	project  func(project.Input) (project.Desired, error)
+	skipSave bool
+}
+
+// broken is a panic that ends a run: an invariant does not hold. crashed is one that ends the agent only.
+type (
+	broken  struct{ why string }
+	crashed struct{}
+)
+
+func newWorld(seed uint64) *world {
+	w := &world{
+		r: rand.New(rand.NewPCG(seed, 11)), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC),
+		charts: newCharts(seed%2 == 1), cluster: newCluster(), git: &repository{}, seen: map[rollout.EventType]int{},
+		strategy: environments.StrategyCanary, next: rollout.Next, project: project.Project,
+	}
+	if seed%7 == 3 {
+		w.strategy = environments.StrategyRolling
+	}
+	w.pushing = []int{20, 20, 4, 8}[seed%4]
+	if seed%3 == 0 {
+		w.promotionStep = 25
+	}
+	w.watch = &watch{w: w, serving: map[string]bool{}}
+	w.git.push(func(c *commit) { c.digest, c.policy = "good0", w.base() })
+	w.agent = start(w)
+	return w
+}
+
+func (w *world) base() environments.Policy {
+	p := basePolicy()
+	p.Strategy, p.Analysis.StepWeightPromotion = w.strategy, w.promotionStep
+	return p
+}
+
+// run is a time of trouble and then as long as it takes to come to rest. It returns what broke, nil for nothing.
+func (w *world) run(steps int) (err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case broken:
+			err = errors.New(r.why)
+		default:
+			panic(r)
+		}
+	}()
+	w.troubled = true
+	for range steps {
+		w.step()
+	}
+	w.calm()
+	const patience = time.Hour
+	for until := w.now.Add(patience); !w.resting(); w.step() {
+		if w.now.After(until) {
+			w.failf("not at rest within %s: %s", patience, normal(w.agent.state))
+		}
+	}
+	w.watch.rest()
+	return nil
+}
+
+func (w *world) chance(percent int) bool { return w.r.IntN(100) < percent }
+
+func (w *world) logf(format string, args ...any) {
+	w.trace = append(w.trace, w.now.Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+func (w *world) failf(format string, args ...any) {
+	panic(broken{fmt.Sprintf(format, args...)})
+}
+
+// tail is the end of the trace.
+func (w *world) tail(lines int) string {
+	return strings.Join(w.trace[max(0, len(w.trace)-lines):], "\n")
+}
+
+// step lets a second or so pass.
+func (w *world) step() {
+	w.now = w.now.Add(time.Duration(200+w.r.IntN(2800)) * time.Millisecond)
+	if w.troubled {
+		w.trouble()
+	}
+	if w.cluster.control(w.now, func() bool { return w.chance(30) }) {
+		w.watch.objects()
+		w.notice()
+	}
+	if w.agent == nil {
+		if w.now.Before(w.upAt) || w.apiAway {
+			return
+		}
+		w.logf("the agent starts")
+		w.agent = start(w)
+	}
+	w.guard(w.act)
+}
+
+// notice is the watch's news for the agent.
+func (w *world) notice() {
+	if w.agent != nil {
+		w.agent.add()
+	}
+}
+
+// act lets the agent do what is due.
+func (w *world) act() {
+	a := w.agent
+	if !w.now.Before(a.fetchAt) {
+		a.fetch()
+	}
+	for range 4 {
+		if a.told || !a.gitTimer.IsZero() && !w.now.Before(a.gitTimer) {
+			a.flush()
+		}
+		if !a.newsAt.IsZero() && !w.now.Before(a.newsAt) {
+			a.newsAt = time.Time{}
+			a.add()
+		}
+		if !a.timer.IsZero() && !w.now.Before(a.timer) {
+			a.add()
+		}
+		if !a.queued {
+			return
+		}
+		w.now = w.now.Add(time.Millisecond)
+		a.turn()
+	}
+}
+
+// guard runs the agent and lets it crash.
+func (w *world) guard(do func()) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case crashed:
+			w.agent = nil
+			w.upAt = w.now.Add(time.Duration(w.r.IntN(20)) * time.Second)
+		default:
+			panic(r)
+		}
+	}()
+	do()
+}
+
+func (w *world) mayCrash(where string) {
+	if w.troubled && w.r.IntN(1000) < 12 {
+		w.logf("CRASH %s", where)
+		panic(crashed{})
+	}
+}
+
+// api is one write to the API server: it may be refused, or done and its answer lost, and the agent may end on either
+// side of it.
+func (w *world) api(what string, do func()) error {
+	w.mayCrash("before " + what)
+	switch {
+	case w.apiAway:
+		return errAway
+	case w.troubled && w.chance(w.refusing):
+		w.watch.hurt = w.now
+		return fmt.Errorf("%s: %w", what, errRefused)
+	}
+	w.logf("%s", what)
+	do()
+	w.watch.objects()
+	w.mayCrash("after " + what)
+	if w.troubled && w.r.IntN(1000) < 8 {
+		w.watch.hurt = w.now
+		return fmt.Errorf("%s: %w", what, errLost)
+	}
+	return nil
+}
+
+// push is one push to the git server.
+func (w *world) push(what string, do func()) error {
+	w.mayCrash("before pushing " + what)
+	if w.gitAway {
+		return errAway
+	}
+	if w.troubled && w.chance(3) {
+		w.people() // somebody wins the race; the edit is made anew on their commit
+	}
+	do()
+	w.mayCrash("after pushing " + what)
+	if w.troubled && w.chance(4) {
+		return fmt.Errorf("pushing %s: %w", what, errLost)
+	}
+	return nil
+}
+
+// meanwhile lets the rest of the agent, and of the world, act between two writes of a pass.
+func (w *world) meanwhile() {
+	if !w.troubled {
+		return
+	}
+	if w.chance(3) {
+		w.people()
+	}
+	if w.chance(3) {
+		w.agent.fetch()
+	}
+	if w.chance(3) {
+		w.agent.flush()
+	}
+	if w.chance(10) {
+		w.now = w.now.Add(time.Duration(w.r.IntN(2000)) * time.Millisecond)
+		w.cluster.control(w.now, func() bool { return w.chance(50) })
+		w.watch.objects()
+	}
+}
+
+// trouble makes something happen, now and then.
+func (w *world) trouble() {
+	if w.r.IntN(1000) < w.pushing {
+		w.people()
+	}
+	for _, b := range []*bool{&w.gitAway, &w.promAway} {
+		if w.chance(2) {
+			*b = w.chance(30)
+		}
+	}
+	if w.chance(2) {
+		w.apiAway = w.chance(25)
+		w.logf("API away: %v", w.apiAway)
+	}
+	if w.chance(2) {
+		w.refusing = []int{0, 0, 0, 10, 50}[w.r.IntN(5)]
+	}
+	if w.r.IntN(1000) < 5 {
+		w.edit()
+	}
+	if w.chance(1) {
+		w.flap()
+	}
+}
+
+// flap takes pods away for a while.
+func (w *world) flap() {
+	if len(w.cluster.pods) == 0 {
+		return
+	}
+	p := w.cluster.pods[w.r.IntN(len(w.cluster.pods))]
+	p.downUntil = w.now.Add(time.Duration(1+w.r.IntN(30)) * time.Second)
+	w.watch.hurt = p.downUntil
+	w.logf("pods of %s go down", p.deployment)
+}
+
+// edit is somebody with kubectl.
+func (w *world) edit() {
+	if w.apiAway {
+		return
+	}
+	w.watch.hurt = w.now
+	weight := int64(w.r.IntN(101))
+	if w.chance(60) && w.cluster.editWeight(weight) {
+		w.watch.tampered = true
+		w.logf("somebody sets the canary's weight to %d", weight)
+		w.notice()
+		return
+	}
+	kinds := []string{"Service ", "Deployment ", "VirtualService ", "ConfigMap "}
+	names := []string{appName, canaryName}
+	k := kinds[w.r.IntN(4)] + names[w.r.IntN(2)]
+	if w.cluster.objects[k] != nil {
+		w.watch.tampered = true
+		delete(w.cluster.objects, k)
+		w.logf("somebody deletes %s", k)
+		w.notice()
+	}
+}
+
+// people push to the environment branch.
+func (w *world) people() {
+	stable := "good0"
+	if w.agent != nil && w.agent.state.Stable.Digest != "" {
+		stable = w.agent.state.Stable.Digest
+	}
+	tip := w.git.tip()
+	pick := w.r.IntN(20)
+	c := w.git.push(func(c *commit) {
+		c.policy = w.base()
+		switch {
+		case tip.digest == "":
+			c.digest = "good1"
+		case pick < 10:
+			c.digest = fmt.Sprint(kinds[w.r.IntN(5)], w.r.IntN(3))
+		case pick < 13:
+			c.digest = stable
+		case pick < 15:
+			c.digest = fmt.Sprint(template(tip.digest), "+", w.r.IntN(3))
+		case pick < 16:
+			c.policy.Suspend = true
+		case pick < 17:
+			c.digest = ""
+		}
+	})
+	w.logf("git: %s asks for %q suspend=%v", c.id, c.digest, c.policy.Suspend)
+	if pick >= 18 && tip.digest != "" { // taken back and merged again
+		w.git.push(func(c *commit) { c.digest = stable })
+		c := w.git.push(func(c *commit) { c.digest = tip.digest })
+		w.logf("git: %s asks for %s again", c.id, c.digest)
+	}
+}
+
+// calm ends the trouble; what is under way comes to its end.
+func (w *world) calm() {
+	w.logf("calm")
+	w.troubled, w.apiAway, w.gitAway, w.promAway, w.refusing = false, false, false, false, 0
+	tip := w.git.tip()
+	if tip.policy.Suspend || tip.digest == "" {
+		w.git.push(func(c *commit) {
+			c.policy = w.base()
+			if c.digest == "" {
+				c.digest = "good1"
+			}
+		})
+	}
+}
+
+// resting reports whether the agent believes that all is done, and has read the newest commit.
+func (w *world) resting() bool {
+	a := w.agent
+	if a == nil || w.now.Before(w.watch.hurt.Add(deadline)) || a.input == nil || a.input.id != w.git.tip().id || a.queued || a.told || a.failures > 0 || !a.newsAt.IsZero() {
+		return false
+	}
+	if a.state.Phase == rollout.Installing && w.installedForGood() {
+		w.git.push(func(c *commit) { c.digest = "good1" })
+		return false
+	}
+	return !a.state.InFlight() && a.state.Revert == nil && len(a.state.Outbox) == 0
+}
+
+// installedForGood: a first release that does not start is there until somebody asks for another.
+func (w *world) installedForGood() bool {
+	k := kind(w.git.tip().digest)
+	return k == "crash" || k == "never"
+}
