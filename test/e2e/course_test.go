@@ -33,7 +33,7 @@ func TestBadVersions(t *testing.T) {
 	}{
 		{
 			name: "slow", does: behaviour.Behaviour{LatencyMillis: 900},
-			reason: []string{"request-duration", "500"}, seen: 10,
+			reason: []string{"request duration P99", "> 500ms"}, seen: 10,
 		},
 		{
 			name: "crashing", does: behaviour.Behaviour{Ready: behaviour.Crashing},
@@ -104,6 +104,12 @@ func TestRevertInGitAborts(t *testing.T) {
 	}
 }
 
+// course is what was decided. Checks without data only hold what is there; on a machine that is too busy to scrape
+// every second some have none.
+func course(list []audit.Entry) []audit.Entry {
+	return slices.DeleteFunc(list, func(e audit.Entry) bool { return e.Type == rollout.Inconclusive })
+}
+
 func TestThirdVersionSupersedes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -113,7 +119,7 @@ func TestThirdVersionSupersedes(t *testing.T) {
 	w.awaitEvent(rollout.Advanced, "0.0.130", 2)
 	w.bump("0.0.131")
 	w.awaitEvent(rollout.Promoted, "0.0.131", 1)
-	got := story(w.events())
+	got := story(course(w.events()))
 	at := slices.Index(got, "Superseded 0 0.0.130")
 	if at < 0 {
 		t.Fatalf("nothing was superseded: %v", got)
