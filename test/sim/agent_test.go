@@ -70,6 +70,7 @@ func start(w *world) *agent {
 			a.add()
 			a.told = true
 		}
+		w.watch.removing = a.state.Phase == rollout.Removing
 		w.watch.owe(a.state.Outbox)
 	}
 	return a

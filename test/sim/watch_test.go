@@ -24,6 +24,8 @@ type watch struct {
 	serving map[string]bool
 	// tampered: people have changed objects since the last whole pass.
 	tampered bool
+	// removing: nobody is to be served any more. Objects go newest first, a canary before the routing to it.
+	removing bool
 	// hurt is when something last kept the cluster from being as decided.
 	hurt time.Time
 	// dark counts whole passes that found traffic on a canary that is not there while stable could take it.
@@ -147,7 +149,7 @@ func (c *watch) objects() {
 		there := cl.objects["Service "+s.host] != nil && cl.objects["Deployment "+s.host] != nil
 		// Without a canary strategy the chart's routing is an object like any other.
 		routed := c.w.strategy == environments.StrategyCanary
-		if s.weight > 0 && !there && routed && !c.tampered && !c.removing() {
+		if s.weight > 0 && !there && routed && !c.tampered && !c.removing {
 			c.w.failf("%d%% go to %s, which is not there", s.weight, s.host)
 		}
 	}
@@ -162,11 +164,6 @@ func (c *watch) objects() {
 		}
 		c.selects(name)
 	}
-}
-
-// removing: nobody is to be served any more.
-func (c *watch) removing() bool {
-	return c.w.agent != nil && c.w.agent.state.Phase == rollout.Removing
 }
 
 // selects: a Deployment never selects the other's pods.
@@ -188,6 +185,7 @@ func (c *watch) decided(events []rollout.Event, s rollout.State) {
 	if err := rollout.Check(s); err != nil {
 		c.w.failf("saved state: %v", err)
 	}
+	c.removing = s.Phase == rollout.Removing
 	for _, e := range events {
 		c.w.seen[e.Type]++
 		c.w.logf("event %d %s %s -> %s %d%% %s", e.Seq, e.Type, describe(e.From), describe(e.To), e.Weight, e.Reason)

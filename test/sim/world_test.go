@@ -328,7 +328,7 @@ func (w *world) people() {
 		case tip.digest == "":
 			c.digest = "good1"
 		case pick < 10:
-			c.digest = fmt.Sprint(kinds[w.r.IntN(5)], w.r.IntN(3))
+			c.digest = fmt.Sprint(kinds[w.r.IntN(len(kinds))], w.r.IntN(3))
 		case pick < 13:
 			c.digest = stable
 		case pick < 15:
