@@ -291,7 +291,7 @@ func (c *Client) target(ctx context.Context, gvk schema.GroupVersionKind, namesp
 }
 
 // applyOne makes one object as desired.
-func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) (outcome, error) {
+func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) (out outcome, err error) {
 	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
 	if err != nil {
 		return absent, objectError("applying", p.key, err)
@@ -301,7 +301,7 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		return settled, nil
 	}
 	c.setBusy(m, p.key)
-	defer c.setIdle(m, p.key, t.feed)
+	defer func() { c.setIdle(m, p.key, t.feed, out == settled) }()
 	failed, action := absent, Created
 	if exists {
 		failed = refused

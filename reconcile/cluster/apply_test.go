@@ -139,29 +139,37 @@ func TestDriftIsCorrected(t *testing.T) {
 			http, _, _ := unstructured.NestedSlice(r.get(virtual, "web").Object, "spec", "http")
 			return len(http) == 1
 		}},
-		{"label", func() { r.edit(deployments, "web", `{"metadata":{"labels":{"app":"other"}}}`) },
-			func() bool { return r.get(deployments, "web").GetLabels()["app"] == "web" }},
+		{
+			"label", func() { r.edit(deployments, "web", `{"metadata":{"labels":{"app":"other"}}}`) },
+			func() bool { return r.get(deployments, "web").GetLabels()["app"] == "web" },
+		},
 		{"image", func() {
 			r.edit(deployments, "web", `{"spec":{"template":{"spec":{"containers":[{"name":"app","image":"web:evil"}]}}}}`)
 		}, func() bool {
 			c, _, _ := unstructured.NestedSlice(r.get(deployments, "web").Object, "spec", "template", "spec", "containers")
 			return strings.Contains(fmt.Sprint(c), "image:web:1 ") && strings.Contains(fmt.Sprint(c), "MODE")
 		}},
-		{"data", func() { r.edit(configMaps, "web", `{"data":{"level":"debug"}}`) },
+		{
+			"data", func() { r.edit(configMaps, "web", `{"data":{"level":"debug"}}`) },
 			func() bool {
 				v, _, _ := unstructured.NestedString(r.get(configMaps, "web").Object, "data", "level")
 				return v == "info"
-			}},
-		{"data removed", func() { r.edit(configMaps, "web", `{"data":{"level":null}}`) },
+			},
+		},
+		{
+			"data removed", func() { r.edit(configMaps, "web", `{"data":{"level":null}}`) },
 			func() bool {
 				v, _, _ := unstructured.NestedString(r.get(configMaps, "web").Object, "data", "level")
 				return v == "info"
-			}},
-		{"service port", func() { r.edit(services, "web", `{"spec":{"selector":{"app":"nobody"}}}`) },
+			},
+		},
+		{
+			"service port", func() { r.edit(services, "web", `{"spec":{"selector":{"app":"nobody"}}}`) },
 			func() bool {
 				v, _, _ := unstructured.NestedString(r.get(services, "web").Object, "spec", "selector", "app")
 				return v == "web"
-			}},
+			},
+		},
 		{"deleted", func() {
 			if err := r.dyn.Resource(deployments).Namespace(r.ns).Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)

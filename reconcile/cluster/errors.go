@@ -44,33 +44,37 @@ func Terminal(err error) bool {
 	return errors.As(err, &oe) && oe.Terminal
 }
 
-// objectError says what the server has against an object, by field, in as few words as there are. Of a Secret
-// it says only the fields, since the server's own words may quote a value.
+// objectError says what the server has against an object, by field, in as few words as there are.
 func objectError(verb string, key Key, err error) error {
 	e := &ObjectError{Key: key, Verb: verb, err: err, text: err.Error(), Terminal: terminal(err)}
 	var parts []string
 	for _, c := range causes(err) {
 		e.Fields = append(e.Fields, c.Field)
-		if key.groupKind() == secretKind {
-			parts = append(parts, c.Field+": "+string(c.Type))
-			continue
-		}
 		parts = append(parts, c.Field+": "+c.Message)
 	}
-	switch {
-	case len(parts) > 0:
+	if len(parts) > 0 {
 		e.text = strings.Join(parts, "; ")
-		if immutable(e.text) {
-			e.text += " (the field can't be changed in place; delete the object by hand, or give it another name in the chart)"
-		}
-	case key.groupKind() == secretKind && e.Terminal:
-		e.text = fmt.Sprintf("the API server refuses it (%s)", apierrors.ReasonForError(err))
-		e.err = errors.New(e.text)
 	}
-	if key.groupKind() == secretKind && len(parts) > 0 {
-		e.err = errors.New(e.text)
+	if immutable(e.text) {
+		e.text += " (the field can't be changed in place; delete the object by hand, or give it another name in the chart)"
+	}
+	if key.groupKind() == secretKind {
+		e.hideValues()
 	}
 	return e
+}
+
+// hideValues leaves of the server's words about a Secret only the fields, since the rest may quote a value.
+func (e *ObjectError) hideValues() {
+	var status apierrors.APIStatus
+	if !errors.As(e.err, &status) {
+		return
+	}
+	e.text = fmt.Sprintf("the API server refuses it (%s)", apierrors.ReasonForError(e.err))
+	if len(e.Fields) > 0 {
+		e.text += ": " + strings.Join(e.Fields, ", ")
+	}
+	e.err = errors.New(e.text)
 }
 
 // immutable recognises the wordings of the API server's validations for fields that are set once.

@@ -53,10 +53,10 @@ func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen,
 		seen.CanaryGone = seen.CanaryGone && i.Track != trackCanary
 	}
 	seen.Applied, seen.Pending = len(pending) == 0, some(pending)
-	if seen.Stable, err = c.track(ctx, m, app, d.StableWorkloads, pending); err != nil {
+	if seen.Stable, err = c.track(ctx, m, app, trackStable, d.StableWorkloads, pending); err != nil {
 		return Seen{}, err
 	}
-	if seen.Canary, err = c.track(ctx, m, app, d.CanaryWorkloads, pending); err != nil {
+	if seen.Canary, err = c.track(ctx, m, app, trackCanary, d.CanaryWorkloads, pending); err != nil {
 		return Seen{}, err
 	}
 	if len(d.CanaryWorkloads) == 0 {
@@ -118,11 +118,11 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 }
 
 // track sums up its workloads. It is as good as its worst.
-func (c *Client) track(ctx context.Context, m *memory, app App, workloads []*unstructured.Unstructured, pending map[Key]string) (rollout.Track, error) {
+func (c *Client) track(ctx context.Context, m *memory, app App, t track, workloads []*unstructured.Unstructured, pending map[Key]string) (rollout.Track, error) {
 	sum := rollout.Track{Ready: true, Available: true}
 	var messages []string
 	for _, w := range workloads {
-		p, err := c.planOne(app, trackStable, w)
+		p, err := c.planOne(app, t, w)
 		if err != nil {
 			return sum, err
 		}
@@ -173,7 +173,7 @@ func (c *Client) workload(ctx context.Context, p planned, pending string) (rollo
 		if err != nil {
 			return rollout.Track{}, objectError("reading", p.key, err)
 		}
-		if one, err = c.assess(ctx, p.key, obj); err != nil {
+		if one, err = c.assess(ctx, p, obj); err != nil {
 			return rollout.Track{}, err
 		}
 		// Pods go on without their workload's status saying so, so only what is ready can be remembered.
@@ -188,8 +188,11 @@ func (c *Client) workload(ctx context.Context, p planned, pending string) (rollo
 	return one, nil
 }
 
-// assess judges a workload by its status, and by its pods when it is not ready.
-func (c *Client) assess(ctx context.Context, k Key, obj *unstructured.Unstructured) (rollout.Track, error) {
+// assess judges a workload by its status, and by its pods when it is not ready. While its controller has not seen
+// the newest spec, the pods that the status counts are those of an older one: good enough to serve as stable
+// track, but not to be judged as canary.
+func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstructured) (rollout.Track, error) {
+	k := p.key
 	result, err := status.Compute(obj)
 	if err != nil {
 		return rollout.Track{}, fmt.Errorf("judging the status of %s: %w", k, err)
@@ -201,8 +204,12 @@ func (c *Client) assess(ctx context.Context, k Key, obj *unstructured.Unstructur
 		one.Available = one.Available || wantedPods(obj) == 0
 		return one, nil
 	}
-	one.Message = strings.ToLower(result.Message[:min(1, len(result.Message))]) + result.Message[min(1, len(result.Message)):]
-	if !scalesPods(k.groupKind()) {
+	one.Message = fmt.Sprintf("%s %s: %s", k.Kind, k.Name, result.Message)
+	current := statusInt(obj, "observedGeneration") >= obj.GetGeneration()
+	if scalesPods(k.groupKind()) && p.track == trackCanary {
+		one.Available = one.Available && current
+	}
+	if !scalesPods(k.groupKind()) || !current {
 		return one, nil
 	}
 	pods, err := c.newestPods(ctx, k, obj)
@@ -211,7 +218,7 @@ func (c *Client) assess(ctx context.Context, k Key, obj *unstructured.Unstructur
 	}
 	sum := judgePods(pods, wantedPods(obj))
 	if one.Failed {
-		sum.message += " (" + one.Message + ")"
+		sum.message += " (" + result.Message + ")"
 	}
 	one.Failed = one.Failed || sum.failed
 	one.Message = sum.message
@@ -222,8 +229,7 @@ func scalesPods(gk schema.GroupKind) bool {
 	return gk.Group == "apps" && (gk.Kind == "Deployment" || gk.Kind == "StatefulSet" || gk.Kind == "DaemonSet")
 }
 
-// available reports whether at least one pod can take traffic. A status that was written before the newest
-// change of the workload still counts: the pods that it counted are there.
+// available reports whether at least one pod can take traffic.
 func available(obj *unstructured.Unstructured) bool {
 	switch keyOf(obj).groupKind() {
 	case schema.GroupKind{Group: "apps", Kind: "Deployment"}, schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:

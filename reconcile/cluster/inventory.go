@@ -223,12 +223,14 @@ func (c *Client) setBusy(m *memory, k Key) {
 	m.busy[k] = true
 }
 
-// setIdle ends that, and tells of what somebody else has done to the object meanwhile.
-func (c *Client) setIdle(m *memory, k Key, f *feed) {
+// setIdle ends that. If the object was applied, it tells of what somebody else has done to it meanwhile; if not,
+// whoever applies it tries again anyway.
+func (c *Client) setIdle(m *memory, k Key, f *feed, applied bool) {
 	c.mu.Lock()
 	delete(m.busy, k)
 	c.mu.Unlock()
-	if l, exists := f.get(k); exists {
-		c.noticed(k, l, true)
+	if applied {
+		l, exists := f.get(k)
+		c.noticed(k, l, exists)
 	}
 }

@@ -131,7 +131,16 @@ func parseDocument(doc []byte) ([]*unstructured.Unstructured, error) {
 	}
 	var out []*unstructured.Unstructured
 	for i := range list.Items {
-		out = append(out, &list.Items[i])
+		item := &list.Items[i]
+		// The items of a typed list, such as a RoleList, may leave out their type.
+		if kind, typed := strings.CutSuffix(o.GetKind(), "List"); typed && kind != "" && item.GetKind() == "" {
+			item.SetAPIVersion(o.GetAPIVersion())
+			item.SetKind(kind)
+		}
+		if item.GetKind() == "" {
+			return nil, fmt.Errorf("item %d of a list has no kind", i)
+		}
+		out = append(out, item)
 	}
 	return out, nil
 }

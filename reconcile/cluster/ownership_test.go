@@ -60,10 +60,14 @@ func TestCovered(t *testing.T) {
 	}{
 		{"as applied", podDesired, podLive, podFields, true},
 		{"not ours", podDesired, podLive, `{}`, false},
-		{"a field of ours was taken", podDesired, podLive,
-			`{"f:metadata":{"f:labels":{"f:a":{}}}}`, false},
-		{"a field of ours is no longer desired", podDesired, podLive,
-			podFields[:len(podFields)-1] + `,"f:status":{}}`, false},
+		{
+			"a field of ours was taken", podDesired, podLive,
+			`{"f:metadata":{"f:labels":{"f:a":{}}}}`, false,
+		},
+		{
+			"a field of ours is no longer desired", podDesired, podLive,
+			podFields[:len(podFields)-1] + `,"f:status":{}}`, false,
+		},
 		{"another value", podDesired, strings.Replace(podLive, "image: i", "image: j", 1), podFields, false},
 		{"another unit", podDesired, strings.Replace(podLive, "100m", "200m", 1), podFields, false},
 		{"atomic list, equal", "apiVersion: v1\nspec: {http: [{a: 1}]}", "apiVersion: v1\nspec: {http: [{a: 1}]}", `{"f:spec":{"f:http":{}}}`, true},

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -193,7 +192,6 @@ func (c *Client) sendOnce(ctx context.Context, s *corev1.Secret) (*corev1.Secret
 	if err != nil {
 		return nil, fmt.Errorf("encoding Secret %s: %w", s.Name, err)
 	}
-	patch = bytes.Replace(patch, []byte(`"creationTimestamp":null,`), nil, 1)
 	written, err := secrets.Patch(ctx, s.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: c.cfg.FieldManager})
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("%w: Secret %s/%s was deleted", ErrConflict, s.Namespace, s.Name)

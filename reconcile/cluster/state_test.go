@@ -45,6 +45,8 @@ func FuzzDigestText(f *testing.F) {
 
 func FuzzParseManifest(f *testing.F) {
 	f.Add("---\napiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod, metadata: {name: a}}]\n---\n# nothing\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n")
+	f.Add("kind: A\nitems: [{}]")
+	f.Add("apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleList\nitems: [{metadata: {name: r}}]")
 	f.Fuzz(func(t *testing.T, text string) {
 		objs, err := parseManifest(text)
 		for _, o := range objs {
@@ -129,15 +131,27 @@ func TestJudgePods(t *testing.T) {
 		want podSum
 	}{
 		{"none", nil, podSum{message: "0 of 2 pods ready"}},
-		{"crash loop", []corev1.Pod{ready, waiting("x", "CrashLoopBackOff", 4, 1)},
-			podSum{failed: true, message: "1 of 2 pods ready: pod x container app CrashLoopBackOff (exit 1, restarts 4)"}},
-		{"first crashes", []corev1.Pod{waiting("x", "CrashLoopBackOff", 2, 1)},
-			podSum{message: "0 of 2 pods ready: pod x container app CrashLoopBackOff (exit 1, restarts 2)"}},
-		{"image", []corev1.Pod{waiting("x", "ImagePullBackOff", 0, 0)},
-			podSum{message: "0 of 2 pods ready: pod x container app ImagePullBackOff"}},
+		{
+			"crash loop",
+			[]corev1.Pod{ready, waiting("x", "CrashLoopBackOff", 4, 1)},
+			podSum{failed: true, message: "1 of 2 pods ready: pod x container app CrashLoopBackOff (exit 1, restarts 4)"},
+		},
+		{
+			"first crashes",
+			[]corev1.Pod{waiting("x", "CrashLoopBackOff", 2, 1)},
+			podSum{message: "0 of 2 pods ready: pod x container app CrashLoopBackOff (exit 1, restarts 2)"},
+		},
+		{
+			"image",
+			[]corev1.Pod{waiting("x", "ImagePullBackOff", 0, 0)},
+			podSum{message: "0 of 2 pods ready: pod x container app ImagePullBackOff"},
+		},
 		{"starting", []corev1.Pod{waiting("x", "ContainerCreating", 0, 0)}, podSum{message: "0 of 2 pods ready"}},
-		{"the worst first", []corev1.Pod{waiting("x", "ImagePullBackOff", 0, 0), waiting("y", "CrashLoopBackOff", 3, 2)},
-			podSum{failed: true, message: "0 of 2 pods ready: pod y container app CrashLoopBackOff (exit 2, restarts 3); and 1 more"}},
+		{
+			"the worst first",
+			[]corev1.Pod{waiting("x", "ImagePullBackOff", 0, 0), waiting("y", "CrashLoopBackOff", 3, 2)},
+			podSum{failed: true, message: "0 of 2 pods ready: pod y container app CrashLoopBackOff (exit 2, restarts 3); and 1 more"},
+		},
 	} {
 		if got := judgePods(test.pods, 2); got != test.want {
 			t.Errorf("%s: %+v\nwant %+v", test.name, got, test.want)
