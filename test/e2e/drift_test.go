@@ -1,0 +1,135 @@
+package e2e
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
+)
+
+// soon is how long a hand edit may last.
+const soon = 5 * time.Second
+
+func TestHandEditsAreUndone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	stable := w.pods(app)
+
+	w.patch("apps", "v1", "deployments", app, `{"metadata":{"labels":{"app":"mine"}}}`)
+	w.undone("the label", func() (bool, string) {
+		now := w.object("apps", "v1", "deployments", app).GetLabels()["app"]
+		return now == app, now
+	})
+	w.samePods(stable)
+
+	uid := w.object("apps", "v1", "deployments", app).GetUID()
+	w.must(w.kube.AppsV1().Deployments(w.name).Delete(context.Background(), app, metav1.DeleteOptions{}))
+	w.undone("the Deployment", func() (bool, string) {
+		o := w.object("apps", "v1", "deployments", app)
+		return o != nil && o.GetUID() != uid, "not there again"
+	})
+	if got := story(w.events()); len(got) != 2 {
+		t.Errorf("the audit log says %v, want nothing of the hand edits", got)
+	}
+}
+
+func TestIdleAgentWritesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.behave("0.0.130", behaviour.Behaviour{})
+	w.install()
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.settled()
+	w.quiet()
+
+	since, pushes := time.Now(), len(w.history(w.statusBranch()))
+	// What concerns no app, in git and in the cluster, is looked at and left alone.
+	w.commit("docs: say hello", map[string]string{"README.md": "Hello.\n"})
+	w.patch("apps", "v1", "deployments", app, `{"metadata":{"annotations":{"example.com/note":"mine"}}}`)
+	w.intervals(5)
+	w.wroteNothing("while idle", since)
+
+	w.stop()
+	since = time.Now()
+	w.start()
+	w.await("the agent to look at its app again", func() (bool, string) {
+		return slices.ContainsFunc(w.requests(since), func(r bed.Request) bool { return r.Resource == "deployments" }), ""
+	})
+	w.intervals(5)
+	w.wroteNothing("after a restart", since)
+	if n := len(w.history(w.statusBranch())); n != pushes {
+		t.Errorf("%d commits came to the status branch", n-pushes)
+	}
+}
+
+// patch edits an object as a person does with kubectl.
+func (w *world) patch(group, version, resource, name, merge string) {
+	w.Helper()
+	_, err := w.dyn.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: resource}).Namespace(w.name).
+		Patch(context.Background(), name, types.MergePatchType, []byte(merge), metav1.PatchOptions{FieldManager: "kubectl-edit"})
+	w.must(err)
+}
+
+// undone waits for a hand edit to be undone, and fails the test when that was not soon.
+func (w *world) undone(what string, f func() (bool, string)) {
+	w.Helper()
+	begin := time.Now()
+	w.await(what+" to be put back", f)
+	if took := time.Since(begin); took > soon {
+		w.Errorf("%s was put back after %s, want %s at most", what, took, soon)
+	}
+}
+
+// requests of the agent about its app and its state since a time.
+func (w *world) requests(since time.Time) []bed.Request {
+	w.Helper()
+	all, err := w.bed.Requests()
+	w.must(err)
+	return slices.DeleteFunc(all, func(r bed.Request) bool {
+		return r.Time.Before(since) || !strings.HasPrefix(r.UserAgent, "sluice/") ||
+			r.Namespace != w.name && r.Namespace != w.stateNamespace()
+	})
+}
+
+func (w *world) writes(since time.Time) []bed.Request {
+	w.Helper()
+	return slices.DeleteFunc(w.requests(since), func(r bed.Request) bool {
+		return slices.Contains([]string{"get", "list", "watch"}, r.Verb)
+	})
+}
+
+func (w *world) wroteNothing(when string, since time.Time) {
+	w.Helper()
+	for _, r := range w.writes(since) {
+		w.Errorf("%s: %s %s (%d)", when, r.Verb, r.Path, r.Code)
+	}
+}
+
+// quiet waits until the agent's last word about a rollout is saved.
+func (w *world) quiet() {
+	w.Helper()
+	w.awaitState(moment{"at rest, all told", func(s rollout.State) bool {
+		return s.Phase == rollout.Idle && len(s.Outbox) == 0 && s.Revert == nil
+	}})
+	w.await("the agent to rest", func() (bool, string) {
+		return len(w.writes(time.Now().Add(-2*time.Second))) == 0, "it writes"
+	})
+}
+
+// intervals lets n intervals of looking at the branch pass: that nothing happens shows only so.
+func (w *world) intervals(n int) {
+	w.Helper()
+	end := time.Now().Add(time.Duration(n) * time.Second)
+	w.await("time to pass", func() (bool, string) { return time.Now().After(end), "" })
+}

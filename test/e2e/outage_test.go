@@ -1,0 +1,196 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
+)
+
+// What users and the audit log see of a rollout that nothing disturbs.
+var (
+	goodStory = []string{
+		"InstallStarted 0 0.0.129", "Installed 0 0.0.129",
+		"RolloutStarted 0 0.0.130", "Advanced 10 0.0.130", "Advanced 20 0.0.130", "Advanced 30 0.0.130",
+		"Advanced 40 0.0.130", "Advanced 50 0.0.130", "PromotionStarted 50 0.0.130", "Promoted 0 0.0.130",
+	}
+	goodShares = []int{0, 10, 20, 30, 40, 50, 0}
+	badStory   = []string{
+		"InstallStarted 0 0.0.129", "Installed 0 0.0.129",
+		"RolloutStarted 0 0.0.130", "Advanced 10 0.0.130",
+		"Held 10 0.0.130", "Held 10 0.0.130", "Held 10 0.0.130", "Held 10 0.0.130",
+		"RollbackStarted 0 0.0.130", "RolledBack 0 0.0.130", "RollbackCommitted 0 0.0.130",
+	}
+)
+
+// moment is a state to kill the agent in.
+type moment struct {
+	name string
+	is   func(rollout.State) bool
+}
+
+func inPhase(p rollout.Phase) moment {
+	return moment{string(p), func(s rollout.State) bool { return s.Phase == p }}
+}
+
+// atWeight is when the canary is to get a share; held says that the cluster was seen to give it.
+func atWeight(weight int, held bool) moment {
+	return moment{"Analyzing", func(s rollout.State) bool {
+		return s.Phase == rollout.Analyzing && s.Weight == weight && s.StepSince.IsZero() != held
+	}}
+}
+
+// drained is when the canary track is to go.
+func drained(p rollout.Phase) moment {
+	return moment{string(p) + ", drained", func(s rollout.State) bool { return s.Phase == p && s.Drained }}
+}
+
+// TestKilledWhilePromoting kills the agent as soon as a state is saved, so mostly before it is acted upon.
+func TestKilledWhilePromoting(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start()
+	w.killIn(inPhase(rollout.Installing))
+	w.awaitEvent(rollout.Installed, "0.0.129", 1)
+	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
+	w.bump("0.0.130")
+	for _, m := range []moment{
+		inPhase(rollout.Starting), atWeight(10, false), atWeight(20, true), atWeight(40, false), atWeight(50, true),
+		inPhase(rollout.Promoting), inPhase(rollout.Draining), drained(rollout.Draining),
+		{"the end", func(s rollout.State) bool { return s.Phase == rollout.Idle }},
+	} {
+		w.killIn(m)
+	}
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.settled()
+	w.toldAs(goodStory)
+	w.stepsLasted(time.Second)
+	if got := w.canaryShares(); !slices.Equal(got, goodShares) {
+		t.Errorf("users saw the canary's share as %v, want %v", got, goodShares)
+	}
+	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
+		t.Errorf("%d requests found no pod during the rollout", n-unserved)
+	}
+}
+
+func TestKilledWhileRollingBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
+	w.install()
+	before, stable := w.file("main", requirements), w.pods(app)
+	bad := w.bump("0.0.130")
+	for _, m := range []moment{
+		inPhase(rollout.Starting), atWeight(10, true),
+		{"failing", func(s rollout.State) bool { return s.Phase == rollout.Analyzing && s.FailedChecks == 2 }},
+		inPhase(rollout.RollingBack), drained(rollout.RollingBack),
+		{"git to be told", func(s rollout.State) bool { return s.Phase == rollout.Idle && s.LastSeq > 2 }},
+	} {
+		w.killIn(m)
+	}
+	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
+	w.settled()
+	w.toldAs(badStory)
+	w.samePods(stable)
+	if got, want := w.canaryShares(), []int{0, 10, 0}; !slices.Equal(got, want) {
+		t.Errorf("users saw the canary's share as %v, want %v", got, want)
+	}
+	w.rolledBackOnce(bad, before)
+}
+
+// TestKilledAfterEachPush kills the agent as soon as git holds an event, so mostly before it has learned that.
+func TestKilledAfterEachPush(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
+	w.install()
+	before := w.file("main", requirements)
+	bad := w.bump("0.0.130")
+	for n := 3; n < len(badStory); n++ {
+		w.await("another event in git", func() (bool, string) { return len(w.events()) >= n, "" })
+		w.kill()
+		w.start()
+	}
+	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
+	w.toldAs(badStory)
+	w.rolledBackOnce(bad, before)
+}
+
+// killIn waits for the moment, kills the agent right then, and starts it again.
+func (w *world) killIn(m moment) {
+	w.Helper()
+	w.awaitState(m)
+	w.kill()
+	w.start()
+}
+
+// awaitState waits until the saved state is as the moment has it. It watches, so no state passes unseen.
+func (w *world) awaitState(m moment) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	seen, err := w.kube.CoreV1().Secrets(w.stateNamespace()).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + w.stateName()})
+	w.must(err)
+	defer seen.Stop()
+	var last rollout.State
+	for e := range seen.ResultChan() {
+		secret, ok := e.Object.(*corev1.Secret)
+		if !ok {
+			continue
+		}
+		last = rollout.State{}
+		w.must(json.Unmarshal(secret.Data["state"], &last))
+		if m.is(last) {
+			return
+		}
+	}
+	w.Fatalf("waited for the moment %q; the state is %q at weight %d", m.name, last.Phase, last.Weight)
+}
+
+// stateName is the Secret that holds the app's state.
+func (w *world) stateName() string { return "sluice." + w.name + "." + app }
+
+// stateNamespace is where the agent keeps states: it is told no namespace, only the environment's apps are.
+func (w *world) stateNamespace() string { return "jx-" + w.name }
+
+// toldAs fails the test when the audit log tells another story.
+func (w *world) toldAs(want []string) {
+	w.Helper()
+	if got := story(w.events()); !slices.Equal(got, want) {
+		w.Errorf("the audit log says\n%v, want\n%v", got, want)
+	}
+}
+
+// stepsLasted fails the test when a weight was judged sooner than an interval after it was decided.
+func (w *world) stepsLasted(interval time.Duration) {
+	w.Helper()
+	var since time.Time
+	for _, e := range w.events() {
+		if took := e.Time.Sub(since); !since.IsZero() && took < interval {
+			w.Errorf("%s %d came after %s", e.Type, e.Weight, took)
+		}
+		if since = (time.Time{}); e.Type == rollout.Advanced {
+			since = e.Time
+		}
+	}
+}
+
+// rolledBackOnce fails the test unless the branch's newest commit is the one rollback commit, upon the bad one.
+func (w *world) rolledBackOnce(bad, before string) {
+	w.Helper()
+	if after := w.file("main", requirements); after != before {
+		w.Errorf("the environment branch says\n%s, want what it said before:\n%s", after, before)
+	}
+	tip := w.history("main")[0]
+	if !audit.IsOwn(tip.Message) || tip.Parents[0] != bad {
+		w.Errorf("the newest commit is %q upon %v", tip.Message, tip.Parents)
+	}
+}
