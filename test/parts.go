@@ -115,8 +115,10 @@ func (s *session) fuzzOne(t target) error {
 		flags[i] = "-test." + strings.TrimPrefix(f, "-")
 	}
 	// The program runs where go test would run it: its seeds are in testdata.
-	return s.show("sh", append([]string{"-c", `cd "$1" && shift && exec "$@"`, "sh", strings.TrimPrefix(t.path, module+"/"), program,
-		"-test.fuzzcachedir=" + filepath.Join(dir, "cache")}, flags...)...)
+	return s.show("sh", append([]string{
+		"-c", `cd "$1" && shift && exec "$@"`, "sh", strings.TrimPrefix(t.path, module+"/"), program,
+		"-test.fuzzcachedir=" + filepath.Join(dir, "cache"),
+	}, flags...)...)
 }
 
 // target is one fuzz target.
