@@ -32,7 +32,7 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 		return time.Time{}, err
 	}
 	state := w.saved.State
-	if w.removed && state.Phase == rollout.Idle && state.Stable.IsZero() && w.recorded >= state.LastSeq {
+	if w.removed && state.Phase == rollout.Idle && state.Stable.IsZero() && len(state.Outbox) == 0 {
 		return time.Time{}, a.forget(ctx, &w)
 	}
 	if asked.release != nil && state.Stable.Digest == asked.id.Digest && state.Stable.Commit == "" {
@@ -240,6 +240,9 @@ func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.S
 			return fmt.Errorf("keeping release %s of %s: %w", r.Version, w.name, err)
 		}
 		r.Revision = n
+		if err := a.stamp(ctx, w, asked, r); err != nil {
+			return err
+		}
 	}
 	w.saved.App, w.saved.State = w.app, next
 	saved, err := a.cluster.SaveState(ctx, w.saved)
@@ -256,6 +259,25 @@ func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.S
 	}
 	if len(next.Outbox) > 0 || next.Revert != nil {
 		a.tellGit()
+	}
+	return nil
+}
+
+// stamp gives a new release the stamp that makes its pods known from those that serve.
+func (a *Agent) stamp(ctx context.Context, w *work, asked desired, r *rollout.Release) error {
+	serving := w.saved.State.Stable
+	if serving.IsZero() {
+		return nil
+	}
+	old, err := a.objects(ctx, w, asked, serving)
+	if err != nil {
+		return err
+	}
+	switch project.Compare(old, asked.release.Objects) {
+	case rollout.ChangePods:
+		r.Stamp = project.Stamp(old, asked.release.Objects)
+	case rollout.ChangePlain, rollout.ChangeNone:
+		r.Stamp = serving.Stamp // the pods stay
 	}
 	return nil
 }

@@ -58,6 +58,9 @@ type Desired struct {
 // or when a canary's name is taken.
 func Project(in Input) (Desired, error) {
 	desired, err := project(in)
+	if err == nil {
+		err = desired.stamp(in)
+	}
 	if err != nil {
 		return Desired{}, fmt.Errorf("projecting app %s: %w", in.App, err)
 	}

@@ -19,6 +19,9 @@ type Release struct {
 	// Revision of its Helm release record; 0 until it has one. Next leaves it 0 in every release that it takes over
 	// from Observation.Desired and never looks at it; the executor numbers State.Stable before it saves.
 	Revision int `json:"revision,omitempty"`
+	// Stamp marks the stable track's pods where nothing but their config tells them from the release before; see
+	// project.Stamp. The loop sets it together with Revision.
+	Stamp string `json:"stamp,omitempty"`
 }
 
 // IsZero reports whether there is no release.
