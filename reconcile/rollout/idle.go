@@ -92,10 +92,10 @@ func (t *turn) install() {
 func (t *turn) installing() {
 	d, stable := t.o.Desired, t.o.Stable
 	switch {
+	case stable.Ready && t.o.Applied:
+		t.succeed(Installed, "")
 	case !d.IsZero() && d.Digest != t.Target.Digest:
 		t.install()
-	case stable.Ready:
-		t.succeed(Installed, "")
 	case stable.Failed:
 		t.degrade(because(label(t.Target)+" failed to start", stable))
 	case t.overdue():
