@@ -43,6 +43,28 @@ func TestHandEditsAreUndone(t *testing.T) {
 	}
 }
 
+func TestHandEditedWeightIsUndone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	w.bed.Traffic.SetRate(w.name, w.host(), 0) // the weight stays
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Inconclusive, "0.0.130", 1)
+	const virtualServices = "virtualservices"
+	const everything = `{"spec":{"http":[{"route":[{"destination":{"host":"` + app + `-canary"},"weight":100}]}]}}`
+	name := w.names("networking.istio.io", "v1", virtualServices)[0]
+	w.bed.Traffic.SetRate(w.name, w.host(), 100)
+	w.patch("networking.istio.io", "v1", virtualServices, name, everything)
+	w.undone("the weight", func() (bool, string) {
+		shares := w.canaryShares()
+		return slices.Contains(shares, 100) && shares[len(shares)-1] <= 50, "as edited"
+	})
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	if got, want := w.canaryShares(), []int{0, 10, 100, 10, 20, 30, 40, 50, 0}; !slices.Equal(got, want) {
+		t.Errorf("users saw the canary's share as %v, want %v", got, want)
+	}
+}
+
 func TestIdleAgentWritesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

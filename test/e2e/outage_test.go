@@ -124,6 +124,20 @@ func TestKilledAfterEachPush(t *testing.T) {
 	w.rolledBackOnce(bad, before)
 }
 
+// Nobody's requests say nothing of a release: it is held, told as paused, and goes on when users are back.
+func TestNoTrafficHoldsTheWeight(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	w.bed.Traffic.SetRate(w.name, w.host(), 0)
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Inconclusive, "0.0.130", 1)
+	w.awaitEvent(rollout.Paused, "0.0.130", 1)
+	w.bed.Traffic.SetRate(w.name, w.host(), 200)
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.toldAs(slices.Insert(slices.Clone(goodStory), 4, "Inconclusive 10 0.0.130", "Paused 10 0.0.130", "Resumed 10 0.0.130"))
+}
+
 // killIn waits for the moment, kills the agent right then, and starts it again.
 func (w *world) killIn(m moment) {
 	w.Helper()
