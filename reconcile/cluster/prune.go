@@ -28,7 +28,8 @@ var neverPruned = map[schema.GroupKind]bool{
 	{Kind: "PersistentVolumeClaim"}: true,
 }
 
-// leftovers of the inventory are not desired any more; newest first.
+// leftovers of the inventory are not desired any more: routing first, so that nothing points at what goes, and
+// then the newest first.
 func (c *Client) leftovers(m *memory, plan []planned) []item {
 	desired := make(map[Key]bool, len(plan))
 	for _, p := range plan {
@@ -41,7 +42,16 @@ func (c *Client) leftovers(m *memory, plan []planned) []item {
 		}
 	}
 	slices.Reverse(out)
+	slices.SortStableFunc(out, func(x, y item) int { return y.Track.pruneOrder() - x.Track.pruneOrder() })
 	return out
+}
+
+// pruneOrder is the higher the sooner a track's leftovers go.
+func (t track) pruneOrder() int {
+	if t == trackRouting {
+		return 1
+	}
+	return 0
 }
 
 // prune deletes the leftovers. An object stays in the inventory until it is seen to be gone. Of an app that is
