@@ -32,7 +32,7 @@ func TestConfigurationCanaries(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.install()
-	n := len(w.events())
+	n, before := len(w.events()), w.pods(app)
 	w.commit("greet in French", map[string]string{"env/values.yaml": w.values("bonjour", 2)})
 	w.awaitEvent(rollout.Advanced, "0.0.129", 1)
 	if canary := w.greeting(app + "-canary"); canary != "bonjour" {
@@ -49,6 +49,11 @@ func TestConfigurationCanaries(t *testing.T) {
 	w.settled()
 	if got := w.greeting(app); got != "bonjour" {
 		t.Errorf("the app greets with %q", got)
+	}
+	for name := range w.pods(app) {
+		if before[name] != "" {
+			t.Errorf("pod %s still has the configuration that it started with", name)
+		}
 	}
 }
 
