@@ -114,7 +114,7 @@ func parseControlPlane(args []string) (controlPlane, error) {
 }
 
 func (cp controlPlane) path(name string) string { return filepath.Join(cp.dir, name) }
-func (cp controlPlane) url() string { return fmt.Sprintf("https://127.0.0.1:%d", cp.port) }
+func (cp controlPlane) url() string             { return fmt.Sprintf("https://127.0.0.1:%d", cp.port) }
 
 func (cp controlPlane) etcdURL() string { return fmt.Sprintf("http://127.0.0.1:%d", cp.etcdPort) }
 
