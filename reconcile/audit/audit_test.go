@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -399,5 +400,25 @@ func TestUnknownCommitKeepsTheOneBefore(t *testing.T) {
 	_, branch = send(t, branch, b)
 	if st, err := ReadStatus(branch); err != nil || st.Commit != "c131" {
 		t.Errorf("commit is %q, %v", st.Commit, err)
+	}
+}
+
+// TestGitReadsTrailers holds that git's own idea of a trailer is ours: git log --format='%(trailers)' is the log.
+func TestGitReadsTrailers(t *testing.T) {
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Skip("git is not on PATH")
+	}
+	for _, e := range life() {
+		msg := eventMessage(names, "croc-hunter-java", e)
+		cmd := exec.CommandContext(t.Context(), git, "interpret-trailers", "--parse")
+		cmd.Stdin = strings.NewReader(msg)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := msg[strings.LastIndex(msg, "\n\n")+2:]; string(out) != want {
+			t.Errorf("%s: git reads\n%s\nwant\n%s", e.Type, out, want)
+		}
 	}
 }
