@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -36,7 +37,8 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: remade}`
 	base := r.objects(service)
-	r.apply(rollout.Idle, project.Desired{Stable: append(base, r.objects(keepers)...)})
+	all := project.Desired{Stable: append(base[:1:1], r.objects(keepers)...)}
+	r.apply(rollout.Idle, all)
 	remade := r.dyn.Resource(configMaps).Namespace(r.ns)
 	if err := remade.Delete(t.Context(), "remade", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -44,6 +46,10 @@ metadata: {name: remade}`
 	if _, err := remade.Create(t.Context(), r.objects("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: remade}")[0], metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, 5*time.Second, func() (bool, string) {
+		seen := r.observe(all)
+		return strings.Contains(seen.Pending, "remade: changed by somebody else"), seen.Pending
+	})
 	if seen := r.observe(project.Desired{Stable: base}); seen.Applied {
 		t.Error("applied while something is left to prune")
 	}
@@ -112,7 +118,7 @@ func TestCanaryComesAndGoes(t *testing.T) {
 	if seen := r.observe(with); seen.CanaryGone {
 		t.Error("the canary is gone already")
 	}
-	eventually(t, 60e9, func() (bool, string) {
+	eventually(t, time.Minute, func() (bool, string) {
 		seen := r.observe(with)
 		return seen.Canary.Ready && seen.Canary.Available && seen.Stable.Ready, fmt.Sprintf("%+v", seen)
 	})
