@@ -97,6 +97,8 @@ type app struct {
 	// reverted is the answer to saved.State.Revert, until Next has taken it.
 	reverted *rollout.Reverted
 	failures int
+	// gone: git does not list the app and nothing of it is left but, perhaps, a fault on the status branch.
+	gone bool
 }
 
 // New prepares an agent; nothing is asked of anybody until Run.

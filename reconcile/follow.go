@@ -56,7 +56,7 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 			// The same release again may be another commit asking for it, so the asking commit is looked up anew.
 			ap.asked = desired{}
 		}
-		ap.input, ap.removed = in, false
+		ap.input, ap.removed, ap.gone = in, false, false
 		if first {
 			a.unsynced[in.Name] = true
 		}

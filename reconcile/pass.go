@@ -110,6 +110,9 @@ func (a *Agent) begin(name string) (work, bool) {
 	if in := ap.input; in != nil && w.app.Name == "" {
 		w.app = cluster.App{Name: name, Namespace: in.Namespace, ReleaseName: in.ReleaseName}
 	}
+	if w.app.Name == "" && ap.removed {
+		a.leave(ap)
+	}
 	// Before the first snapshot an app is known from its state alone; that is enough to keep its course.
 	return w, w.app.Name != ""
 }
@@ -352,9 +355,16 @@ func (a *Agent) forget(ctx context.Context, w *work) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if ap := a.apps[w.name]; ap != nil && ap.removed {
-		delete(a.apps, w.name)
+		ap.saved = cluster.Saved{}
+		a.leave(ap)
 	}
 	return nil
+}
+
+// leave lets an app go once the status branch has heard of it. The mutex is held.
+func (a *Agent) leave(ap *app) {
+	ap.gone, ap.fault = true, nil
+	a.tellGit()
 }
 
 // sameState compares states as they are saved.

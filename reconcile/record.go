@@ -106,6 +106,10 @@ func (a *Agent) batch() audit.Batch {
 	}
 	b.FaultChanged = a.unsynced != nil && (a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
 	for name, ap := range a.apps {
+		if ap.gone {
+			b.Apps = append(b.Apps, audit.App{Name: name, Gone: true})
+			continue
+		}
 		s := ap.saved.State
 		fault := text(ap.fault)
 		var events []rollout.Event
@@ -132,6 +136,12 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	for _, done := range b.Apps {
 		ap := a.apps[done.Name]
 		if ap == nil {
+			continue
+		}
+		if done.Gone {
+			if ap.gone {
+				delete(a.apps, done.Name)
+			}
 			continue
 		}
 		if seq, ok := ahead[done.Name]; ok {
