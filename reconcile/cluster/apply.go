@@ -480,7 +480,7 @@ func (c *Client) waitEstablished(ctx context.Context, p planned) error {
 
 // condition returns the status of a condition; empty when there is none.
 func condition(o *unstructured.Unstructured, kind string) string {
-	list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions") //nolint:errcheck // not a list: none
+	list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 	for _, item := range list {
 		if m, ok := item.(map[string]any); ok && m["type"] == kind {
 			s, _ := m["status"].(string)

@@ -32,7 +32,7 @@ func (e *ObjectError) Unwrap() error { return e.err }
 
 // Terminal reports whether an error of Apply holds nothing but refusals that repeating can't help.
 func Terminal(err error) bool {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // joined errors are looked at one by one
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			if !Terminal(e) {
 				return false

@@ -243,7 +243,7 @@ func available(obj *unstructured.Unstructured) bool {
 }
 
 func statusInt(obj *unstructured.Unstructured, field string) int64 {
-	n, _, _ := unstructured.NestedInt64(obj.Object, "status", field) //nolint:errcheck // not a number: none
+	n, _, _ := unstructured.NestedInt64(obj.Object, "status", field)
 	return n
 }
 

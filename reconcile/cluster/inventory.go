@@ -178,14 +178,11 @@ func (c *Client) contend(m *memory, taken map[Key]string) {
 	}
 }
 
-// release gives up an object and reports whether another app has it or waits for it. The caller holds mu.
-func (c *Client) release(app string, k Key) (wanted bool) {
-	cl := c.claims[k]
-	if cl.owner != app {
-		return cl.owner != ""
+// release gives up an object, unless another app has it. The caller holds mu.
+func (c *Client) release(app string, k Key) {
+	if c.claims[k].owner == app {
+		delete(c.claims, k)
 	}
-	delete(c.claims, k)
-	return cl.contender != ""
 }
 
 // noticed gets the news of all watches.

@@ -85,8 +85,8 @@ func (k *kinds) mapping(gvk schema.GroupVersionKind) (*meta.RESTMapping, error) 
 // lists reports whether the server lists the kind that a CRD defines, asking it anew.
 func (k *kinds) lists(crd *unstructured.Unstructured) bool {
 	k.forget()
-	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")        //nolint:errcheck // not text: not listed
-	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind") //nolint:errcheck // not text: not listed
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
+	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
 	_, err := k.mapper.RESTMapping(schema.GroupKind{Group: group, Kind: kind})
 	return err == nil
 }

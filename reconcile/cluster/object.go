@@ -176,6 +176,6 @@ func mapText(m map[string]string) []byte {
 	if len(m) == 0 {
 		return nil
 	}
-	b, _ := json.Marshal(m) //nolint:errcheck // strings always encode
+	b, _ := json.Marshal(m)
 	return b
 }

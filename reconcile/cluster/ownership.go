@@ -163,7 +163,7 @@ var replicasPath = fieldpath.MakePathOrDie("spec", "replicas")
 
 // releaseReplicas lets go of spec.replicas when it is ours and not desired; nil when there is nothing to let go.
 func releaseReplicas(manager string, entries []metav1.ManagedFieldsEntry, desired *unstructured.Unstructured) ([]metav1.ManagedFieldsEntry, error) {
-	if _, found, _ := unstructured.NestedFieldNoCopy(desired.Object, "spec", "replicas"); found { //nolint:errcheck // not a map: not found
+	if _, found, _ := unstructured.NestedFieldNoCopy(desired.Object, "spec", "replicas"); found {
 		return nil, nil
 	}
 	for i, m := range entries {

@@ -63,7 +63,7 @@ func podSelector(obj *unstructured.Unstructured) (labels.Selector, error) {
 func (c *Client) newestRevision(ctx context.Context, k Key, obj *unstructured.Unstructured, s labels.Selector) (label, value string, err error) {
 	switch k.Kind {
 	case "StatefulSet":
-		value, _, _ = unstructured.NestedString(obj.Object, "status", "updateRevision") //nolint:errcheck // not text: none
+		value, _, _ = unstructured.NestedString(obj.Object, "status", "updateRevision")
 		return "controller-revision-hash", value, nil
 	case "DaemonSet":
 		return "pod-template-generation", obj.GetAnnotations()["deprecated.daemonset.template.generation"], nil

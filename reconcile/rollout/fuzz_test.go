@@ -169,7 +169,7 @@ func (d *dice) state() rollout.State {
 		s.Target = d.release()
 		s.Step, s.FailedChecks, s.InconclusiveChecks = d.n(12), d.n(4), d.n(12)
 	}
-	switch s.Phase { //nolint:exhaustive // the others have no canary
+	switch s.Phase {
 	case rollout.Starting:
 		s.Peak = d.n(101)
 	case rollout.Analyzing:
