@@ -70,7 +70,9 @@ type Agent struct {
 	// source is the newest readable commit; envFault why the newest commit is not readable.
 	source   Source
 	envFault error
-	apps     map[string]*app
+	// releaseNames counts the apps of the environment by release name.
+	releaseNames map[string]int
+	apps         map[string]*app
 	// recordedEnvFault is the fault of the environment that the status branch tells of; nil while that is not known.
 	recordedEnvFault *string
 	// unsynced are the apps that Run has not looked at yet; nil before the first look at the branch.

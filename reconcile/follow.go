@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 )
 
@@ -39,6 +40,10 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 	if first {
 		a.unsynced = map[string]bool{}
 	}
+	a.releaseNames = make(map[string]int, len(env.Apps))
+	for i := range env.Apps {
+		a.releaseNames[env.Apps[i].ReleaseName]++
+	}
 	listed := make(map[string]bool, len(env.Apps))
 	for i := range env.Apps {
 		in := &env.Apps[i]
@@ -70,6 +75,15 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 		}
 	}
 	a.tellGit()
+}
+
+// helmName is the name of an app's Helm records: its release name, unless it shares that with others, as all apps of
+// a Jenkins X environment share "jx". It is asked for once, when the app is new. The mutex is held.
+func (a *Agent) helmName(app *environments.App) string {
+	if a.releaseNames[app.ReleaseName] > 1 {
+		return app.Name
+	}
+	return app.ReleaseName
 }
 
 // rejected reports whether git's last known wish was turned down.

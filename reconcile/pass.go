@@ -108,7 +108,7 @@ func (a *Agent) begin(name string) (work, bool) {
 		saved: ap.saved, recorded: ap.recorded, reverted: ap.reverted, app: ap.saved.App, since: a.since,
 	}
 	if in := ap.input; in != nil && w.app.Name == "" {
-		w.app = cluster.App{Name: name, Namespace: in.Namespace, ReleaseName: in.ReleaseName}
+		w.app = cluster.App{Name: name, Namespace: in.Namespace, ReleaseName: a.helmName(in)}
 	}
 	if w.app.Name == "" && ap.removed {
 		a.leave(ap)
