@@ -38,7 +38,7 @@ func TestGoodBump(t *testing.T) {
 		"RolloutStarted 0 0.0.130", "Advanced 10 0.0.130", "Advanced 20 0.0.130", "Advanced 30 0.0.130",
 		"Advanced 40 0.0.130", "Advanced 50 0.0.130", "PromotionStarted 50 0.0.130", "Promoted 0 0.0.130",
 	}
-	list := w.events()
+	list := course(w.events())
 	if got := story(list)[2:]; !slices.Equal(got, want) {
 		t.Errorf("the audit log says\n%v, want\n%v", got, want)
 	}

@@ -42,6 +42,7 @@ func TestGitAwayDoesNotDelayTheRollback(t *testing.T) {
 	w.settled()
 	w.must(w.bed.Git.Start())
 	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
+	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
 	w.toldAs(badStory)
 	w.rolledBackOnce(bad, before)
 }

@@ -104,10 +104,10 @@ func fixture(name string) string {
 }
 
 func (c *charts) change(from, to string) rollout.Change {
-	switch {
-	case from == "":
+	switch from {
+	case "":
 		return rollout.ChangePods
-	case from == to:
+	case to:
 		return rollout.ChangeNone
 	}
 	k := [2]string{from, to}
