@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -32,6 +33,26 @@ func TestFuzzTargets(t *testing.T) {
 	want := []target{{"m/a", "FuzzA"}, {"m/a", "FuzzB"}, {"m/d", "FuzzD"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestEndedLate(t *testing.T) {
+	for name, tt := range map[string]struct {
+		output string
+		want   bool
+	}{
+		"deadline": {"fuzz: elapsed: 10s, execs: 1\n--- FAIL: FuzzA (10.11s)\n    context deadline exceeded\nFAIL\nexit status 1\n", true},
+		"finding": {"--- FAIL: FuzzA (3.20s)\n    --- FAIL: FuzzA (0.00s)\n        a_test.go:9: context deadline exceeded\n    \n" +
+			"    Failing input written to testdata/fuzz/FuzzA/1\nFAIL\n", false},
+		"hung":     {"--- FAIL: FuzzA (10.11s)\n    context deadline exceeded\n    fuzzing process hung or terminated unexpectedly\nFAIL\n", false},
+		"no build": {"a.go:1: syntax error\nFAIL\tm/a [build failed]\n", false},
+	} {
+		if got := endedLate(&showError{errors.New("exit status 1"), tt.output}); got != tt.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if endedLate(errors.New("context deadline exceeded")) {
+		t.Error("an error that is no failed command")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -61,12 +62,26 @@ func (s *session) goTest(args ...string) error {
 	return s.show("go", append([]string{"test"}, args...)...)
 }
 
+// show runs a command and shows what it prints. The error of one that fails is a *showError.
 func (s *session) show(name string, args ...string) error {
 	fmt.Println("$", name, abbreviate(args))
+	var out bytes.Buffer
 	cmd := s.command(name, args...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
+	cmd.Stdout = io.MultiWriter(os.Stdout, &out)
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Run(); err != nil {
+		return &showError{err, out.String()}
+	}
+	return nil
 }
+
+// showError is the failure of a command whose output was shown.
+type showError struct {
+	error
+	output string
+}
+
+func (e *showError) Unwrap() error { return e.error }
 
 // output runs a command and gives what it prints; its complaints are shown.
 func (s *session) output(name string, args ...string) ([]byte, error) {
