@@ -274,30 +274,69 @@ func breakAfter(text []byte, at int) int {
 	return -1
 }
 
-// RevertValues puts one app's key of a values.yaml back to the text that it has in stable, if in current it still is
-// what it is in failed; else the error wraps [ErrMovedOn]. Other keys are untouched, byte for byte. An empty text
-// stands for an absent file.
+// RevertValues puts one app's key of a values.yaml back to the text that it has in stable, if in current it still says
+// what it says in failed; else the error wraps [ErrMovedOn]. Comments and formatting say nothing: they alone neither
+// hold an edit up nor are a reason for one. Other keys are untouched, byte for byte. An empty text stands for an
+// absent file.
 func RevertValues(current, failed, stable []byte, app string) ([]byte, error) {
-	var texts [3]valuesText
-	for i, file := range [][]byte{current, failed, stable} {
-		text, err := newValuesText(file, app)
-		if err != nil {
-			return nil, err
-		}
-		texts[i] = text
-	}
-	now, was, want := texts[0], texts[1], texts[2]
 	switch {
-	case now.equal(want):
+	case sameValues(current, stable, app):
 		return current, nil
-	case !now.equal(was):
+	case !sameValues(current, failed, app):
 		return nil, fmt.Errorf("%w: the values of %s are no longer what failed", ErrMovedOn, app)
+	}
+	now, err := newValuesText(current, app)
+	if err != nil {
+		return nil, err
+	}
+	want, err := newValuesText(stable, app)
+	if err != nil {
+		return nil, err
 	}
 	edited := now.replaced(want)
 	if err := checkValues(current, edited, stable, app); err != nil {
 		return nil, err
 	}
 	return edited, nil
+}
+
+// sameValues reports whether two values files say the same of an app. Of what can't be read the text is compared.
+func sameValues(a, b []byte, app string) bool {
+	mine, ok := valuesOf(a, app)
+	theirs, otherOK := valuesOf(b, app)
+	if !ok || !otherOK {
+		return bytes.Equal(ownText(a, app), ownText(b, app))
+	}
+	return sameContent(mine, theirs)
+}
+
+// sameContent compares values; nothing, null and an empty mapping are the same.
+func sameContent(a, b any) bool { return isEmpty(a) && isEmpty(b) || reflect.DeepEqual(a, b) }
+
+func isEmpty(v any) bool {
+	m, isMapping := v.(map[string]any)
+	return v == nil || isMapping && len(m) == 0
+}
+
+// valuesOf is what a values file says of an app; false when that can't be read. Only the app's part is parsed where
+// it can be read by itself.
+func valuesOf(text []byte, app string) (any, bool) {
+	if v, err := newValuesText(text, app); err == nil {
+		if own, err := parseValues(v.own()); err == nil {
+			return own[app], true
+		}
+	}
+	whole, err := parseValues(text)
+	return whole[app], err == nil
+}
+
+// ownText is the app's part of a values file, or the whole file where it can't be cut.
+func ownText(text []byte, app string) []byte {
+	v, err := newValuesText(text, app)
+	if err != nil {
+		return text
+	}
+	return v.own()
 }
 
 // valuesText is a values.yaml cut into its keys, with one of them looked at.
@@ -340,8 +379,6 @@ func (v valuesText) own() []byte {
 	plain := bytes.ReplaceAll(v.core(v.at), []byte("\r\n"), []byte("\n"))
 	return append(bytes.TrimRight(plain, "\n"), '\n')
 }
-
-func (v valuesText) equal(other valuesText) bool { return bytes.Equal(v.own(), other.own()) }
 
 // replaced is the file with its key as the other has it: replaced, removed, or put back where it was.
 func (v valuesText) replaced(other valuesText) []byte {

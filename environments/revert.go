@@ -136,27 +136,16 @@ func (s *sources) readSettings(fsys fs.FS, root, app string) error {
 	return nil
 }
 
-// ownValues is the app's key of values.yaml as text; false when the text can't be cut.
-func (s *sources) ownValues(app string) ([]byte, error) {
-	v, err := newValuesText(s.values, app)
-	if err != nil {
-		return nil, err
-	}
-	return v.own(), nil
-}
+func (s *sources) sameValues(other *sources, app string) bool { return sameValues(s.values, other.values, app) }
 
-// sameValues compares the app's key of values.yaml. Where one of them can't be cut, the whole files are compared.
-func (s *sources) sameValues(other *sources, app string) bool {
-	mine, err := s.ownValues(app)
-	theirs, otherErr := other.ownValues(app)
-	if err != nil || otherErr != nil {
-		return bytes.Equal(s.values, other.values)
-	}
-	return bytes.Equal(mine, theirs)
-}
-
+// sameDoc compares the app's own values file, by its text where one of them can't be read.
 func (s *sources) sameDoc(other *sources) bool {
-	return bytes.Equal(s.doc, other.doc) && (s.doc == nil) == (other.doc == nil)
+	mine, err := parseValues(s.doc)
+	theirs, otherErr := parseValues(other.doc)
+	if err != nil || otherErr != nil {
+		return bytes.Equal(s.doc, other.doc)
+	}
+	return sameContent(mine, theirs)
 }
 
 // says reports whether two commits say the same of the app, in the parts that Revert can edit.
@@ -172,7 +161,7 @@ func revertible(was, want *sources, app string) error {
 		return unrevertable(app, "the commit of the failed release does not list it")
 	case want.entry == nil:
 		return unrevertable(app, "the commit of the stable release does not list it")
-	case was.layout != want.layout:
+	case was.layout != want.layout && !was.entry.sameButVersion(want.entry.dependency):
 		return unrevertable(app, "the environment has moved from %s to %s", want.layout.list, was.layout.list)
 	case was.tree != want.tree:
 		return unrevertable(app, "its chart is in the repository and has changed there")
@@ -189,8 +178,6 @@ func stillFailed(now, was, want *sources, app string) error {
 	switch {
 	case now.entry == nil:
 		return fmt.Errorf("%w: %s is no longer listed", ErrMovedOn, app)
-	case now.layout != was.layout:
-		return fmt.Errorf("%w: the environment is in %s now", ErrMovedOn, now.layout.list)
 	case now.says(want, app):
 		return nil
 	case now.entry.version != was.entry.version:
