@@ -113,7 +113,8 @@ func findEntry(file []byte, app string) (*entry, error) {
 		return nil, nil
 	}
 	found, ok := findInItems(file, app)
-	if !ok {
+	if !ok || len(found) == 0 {
+		// The name may be written as an alias or with escapes.
 		root, err := parseNode(file)
 		if err != nil {
 			return nil, yamlFault("", 1, err)
