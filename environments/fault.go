@@ -135,7 +135,11 @@ func yamlFault(file string, firstLine int, err error) *Fault {
 		// The parser leaves the first line out.
 		f.Line = firstLine
 	}
-	if m[2] != "" && !strings.ContainsAny(m[2], "`\"") && !strings.Contains(m[2], "unmarshal") {
+	switch {
+	case strings.Contains(m[2], "anchor '"):
+		// The name of the anchor may be a password that begins with an asterisk.
+		f.Problem = "not valid YAML (an alias that leads nowhere or into itself; a text that begins with * needs quotes)"
+	case m[2] != "" && !strings.ContainsAny(m[2], "`\"") && !strings.Contains(m[2], "unmarshal"):
 		f.Problem = fmt.Sprintf("not valid YAML (%s)", m[2])
 	}
 	return f
