@@ -185,7 +185,8 @@ type inputs struct {
 	settings *appSettings
 	part     *valuesPart
 	doc      *valuesDoc
-	tree     string
+	// dir is the directory of a chart in the repository, tree its digest.
+	dir, tree string
 }
 
 // origin is where an app's values stand.
@@ -499,6 +500,7 @@ func (a *assembly) app(d placedDependency) App {
 	var fault *Fault
 	in.doc, fault = a.doc(name)
 	dir, pathFault := d.chartPath(a.dir)
+	in.dir = dir
 	if pathFault == nil && dir != "" {
 		var treeFault *Fault
 		if in.tree, treeFault = a.l.treeDigest(a.fsys, dir, 0); treeFault != nil && fault == nil {
@@ -506,7 +508,7 @@ func (a *assembly) app(d placedDependency) App {
 		}
 	}
 	if d.built.Name == "" || d.inputs != in {
-		d.built, d.inputs = buildApp(d.dependency, dir, in), in
+		d.built, d.inputs = buildApp(d.dependency, in), in
 	}
 	app := d.built
 	app.Pin = Position{File: a.layout.list, Line: d.line + d.versionLine, Column: d.versionColumn}
@@ -547,17 +549,17 @@ func (a *assembly) appFault(d placedDependency, part placedPart, in inputs, path
 }
 
 // buildApp builds an app but for its place and its fault.
-func buildApp(d *dependency, dir string, in inputs) App {
+func buildApp(d *dependency, in inputs) App {
 	app := App{
 		Name:        d.appName(),
 		ReleaseName: orDefault(in.env.releaseName, d.appName()),
 		Namespace:   in.env.namespace,
 		Chart: ChartRef{
 			Name: d.name, Version: d.version, Repository: d.repository, Alias: d.alias,
-			ImportValues: d.importValues, Path: dir,
+			ImportValues: d.importValues, Path: in.dir,
 		},
 	}
-	if dir != "" && d.repository == "" {
+	if in.dir != "" && d.repository == "" {
 		app.Chart.Repository = "file://charts/" + d.name
 	}
 	app.apply(in.settings)

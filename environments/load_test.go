@@ -279,6 +279,26 @@ func TestLoadBelow(t *testing.T) {
 	}
 }
 
+// TestLayoutMoves: the umbrella chart moves up one directory, and its vendored charts with it.
+func TestLayoutMoves(t *testing.T) {
+	const chart, list = "name: env\nversion: 0.0.1\n", "dependencies:\n- name: web\n  version: 1.0.0\n"
+	l := &Loader{Environment: "staging"}
+	for _, dir := range []string{"env/", ""} {
+		files := fstest.MapFS{
+			dir + "Chart.yaml":            mapFile([]byte(chart)),
+			dir + "requirements.yaml":     mapFile([]byte(list)),
+			dir + "charts/web/Chart.yaml": mapFile([]byte("name: web\nversion: 1.0.0\n")),
+		}
+		app := mustLoad(t, l, files).Apps[0]
+		if want := dir + "charts/web"; app.Fault != nil || app.Chart.Path != want {
+			t.Errorf("chart at %q, want %q (%v)", app.Chart.Path, want, app.Fault)
+		}
+		if fresh := mustLoad(t, &Loader{Environment: "staging"}, files).Apps[0]; fresh.Digest != app.Digest {
+			t.Error("a fresh Loader has another digest")
+		}
+	}
+}
+
 // TestUmbrellaNameTaken: the environment's own objects and a dependency can't have one name.
 func TestUmbrellaNameTaken(t *testing.T) {
 	files := manyApps(1)
