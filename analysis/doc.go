@@ -6,6 +6,6 @@
 //
 // Everything here is pure: no clock, no I/O, no state, safe for concurrent use. The rule that the rest of the
 // program leans on is that the absence of knowledge is never a failure: no traffic, no series, NaN, a server that
-// is down and a query that it refuses are all [Inconclusive]. Only a number outside its limits is a [Fail], and
+// is down or has a part of the data only, and a query that it refuses are all [Inconclusive]. Only a number outside its limits is a [Fail], and
 // one failure outweighs any number of inconclusive checks, since every check is asked and reported.
 package analysis

@@ -79,6 +79,8 @@ func ignorance(c Check, s Sample) string {
 		return "less than one request" + c.window()
 	case !s.Present || math.IsNaN(s.Value):
 		return "no data" + c.window()
+	case len(s.Warnings) > 0:
+		return "the answer may not be whole: " + Redact(s.Warnings[0])
 	case c.Min != nil && math.IsNaN(*c.Min), c.Max != nil && math.IsNaN(*c.Max):
 		return "its limit is not a number"
 	}

@@ -88,6 +88,8 @@ func TestEvaluateOneCheck(t *testing.T) {
 			`success rate: no answer: Post "http://***@prometheus:9090/api/v1/query": connection refused`,
 		},
 		{"an error outweighs a value", faults, Sample{Value: 9, Present: true, Err: errors.New("busy")}, Inconclusive, false, "errors: no answer: busy"},
+		{"a part of the store is away", rate, Sample{Value: 100, Present: true, Requests: 20, Warnings: []string{"store eu-1 is away: token=hunter2", "x"}}, Inconclusive, false, "success rate: the answer may not be whole: store eu-1 is away: token=***"},
+		{"a bad value of a part fails nothing", rate, Sample{Value: 0, Present: true, Requests: 20, Warnings: []string{"partial"}}, Inconclusive, false, "success rate: the answer may not be whole: partial"},
 		{"a limit that is none", Check{Name: "load", Max: number(math.NaN())}, value(2), Inconclusive, false, "load: its limit is not a number"},
 	}
 	for _, tt := range tests {
@@ -155,7 +157,7 @@ func naive(checks []Check, samples []Sample) (Outcome, bool) {
 			s = samples[i]
 		}
 		counted := s.Requests >= 1 && s.Requests <= math.MaxFloat64
-		known := s.Err == nil && s.Present && s.Value == s.Value && (c.Traffic == "" || counted)
+		known := s.Err == nil && len(s.Warnings) == 0 && s.Present && s.Value == s.Value && (c.Traffic == "" || counted)
 		known = known && (c.Min == nil || *c.Min == *c.Min) && (c.Max == nil || *c.Max == *c.Max)
 		if !known {
 			unknown++
@@ -211,6 +213,9 @@ func rounds(data []byte) (checks []Check, samples []Sample) {
 		s := Sample{Value: float(28), Requests: float(36), Present: data[0]&32 != 0}
 		if data[0]&64 != 0 {
 			s.Err = errors.New(string(data[3:12]))
+		}
+		if data[1]&128 != 0 {
+			s.Warnings = []string{string(data[12:20])}
 		}
 		checks = append(checks, c)
 		if data[0]&128 == 0 || data[3]&1 == 0 {

@@ -47,7 +47,8 @@ type Sample struct {
 	Requests float64
 	// Err is why there is no answer (server down, time-out, query refused); nil otherwise.
 	Err error
-	// Warnings of the metrics server about an answer that it gave all the same.
+	// Warnings of the metrics server that its answer may be wrong, such as that a part of its store is away. With any
+	// the check is inconclusive.
 	Warnings []string
 }
 
