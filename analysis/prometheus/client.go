@@ -97,7 +97,8 @@ func (c *Config) resolve() (string, error) {
 		// The parser's own text quotes the address, credentials and all.
 		fault("address is not a URL; expected one such as http://prometheus:9090")
 	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		fault("address %q: expected a URL such as http://prometheus:9090", u.Redacted())
+		// Not quoted: without a scheme a user and a password are not told from the rest.
+		fault("address is no http or https URL; expected one such as http://prometheus:9090")
 	case u.RawQuery != "", u.Fragment != "":
 		fault("address: a query or a fragment has no place in it")
 	}

@@ -70,6 +70,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusBadRequest)
 		}
 		fmt.Fprint(w, answer)
+	case ok && answer == "who are you":
+		http.Error(w, answer, http.StatusUnauthorized)
 	case ok && answer == "redirect":
 		http.Redirect(w, r, "http://elsewhere.example.com/", http.StatusTemporaryRedirect)
 	case ok:
@@ -113,6 +115,7 @@ func TestAnswers(t *testing.T) {
 		},
 		{"a refused query", `{"status":"error","errorType":"bad_data","error":"parse error: unexpected end of input"}`, false, 0, "bad_data: parse error: unexpected end of input"},
 		{"a server that is not up", "starting", false, 0, "503"},
+		{"a server that does not know us", "who are you", false, 0, "401"},
 		{"no JSON", `{"status":`, false, 0, "asking prometheus"},
 		{"no data", `{"status":"success"}`, false, 0, "expected a number"},
 		{"a redirect", "redirect", false, 0, "307"},
@@ -137,7 +140,7 @@ func TestAnswers(t *testing.T) {
 
 func TestRound(t *testing.T) {
 	s := start(t, map[string]string{
-		"rate":    `{"status":"success","warnings":["partial response"],"data":{"resultType":"vector","result":[{"metric":{},"value":[1,"99"]}]}}`,
+		"rate":    `{"status":"success","warnings":["PromQL info: metric might not be a counter","partial response"],"data":{"resultType":"vector","result":[{"metric":{},"value":[1,"99"]}]}}`,
 		"traffic": vector("600"), "quiet": noSeries,
 		"broken": `{"status":"error","errorType":"execution","error":"too many samples"}`,
 	})
@@ -294,7 +297,9 @@ func TestNewRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, c := range map[string]Config{
-		"expected a URL such as":       {Address: "prometheus:9090"},
+		"is no http or https URL":      {Address: "prometheus:9090"},
+		"no http or https":             {Address: "sluice:hunter2@prometheus:9090"},
+		"http or https URL":            {Address: "ftp://hunter2@prometheus"},
 		"not a URL":                    {Address: "http://u:hunter2@[::1"},
 		"query or a fragment":          {Address: "http://p/?x=1"},
 		"both name a user":             {Address: "http://u:p@p", Username: "x"},
