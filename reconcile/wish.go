@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"path"
 	"time"
 
 	"helm.sh/helm/v3/pkg/chartutil"
@@ -109,8 +110,11 @@ func (c *Charts) umbrella(ctx context.Context, src Source, app *environments.App
 	}
 	out := &render.Umbrella{Name: u.Name, Version: u.Version, Globals: u.Globals, Values: u.Values}
 	if len(u.Templates) > 0 {
-		var err error
-		out.Chart, err = c.Fetcher.Load(ctx, render.Path{FS: src.FS(), Dir: u.Dir, Tree: src.Commit, Bare: true})
+		tree, err := src.Hash(path.Join(u.Dir, "templates"))
+		if err != nil {
+			return nil, fmt.Errorf("reading the templates of the umbrella chart: %w", err)
+		}
+		out.Chart, err = c.Fetcher.Load(ctx, render.Path{FS: src.FS(), Dir: u.Dir, Tree: tree, Helpers: true})
 		if err != nil {
 			return nil, fmt.Errorf("loading the umbrella chart: %w", err)
 		}

@@ -16,18 +16,22 @@ import (
 type Path struct {
 	FS  fs.FS
 	Dir string
-	// Tree identifies everything that FS holds, or at least the directory and what its file:// dependencies lead to;
-	// the commit, for one. With it the loaded chart is kept in memory. Empty: the chart is read each time.
+	// Tree identifies everything that FS holds, or at least the directory and what its file:// dependencies lead to
+	// (with Helpers, its templates/): the commit, for one. With it the loaded chart is kept in memory. Empty: the chart
+	// is read each time.
 	Tree string
-	// Bare leaves the dependencies out: for an umbrella chart, whose dependencies are apps of their own.
+	// Bare leaves the dependencies out, and files that no template can ask for: for an umbrella chart, whose
+	// dependencies are apps of their own.
 	Bare bool
+	// Helpers takes nothing but Chart.yaml and templates/: for the Chart of an Umbrella.
+	Helpers bool
 }
 
 // Load returns the chart in a directory of a snapshot. It honours .helmignore, takes subcharts from charts/, packed or
 // not, and brings declared dependencies that are not there: those with a file:// repository from the snapshot, the
 // others as Fetch does, in the version of Chart.lock or requirements.lock where there is one.
 func (f *Fetcher) Load(ctx context.Context, p Path) (*Chart, error) {
-	key := fmt.Sprintf("path\n%s\n%s\n%t", p.Tree, p.Dir, p.Bare)
+	key := fmt.Sprintf("path\n%s\n%s\n%t %t", p.Tree, p.Dir, p.Bare, p.Helpers)
 	if p.Tree != "" {
 		if c, ok := f.loaded.get(key); ok {
 			return c, nil
@@ -51,7 +55,7 @@ func (f *Fetcher) loadPath(ctx context.Context, p Path, left *allowance, depth i
 	if depth > maxNesting {
 		return nil, fmt.Errorf("file:// dependencies are nested more than %d deep, or in a circle", maxNesting)
 	}
-	files, err := readDir(p.FS, p.Dir, p.Bare, left)
+	files, err := readDir(p, left)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +63,7 @@ func (f *Fetcher) loadPath(ctx context.Context, p Path, left *allowance, depth i
 	if err != nil {
 		return nil, err
 	}
-	if p.Bare {
+	if p.Bare || p.Helpers {
 		root.Metadata.Dependencies, root.Lock = nil, nil
 		return root, nil
 	}

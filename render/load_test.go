@@ -2,10 +2,12 @@ package render
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -98,6 +100,53 @@ func TestLoadIgnoresAndKeeps(t *testing.T) {
 	second, err := f.Load(t.Context(), p)
 	if err != nil || second != first || reads != before {
 		t.Errorf("the same tree was read again: %v", err)
+	}
+}
+
+// An umbrella chart has a directory with values for each of its apps, which is no business of its templates, and an
+// environment of many apps has more of them than a chart may have files.
+func TestLoadUmbrellaOfManyApps(t *testing.T) {
+	fsys := fstest.MapFS{
+		"env/Chart.yaml":           {Data: []byte("apiVersion: v2\nname: env\nversion: 1.0.0\n")},
+		"env/values.yaml":          {Data: []byte("a: 1\n")},
+		"env/templates/a.yaml":     {Data: []byte("a: {{ .Values.a }}\n")},
+		"env/templates/_x.tpl":     {Data: []byte(`{{ define "x" }}{{ end }}`)},
+		"env/crds/b.yaml":          {},
+		"env/charts/x/Chart.yaml":  {},
+		"env/app/values.yaml":      {},
+		"env/templates/sub/c.yaml": {},
+	}
+	limits := Limits{Files: 12}
+	for i := range limits.Files {
+		fsys[fmt.Sprintf("env/app-%d/values.yaml", i)] = &fstest.MapFile{}
+	}
+	names := func(p Path) string {
+		p.FS, p.Dir = fsys, "env"
+		c, err := newTestFetcher(t, FetcherConfig{Limits: limits}).Load(t.Context(), p)
+		if err != nil {
+			return err.Error()
+		}
+		var names []string
+		for _, file := range c.Helm().Raw {
+			names = append(names, file.Name)
+		}
+		slices.Sort(names)
+		return strings.Join(names, " ")
+	}
+	if got := names(Path{Helpers: true}); got != "Chart.yaml templates/_x.tpl templates/a.yaml templates/sub/c.yaml" {
+		t.Errorf("for helpers: %s", got)
+	}
+	const own = "Chart.yaml crds/b.yaml templates/_x.tpl templates/a.yaml templates/sub/c.yaml values.yaml"
+	if got := names(Path{Bare: true}); got != own {
+		t.Errorf("bare: %s", got)
+	}
+	fsys["env/templates/a.yaml"].Data = []byte(`{{ .Files.Get "app/values.yaml" }}`)
+	if got := names(Path{Bare: true}); !strings.HasSuffix(got, "number of files is over the limit of 12") {
+		t.Errorf("a template asks for files: %s", got)
+	}
+	limits.Files = 100
+	if got := names(Path{Bare: true}); !strings.Contains(got, "app/values.yaml") || strings.Contains(got, "charts/") {
+		t.Errorf("a template asks for files: %s", got)
 	}
 }
 

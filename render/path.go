@@ -7,37 +7,72 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/ignore"
 )
 
 // readDir returns the files of the chart in a directory of a snapshot, packed subcharts unpacked, without those that
-// .helmignore names. With bare the charts/ directory is left out. Symbolic links are followed only as far as the
-// snapshot's root.
-func readDir(fsys fs.FS, dir string, bare bool, left *allowance) ([]*loader.BufferedFile, error) {
-	root, err := resolveLinks(fsys, dir)
+// .helmignore names. Symbolic links are followed only as far as the snapshot's root.
+func readDir(p Path, left *allowance) ([]*loader.BufferedFile, error) {
+	root, err := resolveLinks(p.FS, p.Dir)
 	if err != nil {
 		return nil, err
 	}
-	rules, err := ignoreRules(fsys, root)
+	rules, err := ignoreRules(p.FS, root)
 	if err != nil {
 		return nil, err
 	}
-	r := &dirReader{fsys: fsys, rules: rules, bare: bare, left: left}
-	if err := r.walk(root, "", 0); err != nil {
-		return nil, err
+	read := func(wanted entries) ([]*loader.BufferedFile, error) {
+		r := &dirReader{fsys: p.FS, rules: rules, wanted: wanted, left: left}
+		err := r.walk(root, "", 0)
+		return r.files, err
 	}
-	return r.files, nil
+	switch {
+	case p.Helpers:
+		return read(helperEntries)
+	case p.Bare:
+		before := *left
+		files, err := read(bareEntries)
+		if err != nil || !mentionFiles(files) {
+			return files, err
+		}
+		*left = before
+		return read(allButCharts)
+	}
+	return read(allEntries)
+}
+
+// entries says which entries of a chart's own directory are read.
+type entries func(name string, isDir bool) bool
+
+func allEntries(string, bool) bool { return true }
+
+func allButCharts(name string, _ bool) bool { return name != "charts" }
+
+// bareEntries leaves out what only .Files shows: an umbrella chart keeps a directory for each of its apps there.
+func bareEntries(name string, isDir bool) bool {
+	return !isDir || name == "templates" || name == "crds"
+}
+
+func helperEntries(name string, isDir bool) bool {
+	return isDir && name == "templates" || !isDir && name == chartutil.ChartfileName
+}
+
+// mentionFiles reports whether templates, or values that may become templates, could ask for the chart's other files.
+func mentionFiles(files []*loader.BufferedFile) bool {
+	return slices.ContainsFunc(files, func(f *loader.BufferedFile) bool { return bytes.Contains(f.Data, []byte("Files")) })
 }
 
 type dirReader struct {
-	fsys  fs.FS
-	rules *ignore.Rules
-	bare  bool
-	left  *allowance
-	files []*loader.BufferedFile
+	fsys   fs.FS
+	rules  *ignore.Rules
+	wanted entries
+	left   *allowance
+	files  []*loader.BufferedFile
 }
 
 // maxDirDepth also ends cycles of links.
@@ -73,7 +108,7 @@ func (r *dirReader) entry(name, rel string, e fs.DirEntry, depth int) error {
 			return fmt.Errorf("reading chart: %w", err)
 		}
 	}
-	if r.rules.Ignore(rel, info) || r.bare && rel == "charts" {
+	if r.rules.Ignore(rel, info) || depth == 0 && !r.wanted(rel, info.IsDir()) {
 		return nil
 	}
 	switch {

@@ -51,8 +51,8 @@ type Umbrella struct {
 	// Values are the umbrella's other values. The values of other apps have no effect on this one and may be left out,
 	// so that the price of a render does not grow with the number of apps.
 	Values map[string]any
-	// Chart is the umbrella chart, loaded bare; nil when it has no named templates that apps may include. Its own
-	// objects are an app of their own: render it as Chart, without an Umbrella.
+	// Chart is the umbrella chart, of which only templates count; nil when it has no named templates that apps may
+	// include. Its own objects are an app of their own: load it bare and render it as Chart, without an Umbrella.
 	Chart *Chart
 }
 

@@ -1,0 +1,208 @@
+package reconcile
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/render"
+)
+
+// BenchmarkOneOf10000Apps is the way from a fetched commit to rendered objects when the commit gives one app of ten
+// thousand a version that was never seen: read the environment, find the app, fetch its chart, render it.
+func BenchmarkOneOf10000Apps(b *testing.B) {
+	b.Run("values in one file", func(b *testing.B) { benchmarkBump(b, 10_000, false) })
+	b.Run("values in own files, with templates", func(b *testing.B) { benchmarkBump(b, 10_000, true) })
+}
+
+func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
+	const bumps = 60
+	charts := serveCharts(b, bumps)
+	dir, commits := newEnvironment(b, charts, apps, bumps, ownFiles)
+	repo, err := gitsync.Open(b.Context(), gitsync.Remote{URL: "file://" + dir, AllowFile: true}, b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = repo.Close() })
+	fetch := func(commit string) *gitsync.Snapshot {
+		git(b, dir, "", "update-ref", "refs/heads/main", commit)
+		s, err := repo.Fetch(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		return s
+	}
+	var a *Agent
+	n := bumps
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		if n == bumps {
+			a, n = settledAgent(b, fetch(commits[0])), 0
+		}
+		n++
+		s := fetch(commits[n])
+		b.StartTimer()
+		a.read(s)
+		name, ok := a.queue.take()
+		if _, more := a.queue.take(); !ok || more {
+			b.Fatalf("not exactly one app is to be looked at, but %q", name)
+		}
+		rel, _, err := a.charts.Release(b.Context(), a.source, a.apps[name].input)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if want := bumped(n); rel.Version != want || len(rel.Objects) != 2 {
+			b.Fatalf("%s has version %s and %d objects, want version %s", name, rel.Version, len(rel.Objects), want)
+		}
+		a.queue.Done(name)
+	}
+}
+
+// bumped is the version that the nth bump brings.
+func bumped(n int) string { return fmt.Sprintf("1.0.%d", n) }
+
+// settledAgent has looked at every app of a commit, and rendered one of them.
+func settledAgent(b *testing.B, s *gitsync.Snapshot) *Agent {
+	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := &Agent{
+		charts: &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})},
+		log:    slog.New(slog.DiscardHandler), loader: &environments.Loader{Environment: "staging"},
+		queue: newQueue(), outbox: make(chan struct{}, 1), apps: map[string]*app{},
+	}
+	a.read(s)
+	if a.envFault != nil {
+		b.Fatal(a.envFault)
+	}
+	for name, ok := a.queue.take(); ok; name, ok = a.queue.take() {
+		a.queue.Done(name)
+	}
+	if _, _, err := a.charts.Release(b.Context(), a.source, &a.source.Env.Apps[0]); err != nil {
+		b.Fatal(err)
+	}
+	return a
+}
+
+// newEnvironment makes a bare repository with a Jenkins X environment of so many apps, and a commit for each bump. It
+// returns its directory and the commits, oldest first.
+func newEnvironment(b *testing.B, charts string, apps, bumps int, ownFiles bool) (dir string, commits []string) {
+	b.Helper()
+	var in strings.Builder
+	file := func(name, text string) { fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text) }
+	versions := map[int]string{}
+	list := func() string {
+		var list strings.Builder
+		list.WriteString("dependencies:\n")
+		for i := range apps {
+			fmt.Fprintf(&list, "- name: app\n  alias: app-%05d\n  version: %s\n  repository: %s\n",
+				i, cmp.Or(versions[i], bumped(0)), charts)
+		}
+		return list.String()
+	}
+	const who = "committer Bob <bob@example.com> 1700000000 +0000\ndata 1\nc\n"
+	in.WriteString("commit refs/heads/all\nmark :1\n" + who)
+	file("env/Chart.yaml", "apiVersion: v1\nname: env\nversion: 0.0.1\n")
+	file("env/requirements.yaml", list())
+	var values strings.Builder
+	for i := range apps {
+		text := fmt.Sprintf("replicaCount: 2\nimage:\n  tag: v%d\n", i)
+		if ownFiles {
+			file(fmt.Sprintf("env/app-%05d/values.yaml", i), text)
+		}
+		fmt.Fprintf(&values, "app-%05d:\n  %s\n", i, strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  "))
+	}
+	file("env/values.yaml", values.String())
+	if ownFiles {
+		file("env/templates/_helpers.tpl", "{{ define \"env.team\" }}a-team{{ end }}\n")
+		file("env/templates/own.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: own}\n")
+	}
+	for n := 1; n <= bumps; n++ {
+		versions[n*apps/(bumps+1)] = bumped(n)
+		fmt.Fprintf(&in, "commit refs/heads/all\nmark :%d\n%s", n+1, who)
+		file("env/requirements.yaml", list())
+	}
+	dir = filepath.Join(b.TempDir(), "env.git")
+	git(b, ".", "", "init", "--quiet", "--bare", dir)
+	git(b, dir, in.String(), "fast-import", "--quiet")
+	return dir, strings.Fields(git(b, dir, "", "rev-list", "--reverse", "all"))
+}
+
+func git(b *testing.B, dir, input string, args ...string) string {
+	b.Helper()
+	cmd := exec.CommandContext(b.Context(), "git", args...)
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		b.Fatalf("git %s: %v\n%s", args[0], err, out)
+	}
+	return string(out)
+}
+
+// serveCharts is a chart repository with chart app in as many versions as there are bumps, and one more.
+func serveCharts(b *testing.B, bumps int) (url string) {
+	files := map[string][]byte{}
+	index := "apiVersion: v1\nentries:\n  app:\n"
+	for n := range bumps + 1 {
+		files["/app-"+bumped(n)+".tgz"] = packChart(b, bumped(n))
+		index += fmt.Sprintf("  - {version: %s, urls: [app-%s.tgz]}\n", bumped(n), bumped(n))
+	}
+	files["/index.yaml"] = []byte(index)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		_, _ = w.Write(files[req.URL.Path])
+	}))
+	b.Cleanup(s.Close)
+	return s.URL
+}
+
+func packChart(b *testing.B, version string) []byte {
+	b.Helper()
+	var buf bytes.Buffer
+	gz := gzip.NewWriter(&buf)
+	w := tar.NewWriter(gz)
+	for name, text := range map[string]string{
+		"Chart.yaml":  "apiVersion: v2\nname: app\nversion: " + version + "\n",
+		"values.yaml": "replicaCount: 1\nimage: {tag: none}\n",
+		"templates/deployment.yaml": `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: {{ .Release.Name }}}
+spec:
+  replicas: {{ .Values.replicaCount }}
+  selector: {matchLabels: {app: {{ .Release.Name }}}}
+  template:
+    metadata: {labels: {app: {{ .Release.Name }}}}
+    spec: {containers: [{name: app, image: "app:{{ .Values.image.tag }}"}]}
+`,
+		"templates/service.yaml": `apiVersion: v1
+kind: Service
+metadata: {name: {{ .Release.Name }}}
+spec: {selector: {app: {{ .Release.Name }}}, ports: [{port: 80}]}
+`,
+	} {
+		if err := w.WriteHeader(&tar.Header{Name: "app/" + name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))}); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), gz.Close()); err != nil {
+		b.Fatal(err)
+	}
+	return buf.Bytes()
+}
