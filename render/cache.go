@@ -9,21 +9,27 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // diskCache keeps archives by their digest, the digest that each exact version had, and indexes. All of it may be
-// deleted at any time. Files appear by renaming, so several processes can share a directory.
+// deleted at any time. Files appear by renaming, so several processes can share a directory. Archives that were not
+// read for the longest time go when there are more than the budget holds.
 //
 //	charts/<sha256>.tgz
 //	pins/<sha256 of repository, name, version>.json
 //	indexes/<sha256 of repository>.json
 type diskCache struct {
-	dir string
+	dir    string
+	budget int64 // bytes of archives
+	now    func() time.Time
 
 	mu   sync.Mutex
 	pins map[Ref]string // digests read or written before
+	used int64          // bytes of archives, as far as this process knows
 }
 
 // pin says which archive an exact version was when it was fetched.
@@ -34,13 +40,105 @@ type pin struct {
 	Digest     string `json:"digest"`
 }
 
-func newDiskCache(dir string) (*diskCache, error) {
+func newDiskCache(dir string, budget int64, now func() time.Time) (*diskCache, error) {
+	c := &diskCache{dir: dir, budget: budget, now: now, pins: map[Ref]string{}}
 	for _, sub := range []string{"charts", "pins", "indexes"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("making the chart cache: %w", err)
 		}
+		if err := c.removeLeftovers(sub); err != nil {
+			return nil, fmt.Errorf("cleaning the chart cache: %w", err)
+		}
 	}
-	return &diskCache{dir: dir, pins: map[Ref]string{}}, nil
+	if err := c.prune(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+const tempPrefix = ".tmp-"
+
+// removeLeftovers removes files that a process did not live to rename. Those of a process that is at work are younger.
+func (c *diskCache) removeLeftovers(sub string) error {
+	entries, err := os.ReadDir(filepath.Join(c.dir, sub))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		info, err := e.Info()
+		if err == nil && c.now().Sub(info.ModTime()) > time.Hour {
+			err = os.Remove(filepath.Join(c.dir, sub, e.Name()))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// prune counts the archives and, when they are more than the budget, removes those that were not read for the longest
+// time until three quarters are left, and the pins that led to them.
+func (c *diskCache) prune() error {
+	archives, err := os.ReadDir(filepath.Join(c.dir, "charts"))
+	if err != nil {
+		return fmt.Errorf("pruning the chart cache: %w", err)
+	}
+	var files []fs.FileInfo
+	var used int64
+	for _, a := range archives {
+		// What is gone by now was removed by another process.
+		if info, err := a.Info(); err == nil {
+			files, used = append(files, info), used+info.Size()
+		}
+	}
+	removed := false
+	if used > c.budget {
+		slices.SortFunc(files, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+		for _, f := range files {
+			if used <= c.budget/4*3 {
+				break
+			}
+			if err := os.Remove(filepath.Join(c.dir, "charts", f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("pruning the chart cache: %w", err)
+			}
+			used, removed = used-f.Size(), true
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used = used
+	if !removed {
+		return nil
+	}
+	clear(c.pins)
+	return c.prunePins()
+}
+
+// prunePins removes the pins that lead to no archive.
+func (c *diskCache) prunePins() error {
+	pins, err := os.ReadDir(filepath.Join(c.dir, "pins"))
+	if err != nil {
+		return fmt.Errorf("pruning the chart cache: %w", err)
+	}
+	for _, e := range pins {
+		name := filepath.Join(c.dir, "pins", e.Name())
+		var p pin
+		if strings.HasPrefix(e.Name(), tempPrefix) || c.readJSON(name, &p) && isHexSHA256(p.Digest) && exists(c.archiveFile(p.Digest)) {
+			continue
+		}
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("pruning the chart cache: %w", err)
+		}
+	}
+	return nil
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }
 
 // archive returns a cached archive, or nil when it is not there or no longer what it was.
@@ -57,11 +155,23 @@ func (c *diskCache) archive(digest string, limit int64) []byte {
 	if err != nil || sha256Hex(data) != digest {
 		return nil
 	}
+	// For prune; a directory that can only be read still serves.
+	_ = os.Chtimes(name, time.Time{}, c.now())
 	return data
 }
 
 func (c *diskCache) putArchive(data []byte) error {
-	return c.write(c.archiveFile(sha256Hex(data)), data)
+	if err := c.write(c.archiveFile(sha256Hex(data)), data); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.used += int64(len(data))
+	over := c.used > c.budget
+	c.mu.Unlock()
+	if !over {
+		return nil
+	}
+	return c.prune()
 }
 
 func (c *diskCache) archiveFile(digest string) string {
@@ -132,7 +242,7 @@ func (c *diskCache) writeJSON(name string, v any) error {
 }
 
 func (c *diskCache) write(name string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
+	tmp, err := os.CreateTemp(filepath.Dir(name), tempPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("writing the chart cache: %w", err)
 	}

@@ -44,6 +44,8 @@ type FetcherConfig struct {
 	// IndexAge is how long an index is used before the repository is asked whether it has changed; default 60 s.
 	// A version that is missing in it is looked for again after 5 s.
 	IndexAge time.Duration
+	// DiskBytes bounds the archives in CacheDir; default 1 GiB. Those that were not read for the longest time go first.
+	DiskBytes int64
 	// MemoryBytes bounds the loaded charts that are kept in memory, by the size of their files; default 64 MiB.
 	MemoryBytes int64
 	// Transport of all requests; default: Go's, with the proxy of the environment.
@@ -79,13 +81,9 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	disk, err := newDiskCache(cfg.CacheDir)
-	if err != nil {
-		return nil, err
-	}
 	f := &Fetcher{
 		limits: cfg.Limits.withDefaults(), timeout: cfg.Timeout, indexAge: cfg.IndexAge, now: cfg.Now,
-		sites: s, disk: disk, indexes: map[string]*index{},
+		sites: s, indexes: map[string]*index{},
 	}
 	if f.timeout <= 0 {
 		f.timeout = time.Minute
@@ -95,6 +93,10 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 	}
 	if f.now == nil {
 		f.now = time.Now //nolint:forbidigo // the default of a clock that tests set
+	}
+	orDefault(&cfg.DiskBytes, 1<<30)
+	if f.disk, err = newDiskCache(cfg.CacheDir, cfg.DiskBytes, f.now); err != nil {
+		return nil, err
 	}
 	orDefault(&cfg.MemoryBytes, 64<<20)
 	f.loaded = newLRU[*Chart](cfg.MemoryBytes)

@@ -414,6 +414,61 @@ func TestDamagedCacheIsFetchedAgain(t *testing.T) {
 	}
 }
 
+func TestDiskCacheIsBounded(t *testing.T) {
+	repo, dir := newChartRepo(t), t.TempDir()
+	size := int64(len(simpleChart(t, "app", "1.0.0", "x")))
+	// Later than any file is written, so that what was read is newer than what was only written.
+	now := time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+	open := func() *Fetcher {
+		// Nothing is kept in memory.
+		return newTestFetcher(t, FetcherConfig{
+			CacheDir: dir, DiskBytes: 10*size + size/2, MemoryBytes: 1, Now: func() time.Time { return now }, IndexAge: time.Second,
+		})
+	}
+	files := func(sub string) int {
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	get := func(f *Fetcher, version string) {
+		now = now.Add(time.Minute)
+		if _, err := f.Fetch(t.Context(), repo.ref(version)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := open()
+	for i := range 30 {
+		version := fmt.Sprintf("1.%d.0", i)
+		repo.publish("app", version, simpleChart(t, "app", version, "x"))
+		get(f, version)
+		// The oldest is in use all the time.
+		get(f, "1.0.0")
+		if n := files("charts"); n > 11 {
+			t.Fatalf("%d archives are kept", n)
+		}
+	}
+	if charts, pins := files("charts"), files("pins"); pins != charts || charts < 7 {
+		t.Errorf("%d archives and %d pins are kept", charts, pins)
+	}
+	leftover := filepath.Join(dir, "charts", tempPrefix+"1")
+	if err := os.WriteFile(leftover, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := files("charts")
+	f = open()
+	if n := files("charts"); n != before-1 {
+		t.Errorf("%d files after opening the cache anew, want %d", n, before-1)
+	}
+	repo.seen()
+	get(f, "1.0.0")
+	if got := repo.seen(); len(got) > 0 {
+		t.Errorf("the version in use was fetched again: %q", got)
+	}
+	get(f, "1.1.0")
+}
+
 func TestIndexLimitAndFaults(t *testing.T) {
 	repo := newChartRepo(t)
 	repo.files["/charts/index.yaml"] = []byte("apiVersion: v1\nentries: {}\n# " + strings.Repeat("x", 1000))
