@@ -97,7 +97,7 @@ func (j *job) execute(root *chart.Chart, given map[string]any, out *Release) (ma
 	// The zero Engine looks nothing up: neither DNS nor the cluster.
 	files, err := engine.Engine{}.Render(root, top)
 	if err != nil {
-		return nil, err
+		return nil, withhold(err)
 	}
 	if out.Values = values; j.in.Umbrella != nil {
 		out.Values, _ = values[j.in.app()].(map[string]any)
@@ -152,7 +152,7 @@ func composeText(root *chart.Chart, files map[string]string, out *Release) error
 func sortManifests(files map[string]string) (hooks []*release.Hook, manifests []releaseutil.Manifest, err error) {
 	hooks, manifests, err = releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w%s", err, brokenDocument(files))
+		return nil, nil, fmt.Errorf("%w%s", withhold(err), brokenDocument(files))
 	}
 	return hooks, manifests, nil
 }
