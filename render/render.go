@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/singleflight"
 	"helm.sh/helm/v3/pkg/chartutil"
@@ -60,10 +61,14 @@ type Umbrella struct {
 type RendererConfig struct {
 	// CacheBytes bounds the memory for releases that are kept; default 64 MiB, negative: none are kept.
 	CacheBytes int64
+	// Timeout of one rendering; default 60 s. Templates can't be interrupted: what takes longer goes on, once for each
+	// input, but nobody waits for it.
+	Timeout time.Duration
 }
 
 // Renderer renders releases and keeps them, by the digest of their input.
 type Renderer struct {
+	timeout  time.Duration
 	releases *lru[*cachedRelease]
 	flights  singleflight.Group
 
@@ -82,7 +87,12 @@ func NewRenderer(cfg RendererConfig) *Renderer {
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 64 << 20
 	}
-	return &Renderer{releases: newLRU[*cachedRelease](cfg.CacheBytes), caps: map[*chartutil.Capabilities]*capabilities{}}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = time.Minute
+	}
+	return &Renderer{
+		timeout: cfg.Timeout, releases: newLRU[*cachedRelease](cfg.CacheBytes), caps: map[*chartutil.Capabilities]*capabilities{},
+	}
 }
 
 // Render renders a release, or returns it from the cache. An error means that the chart, with these values, can't be
@@ -98,13 +108,37 @@ func (r *Renderer) Render(ctx context.Context, in Input) (*Release, error) {
 	if hit, ok := r.releases.get(job.key); ok && !hit.outdated(in) {
 		return hit.release, nil
 	}
-	result, err, _ := r.flights.Do(job.key, func() (any, error) { return job.render() })
+	release, err := r.once(ctx, job)
 	if err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", in.name(), err)
 	}
-	done := result.(*cachedRelease)
-	r.releases.put(job.key, done, done.release.cost())
-	return done.release, nil
+	return release, nil
+}
+
+// once renders overlapping equal inputs once, and waits no longer than the timeout.
+func (r *Renderer) once(ctx context.Context, job *job) (*Release, error) {
+	done := r.flights.DoChan(job.key, func() (any, error) {
+		c, err := job.render()
+		if err != nil {
+			return nil, err
+		}
+		r.releases.put(job.key, c, c.release.cost())
+		return c.release, nil
+	})
+	waiting, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	select {
+	case result := <-done:
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		return result.Val.(*Release), nil
+	case <-waiting.Done():
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("the templates did not come to an end in %s", r.timeout)
 }
 
 func (in Input) name() string {
@@ -232,6 +266,11 @@ func (j *job) volatile(s *said) []string {
 	found := map[string]bool{}
 	for _, name := range j.in.Chart.volatile() {
 		found[name] = true
+	}
+	if u := j.in.Umbrella; u != nil && u.Chart != nil {
+		for _, t := range u.Chart.helpers().files {
+			findVolatile(string(t.Data), found)
+		}
 	}
 	for _, v := range []map[string]any{s.Values, s.Globals} {
 		findVolatileInValues(v, found)

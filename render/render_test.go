@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/rogpeppe/go-internal/txtar"
 	"helm.sh/helm/v3/pkg/chartutil"
@@ -346,6 +347,11 @@ func TestDigest(t *testing.T) {
 	if rel := mustRender(t, in); !slices.Equal(rel.Volatile, []string{"now"}) || len(rel.Warnings) != 1 {
 		t.Errorf("a template in the values: volatile %q, warnings %q", rel.Volatile, rel.Warnings)
 	}
+	in = input(chartOf(t, map[string]string{"a.yaml": fmt.Sprintf(configMap, "a") + `data: {v: {{ include "env.id" . }}}`}))
+	in.Umbrella = &Umbrella{Name: "env", Version: "0.0.1", Chart: chartOf(t, map[string]string{"_x.tpl": `{{ define "env.id" }}{{ uuidv4 }}{{ end }}`})}
+	if rel := mustRender(t, in); !slices.Equal(rel.Volatile, []string{"uuidv4"}) {
+		t.Errorf("a named template of the umbrella: volatile %q", rel.Volatile)
+	}
 }
 
 func TestRenderCache(t *testing.T) {
@@ -378,6 +384,21 @@ func TestRenderCache(t *testing.T) {
 	cancel()
 	if _, err := r.Render(ctx, in); !errors.Is(err, context.Canceled) {
 		t.Errorf("error: %v", err)
+	}
+}
+
+func TestRenderDoesNotWaitForever(t *testing.T) {
+	c := chartOf(t, map[string]string{
+		"a.yaml": fmt.Sprintf(configMap, "a") + `data: {v: "{{ range until 300000 }}{{ end }}"}`,
+	})
+	r := NewRenderer(RendererConfig{Timeout: time.Nanosecond})
+	if _, err := r.Render(t.Context(), input(c)); err == nil || !strings.Contains(err.Error(), "the templates did not come to an end in 1ns") {
+		t.Fatalf("error: %v", err)
+	}
+	// It was waited for in vain, but is done once.
+	r.timeout = time.Minute
+	if _, err := r.Render(t.Context(), input(c)); err != nil {
+		t.Error(err)
 	}
 }
 
