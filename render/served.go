@@ -85,6 +85,9 @@ var upgrades = map[string]upgrade{
 func (c *capabilities) bringUpToDate(objects []located) (warnings []string, err error) {
 	for _, o := range objects {
 		apiVersion, kind, name := o.obj.GetAPIVersion(), o.obj.GetKind(), o.obj.GetName()
+		if w := c.retarget(o.obj.Object); w != "" {
+			warnings = append(warnings, fmt.Sprintf("%s %s: %s", kind, name, w))
+		}
 		up, removed := upgrades[apiVersion+"/"+kind]
 		if !removed {
 			continue
@@ -103,6 +106,20 @@ func (c *capabilities) bringUpToDate(objects []located) (warnings []string, err 
 		warnings = append(warnings, w)
 	}
 	return warnings, nil
+}
+
+// retarget brings the reference up to date by which autoscalers find their workload: by its API group, which has changed
+// with its version.
+func (c *capabilities) retarget(obj map[string]any) (warning string) {
+	target := table(obj, "spec", "scaleTargetRef")
+	apiVersion, _ := target["apiVersion"].(string)
+	kind, _ := target["kind"].(string)
+	up := upgrades[apiVersion+"/"+kind]
+	if served, known := c.serves(apiVersion, kind); up.to == "" || known && served {
+		return ""
+	}
+	target["apiVersion"] = up.to
+	return fmt.Sprintf("spec.scaleTargetRef: the cluster does not serve %s; brought to %s", apiVersion, up.to)
 }
 
 func (c *capabilities) upgrade(up upgrade, obj map[string]any, kind string) ([]string, error) {
