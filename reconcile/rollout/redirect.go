@@ -8,17 +8,16 @@ import (
 
 // redirect follows git when it asks for something else in the middle of a run, and reports whether it did.
 func (t *turn) redirect() bool {
-	if !t.divertible() {
-		return false
-	}
 	d := t.o.Desired
 	switch {
-	case d.IsZero() || d.Digest == t.Target.Digest:
+	case !t.divertible() || d.IsZero() || d.Digest == t.Target.Digest:
 		return false
 	case d.Digest == t.Stable.Digest:
 		t.retreat(Aborted, Aborted, "git went back to "+label(t.Stable), nil)
 	case t.o.FromStable == ChangePlain:
 		t.retreat(Aborted, Aborted, fmt.Sprintf("git went back to the pods of %s", label(t.Stable)), nil)
+	case t.Phase == Draining:
+		return false // the release is as good as promoted; what comes next is measured against it
 	case t.o.FromTarget == ChangePlain:
 		t.Target = desired(t.o)
 		t.emit(Applied, "", nil)
@@ -35,7 +34,7 @@ func (t *turn) redirect() bool {
 // divertible reports whether the run can still take another course.
 func (t *turn) divertible() bool {
 	switch t.Phase {
-	case Updating, Starting, Analyzing, Promoting:
+	case Updating, Starting, Analyzing, Promoting, Draining:
 		return true
 	default:
 		return false
