@@ -44,14 +44,14 @@ func (t *turn) draining() {
 			t.fail(t.promotionLate(), nil)
 		}
 	case t.Weight > 0:
-		if !t.o.Canary.Available || t.heldFor(interval(t.o.Policy)) {
+		if !t.o.Canary.Available || t.heldFor(interval(t.o.Policy)) || t.overdue() {
 			t.lowerWeight()
 		}
 	case !t.Drained:
 		t.drain()
 	case t.o.Applied || t.overdue():
 		// Objects that do not go by the deadline are not worth an open rollout: the cluster is told to remove them at
-		// rest too.
+		// rest too. The same holds for the traffic above.
 		t.succeed(Promoted, "")
 	}
 }

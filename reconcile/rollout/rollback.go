@@ -62,10 +62,11 @@ func (t *turn) rollingBack() {
 }
 
 // giveBack waits until the stable track can take the canary's traffic. Until then the canary serves, however long
-// that is: it does what the stable track can't.
+// that takes: it does what the stable track can't.
 func (t *turn) giveBack() {
 	switch {
-	case t.o.Canary.Failed, t.heldFor(0) && t.o.Stable.Available:
+	case t.o.Canary.Failed, t.o.Stable.Available && (t.heldFor(0) || t.overdue()):
+		// An object that the cluster does not hold by the deadline is no reason to serve what nobody wants.
 		t.setWeight(0)
 		t.Paused = ""
 	case t.overdue():
