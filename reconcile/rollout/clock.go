@@ -87,7 +87,11 @@ func (t *turn) overdue() bool {
 }
 
 func (t *turn) deadlineAt() time.Time {
-	return latest(t.Since, t.StepSince, t.o.WatchedSince).Add(t.deadline())
+	watched := t.o.WatchedSince
+	if watched.After(t.o.Now) { // the clock was set back
+		watched = time.Time{}
+	}
+	return latest(t.Since, t.StepSince, watched).Add(t.deadline())
 }
 
 func (t *turn) deadline() time.Duration {
