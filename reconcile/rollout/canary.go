@@ -15,6 +15,9 @@ func (t *turn) starting() {
 		t.fail(because("the canary failed", canary), nil)
 	case canary.Ready:
 		t.expose()
+	case t.Paused != "":
+		// It was ready, and waited for stable until now: its pods have a whole deadline again.
+		t.enter(Starting)
 	case !t.o.Policy.Suspend && t.overdue():
 		t.fail(because(fmt.Sprintf("the canary is not ready within %s", t.deadline()), canary), nil)
 	}
@@ -30,8 +33,12 @@ func (t *turn) expose() {
 		t.enter(Analyzing)
 		t.setWeight(t.entryWeight())
 		t.emit(Advanced, "the canary is ready", nil)
+	case t.overdue():
+		t.degrade(because(t.stableAway()+", so that nothing can be compared with it", t.o.Stable))
 	}
 }
+
+func (t *turn) stableAway() string { return label(t.Stable) + " is not available" }
 
 // entryWeight is the weight of the present step. Where the policy has changed in the meantime, a canary that comes
 // back gets no more than it had.
@@ -60,9 +67,7 @@ func (t *turn) analyzing() {
 	case t.StepSince.IsZero() && t.overdue():
 		t.fail(fmt.Sprintf("the cluster does not hold weight %d within %s", t.Weight, t.deadline()), nil)
 	case !canary.Available && t.o.Stable.Available:
-		t.Weight = 0
-		t.enter(Starting)
-		t.emit(Held, because("the canary is not available", canary), nil)
+		t.lose()
 	case !canary.Available:
 		// Neither track can take more; moving traffic helps nobody.
 	case t.skipsAnalysis():
@@ -70,6 +75,24 @@ func (t *turn) analyzing() {
 	case t.counts(t.o.Verdict):
 		t.judge(*t.o.Verdict)
 	}
+}
+
+// lose takes the traffic from a canary that is not available until it is ready again. Once may be the node's doing;
+// again without a pass or a fail in between is a check that the canary has failed, or one that comes and goes faster
+// than it can be judged would do so for ever.
+func (t *turn) lose() {
+	reason := because("the canary is not available", t.o.Canary)
+	if t.Lost && !t.o.Policy.Suspend {
+		var enough bool
+		if reason, enough = t.countFailed(reason); enough {
+			t.fail(reason, nil)
+			return
+		}
+	}
+	t.Lost = true
+	t.Weight = 0
+	t.enter(Starting)
+	t.emit(Held, reason, nil)
 }
 
 // counts reports whether a verdict judges the present weight, for long enough.
@@ -84,8 +107,11 @@ func (t *turn) judge(v analysis.Verdict) {
 	case v.Outcome == analysis.Fail && v.Decisive:
 		t.FailedChecks++
 		t.fail(v.Reason, v.Results)
-	case t.o.Policy.Suspend || !t.o.Stable.Available:
-		// A canary is compared with a stable release that serves, and by somebody who wants an answer.
+	case t.o.Policy.Suspend:
+	case !t.o.Stable.Available:
+		// What the canary does beside a stable release that does not serve says nothing of either.
+		v.Reason = because(t.stableAway(), t.o.Stable)
+		t.checkInconclusive(v)
 	case v.Outcome == analysis.Pass:
 		t.checkPassed(v)
 	case v.Outcome == analysis.Fail:
@@ -113,13 +139,22 @@ func (t *turn) checkPassed(v analysis.Verdict) {
 
 func (t *turn) checkFailed(v analysis.Verdict) {
 	t.resume()
+	reason, enough := t.countFailed(v.Reason)
+	if enough {
+		t.fail(reason, v.Results)
+		return
+	}
+	t.emit(Held, reason, v.Results)
+}
+
+// countFailed counts a failed check, and tells whether that is the Threshold-th.
+func (t *turn) countFailed(reason string) (counted string, enough bool) {
 	t.FailedChecks++
 	limit := threshold(t.o.Policy)
 	if t.FailedChecks >= limit {
-		t.fail(fmt.Sprintf("%s (%d of %d checks failed)", v.Reason, t.FailedChecks, limit), v.Results)
-		return
+		return fmt.Sprintf("%s (%d of %d checks failed)", reason, t.FailedChecks, limit), true
 	}
-	t.emit(Held, fmt.Sprintf("%s (failed check %d of %d)", v.Reason, t.FailedChecks, limit), v.Results)
+	return fmt.Sprintf("%s (failed check %d of %d)", reason, t.FailedChecks, limit), false
 }
 
 // checkInconclusive holds the weight. It never counts as failed: a metrics server that is away says nothing of the
@@ -138,9 +173,9 @@ func (t *turn) checkInconclusive(v analysis.Verdict) {
 
 // resume ends a row of inconclusive checks.
 func (t *turn) resume() {
-	t.InconclusiveChecks = 0
+	t.InconclusiveChecks, t.Lost = 0, false
 	if t.Paused != "" {
 		t.Paused = ""
-		t.emit(Resumed, "the checks have data again", nil)
+		t.emit(Resumed, "the checks have an answer again", nil)
 	}
 }

@@ -29,7 +29,7 @@ const (
 	RollbackCommitted EventType = "RollbackCommitted"
 	RollbackSkipped   EventType = "RollbackSkipped" // git had moved on; nothing was written
 	Removed           EventType = "Removed"         // git no longer lists the app, and its objects are gone
-	Degraded          EventType = "Degraded"        // not ready within the deadline, with nothing to go back to
+	Degraded          EventType = "Degraded"        // past the deadline, and only time or a person can mend it
 )
 
 // Event is one thing that happened to an app. Events are the one record: the audit log, Kubernetes Events,

@@ -8,56 +8,62 @@ import (
 // Next takes one observation of the world to the next State and to the events that say what happened. It is the whole
 // policy, takes one transition a call, and is to be called again until it changes nothing.
 //
-//	phase        when                                             then                     events
-//	-----------  -----------------------------------------------  -----------------------  --------------------------
-//	any          Removed                                          Removing, weight 0
-//	             Reverted answers Revert                          Revert is done           RollbackCommitted|-Skipped
+//	phase        when                                             then                      events
+//	-----------  -----------------------------------------------  ------------------------  --------------------------
+//	any          Removed (at Idle: with a Stable)                 Removing, weight 0
+//	             Reverted answers Revert                          Revert is done            RollbackCommitted|-Skipped
+//	             Retry                                            Desired is not rejected   RollbackSkipped (if owed)
 //	             Recorded                                         those leave the Outbox
-//	Idle         no Stable                                        Installing               InstallStarted
-//	             Desired differs, no pod would change             Stable = Desired         Applied
+//	Idle         no Stable                                        Installing                InstallStarted
+//	             Desired differs, no pod would change             Stable = Desired          Applied
 //	             Desired differs; not Suspend, not rejected:
-//	               Strategy Canary                                Starting, weight 0       RolloutStarted
-//	               any other                                      Updating                 RolloutStarted
-//	Installing   Desired differs                                  Installing it            InstallStarted
-//	             stable Ready                                     Idle                     Installed
-//	             stable Failed, or deadline                       waits on                 Degraded (once)
-//	Updating     stable Ready                                     Idle                     Promoted
-//	             stable Failed, or deadline                       RollingBack              RollbackStarted
-//	Starting     canary Failed, or not Ready by the deadline      RollingBack              RollbackStarted
-//	             canary Ready, SkipAnalysis                       Promoting                PromotionStarted
-//	             canary Ready, stable Available                   Analyzing, Step's weight Advanced
-//	Analyzing    canary Failed                                    RollingBack              RollbackStarted
-//	             weight not seen in the cluster by the deadline   RollingBack              RollbackStarted
-//	             canary not Available, stable Available           Starting, weight 0       Held
-//	             SkipAnalysis                                     Promoting                PromotionStarted
-//	             check decisively failed, or the Threshold-th     RollingBack              RollbackStarted
-//	             check failed                                     weight stays             Held
-//	             check inconclusive                               weight stays             Inconclusive (first of a row)
-//	             the InconclusiveLimit-th of a row                weight stays             Paused
-//	             check passed, more steps                         next step's weight       Advanced
-//	             check passed, last step                          Promoting                PromotionStarted
-//	             pass or fail while paused                        as above                 Resumed, then as above
+//	               Strategy Canary                                Starting, weight 0        RolloutStarted
+//	               any other                                      Updating                  RolloutStarted
+//	Installing   stable Ready, Applied                            Idle                      Installed
+//	             Desired differs                                  Installing it             InstallStarted
+//	             stable Failed, or deadline                       waits on                  Degraded (once)
+//	Updating     stable Ready                                     Idle                      Promoted
+//	             stable Failed, or deadline                       RollingBack               RollbackStarted
+//	Starting     canary Failed, or not Ready by the deadline      RollingBack               RollbackStarted
+//	             canary Ready, SkipAnalysis                       Promoting                 PromotionStarted
+//	             canary Ready, stable Available                   Analyzing, Step's weight  Advanced
+//	             canary Ready, stable not by the deadline         waits on                  Degraded (once)
+//	Analyzing    canary Failed                                    RollingBack               RollbackStarted
+//	             weight not seen in the cluster by the deadline   RollingBack               RollbackStarted
+//	             canary not Available, stable Available:
+//	               the first time since a check passed or failed  Starting, weight 0        Held
+//	               again                                          counts as a failed check  Held, or RollbackStarted
+//	             SkipAnalysis                                     Promoting                 PromotionStarted
+//	             check decisively failed, or the Threshold-th     RollingBack               RollbackStarted
+//	             check failed                                     weight stays              Held
+//	             check inconclusive, or stable not Available      weight stays              Inconclusive (first of a row)
+//	             the InconclusiveLimit-th of a row                weight stays              Paused
+//	             check passed, more steps                         next step's weight        Advanced
+//	             check passed, last step                          Promoting                 PromotionStarted
+//	             pass or fail while paused                        as above                  Resumed, then as above
 //	Promoting    stable Ready                                     Draining, weight falls
-//	             stable or canary Failed, or deadline             RollingBack              RollbackStarted
-//	             canary not Available, stable Available           weight 0                 Held
-//	Draining     weight held for an interval                      weight falls
-//	             weight 0 held for the drain delay                Drained
-//	             Drained, Applied, stable Available               Idle, Stable = Target    Promoted
-//	             stable Failed, or not Available by the deadline  RollingBack              RollbackStarted
-//	RollingBack  stable Available, or canary Failed               weight 0
-//	             weight 0 held for the drain delay                Drained
-//	             Drained, Applied, stable Available               Idle                     RolledBack (if it failed)
-//	             stable not Available by the deadline, weight 0   Idle                     Degraded, RolledBack
-//	             the same, canary still serves                    waits on                 Degraded (once)
-//	Removing     Applied: everything is gone                      Idle, as never seen      Removed
-//	             deadline                                         waits on                 Degraded (once)
+//	             stable or canary Failed, or deadline             RollingBack               RollbackStarted
+//	             canary not Available, stable Available           weight 0                  Held
+//	Draining     stable Failed, or not Available by the deadline  RollingBack               RollbackStarted
+//	             weight held for an interval, or deadline         weight falls
+//	             weight 0 held for the drain delay, or deadline   Drained
+//	             Drained, and Applied or deadline                 Idle, Stable = Target     Promoted
+//	RollingBack  canary Failed, or stable Available and the
+//	               rollback seen in the cluster, or deadline      weight 0
+//	             stable not Available by then, canary serves      waits on                  Degraded (once)
+//	             weight 0 held for the drain delay, or deadline   Drained
+//	             Drained, Applied, stable Available               Idle                      RolledBack (if it failed)
+//	             Drained, deadline                                Idle                      Degraded, RolledBack
+//	Removing     Applied: everything is gone                      Idle, as never seen       Removed
+//	             deadline                                         waits on                  Degraded (once)
 //
-// In the middle of a run (Updating, Starting, Analyzing, Promoting), before any of the above:
+// In the middle of a run (Updating, Starting, Analyzing, Promoting; in Draining the first of these only), before any of
+// the above:
 //
-//	Desired is Stable, or Stable but for what no pod sees         RollingBack              Aborted
-//	Desired is Target but for what no pod sees                    Target = Desired         Applied
-//	Desired is a third release, rejected before                   RollingBack              Aborted
-//	Desired is a third release                                    restart at step 0        Superseded, RolloutStarted
+//	Desired is Stable, or Stable but for what no pod sees         RollingBack               Aborted
+//	Desired is Target but for what no pod sees                    Target = Desired          Applied
+//	Desired is a third release, rejected before                   RollingBack               Aborted
+//	Desired is a third release                                    restart at step 0         Superseded, RolloutStarted
 //
 // A third release takes a rollout's place at once while its canary never had traffic, or while a rolling update is
 // replaced by another. In every other case the present canary is drained first, by RollingBack, and the third release
@@ -68,12 +74,17 @@ import (
 //
 // A check counts when it was asked an interval or more after the cluster was first seen to hold the present weight
 // (StepSince), and after the check before it. Weight rises only on a counted pass at the present weight, or back to a
-// weight already reached after the canary was away. While Suspend is set, or stable is not Available, only what is
-// beyond doubt (Failed, a decisive check, the deadline of a start) is acted upon. A rollback, or an abort, gives the
-// traffic back to Stable at once where Stable is untouched; out of Updating, Promoting and Draining Stable is put back
-// onto the stable track and the canary keeps its share until stable is Available.
+// weight already reached after the canary was away. A canary that is away again and again, faster than a check can
+// count, is rolled back by the Threshold all the same. While Suspend is set nothing begins, no canary gets traffic, and
+// of what is judged only that counts which is beyond doubt (Failed, a decisive check, a weight that the cluster does not
+// take); a promotion or a rollback that has begun goes on. While stable is not Available a check says as little as one
+// without data, unless it is decisive. A rollback, or an abort, gives the traffic back to Stable at once where Stable is
+// untouched; out of Updating, Promoting and Draining Stable is put back onto the stable track and the canary keeps its
+// share until stable is Available.
 //
-// The drain delay is the interval, 30 s at most. At rest Next is a fixpoint.
+// The deadline counts from when the phase, or its weight, was decided; from when the cluster was first seen to hold it;
+// and from when the cluster last came back: from the latest of these. The drain delay is the interval, 30 s at most. At
+// rest Next is a fixpoint.
 func Next(s State, o Observation) (State, []Event) {
 	o.Stable.Available = o.Stable.Available || o.Stable.Ready
 	o.Canary.Available = o.Canary.Available || o.Canary.Ready
@@ -174,6 +185,6 @@ func (t *turn) rest() {
 // clearRun forgets what belongs to one rollout only.
 func (t *turn) clearRun() {
 	t.Step, t.Weight, t.Peak, t.Drained = 0, 0, 0, false
-	t.FailedChecks, t.InconclusiveChecks = 0, 0
+	t.FailedChecks, t.InconclusiveChecks, t.Lost = 0, 0, false
 	t.LastCheck = time.Time{}
 }

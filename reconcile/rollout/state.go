@@ -79,6 +79,8 @@ type State struct {
 	// FailedChecks of this rollout, and InconclusiveChecks in a row.
 	FailedChecks       int `json:"failedChecks,omitempty"`
 	InconclusiveChecks int `json:"inconclusiveChecks,omitempty"`
+	// Lost: the canary was not available under traffic, and no check has passed or failed since.
+	Lost bool `json:"lost,omitempty"`
 	// Paused says why the app waits for a person or for data; empty: it does not.
 	Paused string `json:"paused,omitempty"`
 	// Reason of the last decision, in numbers.
