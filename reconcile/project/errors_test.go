@@ -93,7 +93,7 @@ func TestProjectErrors(t *testing.T) {
 		},
 		{
 			"weight of a route", plain + meshVS + "{http: [{route: [{destination: {host: web}, weight: 1.5}]}]}", "", rollout.Starting, 0,
-			"sharing the routes of VirtualService web: weight 1.5 of host web, expected a whole number from 0 to 100",
+			"sharing the routes of VirtualService web: weight 1.5 of host web, expected a whole number from 0 to 1000000",
 		},
 		{
 			"DestinationRule elsewhere", plain + strings.Replace(meshVS, "VirtualService", "DestinationRule", 1) + "{host: other}",

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 
@@ -26,7 +25,9 @@ var (
 // Where the stable track has VirtualServices that route to one of the app's Services, each such destination is shared
 // and nothing else of them is touched; then nothing is generated, and hosts, gateways and routes of the policy's
 // service section do not apply. Otherwise a VirtualService named as the app's Service is generated. In a rollout every
-// shared route names both tracks, even at weight 0, and its weights add up to what they were.
+// shared route names both tracks, even at weight 0, and the canary's part of what pointed at the app is exactly the
+// State's weight. Istio's weights are proportions: they add up to 100, or to what they were, or, where the canary's part
+// of a route that the chart splits is no whole number, to a hundred times that.
 //
 // DestinationRules are generated only where the policy has a trafficPolicy and the release has none for the host.
 type meshRouting struct {
@@ -132,20 +133,28 @@ func canaryHost(name, rest string) string {
 // share replaces each destination of a route that points at the app by two, for the stable and for the canary track,
 // whose weights add up to its own. It returns nil when none does.
 func (r *meshRouting) share(destinations []map[string]any, vs *unstructured.Unstructured) ([]any, error) {
+	factor, err := r.factor(destinations, vs)
+	if err != nil || factor == 0 {
+		return nil, err
+	}
 	var result []any
-	found := false
 	for _, d := range destinations {
 		name, rest, ok := r.app.serviceOf(stringAt(d, "destination", "host"), vs)
-		if !ok {
+		if !ok && factor == 1 {
 			result = append(result, d)
 			continue
 		}
-		found = true
 		whole, err := weightOf(d, len(destinations) == 1)
 		if err != nil {
 			return nil, err
 		}
-		part := (whole*r.app.in.State.Weight + 50) / 100
+		whole *= factor
+		if !ok {
+			d["weight"] = int64(whole)
+			result = append(result, d)
+			continue
+		}
+		part := whole * r.app.in.State.Weight / 100
 		canary := copyMap(d)
 		setAt(canary, canaryHost(name, rest), "destination", "host")
 		if subset := stringAt(d, "destination", "subset"); subset != "" && !r.app.canarySubset(name, subset) {
@@ -154,11 +163,31 @@ func (r *meshRouting) share(destinations []map[string]any, vs *unstructured.Unst
 		d["weight"], canary["weight"] = int64(whole-part), int64(part)
 		result = append(result, d, canary)
 	}
-	if !found {
-		return nil, nil
-	}
 	return result, nil
 }
+
+// factor is what the weights of a route are multiplied by, so that the canary's parts are whole numbers: rounded, the
+// canary would get all or nothing of a destination whose weight is 1. It is 0 when no destination points at the app.
+func (r *meshRouting) factor(destinations []map[string]any, vs *unstructured.Unstructured) (int, error) {
+	factor := 0
+	for _, d := range destinations {
+		if _, _, ok := r.app.serviceOf(stringAt(d, "destination", "host"), vs); !ok {
+			continue
+		}
+		whole, err := weightOf(d, len(destinations) == 1)
+		if err != nil {
+			return 0, err
+		}
+		factor = max(factor, 1)
+		if whole*r.app.in.State.Weight%100 != 0 {
+			factor = 100
+		}
+	}
+	return factor, nil
+}
+
+// maxWeight keeps the weights of a route within 32 bits when they are multiplied.
+const maxWeight = 1_000_000
 
 // weightOf is the weight of a destination as Istio takes it: an only one gets everything, whatever its weight says, and
 // one of several that says nothing gets nothing.
@@ -170,9 +199,9 @@ func weightOf(destination map[string]any, only bool) (int, error) {
 		return 0, nil
 	}
 	weight, ok := intAt(destination, "weight")
-	if !ok || weight < 0 || weight > math.MaxInt32 {
-		return 0, fmt.Errorf("weight %v of host %s, expected a whole number from 0 to 100", at(destination, "weight"),
-			stringAt(destination, "destination", "host"))
+	if !ok || weight < 0 || weight > maxWeight {
+		return 0, fmt.Errorf("weight %v of host %s, expected a whole number from 0 to %d", at(destination, "weight"),
+			stringAt(destination, "destination", "host"), maxWeight)
 	}
 	if only && weight == 0 {
 		return 100, nil

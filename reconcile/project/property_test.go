@@ -168,35 +168,57 @@ func (c *checker) checkFewest(canary labels.Set) {
 	}
 }
 
-// checkWeights: every shared route has whole weights that add up to what they were, and both tracks have Services.
+// checkWeights: both tracks have Services, the canary's part of what pointed at the app is exactly its weight, and every
+// route's weights add up to what they were, if need be a hundred times.
 func (c *checker) checkWeights() {
 	c.t.Helper()
 	all := slices.Concat(c.d.Stable, c.d.Canary, c.d.Routing)
+	stable, coming := c.in.State.Tracks()
+	release := map[string][]*unstructured.Unstructured{"stable": c.in.Stable, "target": c.in.Target}[stable.Digest]
 	for _, obj := range c.d.Routing {
 		if groupKind(obj) != virtualService {
 			continue
 		}
+		var rendered []map[string]any
+		if brought := objects(release).find(keyOf(obj)); brought != nil {
+			rendered = routesOf(brought)
+		}
 		for i, route := range routesOf(obj) {
 			sum, want := 0, 100
+			if rendered != nil {
+				want = sumOf(mapsAt(rendered[i], "route"))
+			}
+			weights := map[string]int{}
 			for _, d := range mapsAt(route, "route") {
-				weight, ok := intAt(d, "weight")
-				if !ok && at(d, "weight") != nil {
-					c.t.Errorf("%s: weight %v of %s", c.at, at(d, "weight"), describe(obj))
-				}
-				sum += weight
 				host := stringAt(d, "destination", "host")
 				if objects(all).find(key{kind: "Service", namespace: "ns", name: host}) == nil && host != "elsewhere" {
 					c.t.Errorf("%s: %s routes to %s, which is not there", c.at, describe(obj), host)
 				}
+				weight, _ := intAt(d, "weight")
+				weights[host] += weight
 			}
-			if len(mapsAt(route, "route")) == 1 && at(mapsAt(route, "route")[0], "weight") == nil {
-				sum = 100
+			if sum = sumOf(mapsAt(route, "route")); sum != want && sum != 100*want {
+				c.t.Errorf("%s: weights of route %d of %s add up to %d, want %d", c.at, i, describe(obj), sum, want)
 			}
-			if sum != want {
-				c.t.Errorf("%s: weights of route %d of %s add up to %d", c.at, i, describe(obj), sum)
+			web, canary := weights["web"], weights["web-canary"]
+			if !coming.IsZero() && canary*100 != (web+canary)*c.in.State.Weight {
+				c.t.Errorf("%s: route %d of %s gives the canary %d of %d", c.at, i, describe(obj), canary, web+canary)
 			}
 		}
 	}
+}
+
+// sumOf adds the weights of a route up; an only destination without one has them all.
+func sumOf(destinations []map[string]any) int {
+	if len(destinations) == 1 && at(destinations[0], "weight") == nil {
+		return 100
+	}
+	sum := 0
+	for _, d := range destinations {
+		weight, _ := intAt(d, "weight")
+		sum += weight
+	}
+	return sum
 }
 
 // madeUp makes two releases of one app up: labels and selectors from a small set, so that they overlap often.
@@ -242,6 +264,7 @@ func madeRelease(r *rand.Rand, pod map[string]string, services int, brought bool
 		objs = append(objs, object("networking.istio.io/v1beta1", "VirtualService", "mine", map[string]any{"http": []any{
 			map[string]any{"route": []any{destination("web", nil)}},
 			map[string]any{"route": []any{destination("web", w), destination("elsewhere", 100-w)}},
+			map[string]any{"route": []any{destination("web", int64(1)), destination("elsewhere", int64(r.IntN(3)))}},
 		}}))
 	}
 	return objs
