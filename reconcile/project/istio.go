@@ -251,20 +251,86 @@ func (r *meshRouting) virtualService() (map[string]any, error) {
 		}
 		gateways := s.Gateways
 		if len(gateways) == 0 {
-			gateways = []string{"mesh"}
+			gateways = []string{mesh}
 		}
 		spec["hosts"], spec["gateways"] = anyList(hosts), anyList(gateways)
 	}
-	destinations, err := r.destinations()
+	routes, err := r.routes()
 	if err != nil {
 		return nil, err
 	}
 	if strings.EqualFold(s.AppProtocol, "TCP") {
-		spec["tcp"] = []any{tcpRoute(s, destinations)}
+		spec["tcp"] = routes
 	} else {
-		spec["http"] = []any{httpRoute(s, destinations)}
+		spec["http"] = routes
 	}
 	return spec, nil
+}
+
+// mesh is Istio's word for the sidecars, where it lists gateways.
+const mesh = "mesh"
+
+// routes of the generated VirtualService. One names the port that the policy means. Inside the mesh, where the Service
+// has several or the policy discovers them, a request has to keep the port that it came for, so there the destination
+// names none; at a gateway it has to name one, since the gateway's own port says nothing about the Service's. With both
+// there are two routes.
+func (r *meshRouting) routes() ([]any, error) {
+	s := r.app.in.Policy.Service
+	inside := !s.Delegation && (len(s.Gateways) == 0 || slices.Contains(s.Gateways, mesh))
+	outside := slices.DeleteFunc(slices.Clone(s.Gateways), func(name string) bool { return name == mesh })
+	keep := inside && (s.PortDiscovery || len(mapsAt(r.app.service(r.main).Object, "spec", "ports")) > 1)
+	if keep && len(outside) == 0 {
+		return []any{r.route(0)}, nil
+	}
+	port, err := r.port()
+	if err != nil {
+		return nil, err
+	}
+	if !keep {
+		return []any{r.route(port)}, nil
+	}
+	var routes []any
+	for _, route := range []map[string]any{restrict(r.route(port), outside), restrict(r.route(0), []string{mesh})} {
+		if route != nil {
+			routes = append(routes, route)
+		}
+	}
+	return routes, nil
+}
+
+// route is a route of the generated VirtualService to a port of the app; 0: none is named.
+func (r *meshRouting) route(port int) map[string]any {
+	s := r.app.in.Policy.Service
+	if strings.EqualFold(s.AppProtocol, "TCP") {
+		return tcpRoute(s, r.destinations(port))
+	}
+	return httpRoute(s, r.destinations(port))
+}
+
+// restrict makes a route one for some gateways, in place; nil when its matches name none of them.
+func restrict(route map[string]any, gateways []string) map[string]any {
+	matches := mapsAt(route, "match")
+	if len(matches) == 0 {
+		matches = []map[string]any{{}}
+	}
+	var kept []any
+	for _, match := range matches {
+		var names []any
+		for _, name := range gateways {
+			if own := listAt(match, "gateways"); len(own) == 0 || slices.Contains(own, any(name)) {
+				names = append(names, name)
+			}
+		}
+		if len(names) > 0 {
+			match["gateways"] = names
+			kept = append(kept, match)
+		}
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	route["match"] = kept
+	return route
 }
 
 func httpRoute(s environments.Service, destinations []any) map[string]any {
@@ -308,16 +374,12 @@ func tcpRoute(s environments.Service, destinations []any) map[string]any {
 }
 
 // destinations of the generated route: the stable track alone at rest, both tracks in a rollout.
-func (r *meshRouting) destinations() ([]any, error) {
-	port, err := r.port()
-	if err != nil {
-		return nil, err
-	}
+func (r *meshRouting) destinations(port int) []any {
 	weight := r.app.in.State.Weight
 	if r.app.split == nil {
-		return []any{weighted(r.main, port, 100)}, nil
+		return []any{weighted(r.main, port, 100)}
 	}
-	return []any{weighted(r.main, port, 100-weight), weighted(canaryName(r.main), port, weight)}, nil
+	return []any{weighted(r.main, port, 100-weight), weighted(canaryName(r.main), port, weight)}
 }
 
 func weighted(host string, port, weight int) map[string]any {
@@ -328,23 +390,37 @@ func weighted(host string, port, weight int) map[string]any {
 	return map[string]any{"destination": destination, "weight": int64(weight)}
 }
 
-// port is what the destinations name: the policy's port or the Service's first. It is 0, none, when the policy
-// discovers ports and routes inside the mesh, where each request keeps the port that it came for.
+// port is the Service's port that the policy means. Flagger makes the Service, so its service.port may be anything;
+// charts that were written for it, the talk's among them, say there what their pods listen on. So it is the port of that
+// number, else the one that leads to it, else the only one; without a service.port the first.
 func (r *meshRouting) port() (int, error) {
-	s := r.app.in.Policy.Service
-	if s.PortDiscovery && (len(s.Gateways) == 0 || slices.Contains(s.Gateways, "mesh")) {
-		return 0, nil
-	}
-	if s.Port > 0 {
-		return s.Port, nil
-	}
+	wanted := r.app.in.Policy.Service.Port
 	service := r.app.service(r.main)
+	var ports, leading []int
 	for _, p := range mapsAt(service.Object, "spec", "ports") {
-		if port, ok := intAt(p, "port"); ok {
-			return port, nil
+		number, ok := intAt(p, "port")
+		if !ok {
+			continue
+		}
+		ports = append(ports, number)
+		if r.app.containerPort(p) == wanted {
+			leading = append(leading, number)
 		}
 	}
-	return 0, fmt.Errorf("%s has no port, expected one in spec.ports or in service.port", describe(service))
+	switch {
+	case len(ports) == 0:
+		return 0, fmt.Errorf("%s has no port, expected one in spec.ports", describe(service))
+	case wanted <= 0:
+		return ports[0], nil
+	case slices.Contains(ports, wanted):
+		return wanted, nil
+	case len(leading) > 0:
+		return leading[0], nil
+	case len(ports) == 1:
+		return ports[0], nil
+	default:
+		return 0, fmt.Errorf("service.port is %d, which %s does not have, expected one of %v", wanted, describe(service), ports)
+	}
 }
 
 // destinationRules carries the policy's trafficPolicy to both tracks.

@@ -109,6 +109,30 @@ func (a *app) servicePorts(workload *unstructured.Unstructured) []any {
 	return ports
 }
 
+// containerPort is the number that a port of a Service leads to in the stable track's pods; 0 when they do not say.
+func (a *app) containerPort(port map[string]any) int {
+	name := stringAt(port, "targetPort")
+	if name == "" {
+		if number, ok := intAt(port, "targetPort"); ok {
+			return number
+		}
+		number, _ := intAt(port, "port")
+		return number
+	}
+	if number, err := strconv.Atoi(name); err == nil {
+		return number
+	}
+	for _, container := range mapsAt(podSpec(a.servingWorkload()), "containers") {
+		for _, p := range mapsAt(container, "ports") {
+			if stringAt(p, "name") == name {
+				number, _ := intAt(p, "containerPort")
+				return number
+			}
+		}
+	}
+	return 0
+}
+
 func (a *app) newObject(apiVersion, kind, name string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": apiVersion,
