@@ -1,6 +1,7 @@
 package project
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -209,6 +210,9 @@ func (a *app) canaryService(service *unstructured.Unstructured) ([]*unstructured
 	dropAnnotations(c, func(name string) bool {
 		return slices.ContainsFunc(exposing, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	})
+	if old := a.stable.find(keyOf(service)); old != nil {
+		keepPorts(spec, old)
+	}
 	selector := a.split.retargetLabels(textsAt(service.Object, "spec", "selector"))
 	spec["selector"] = anyMap(selector)
 	for _, release := range []objects{a.stable, a.coming} {
@@ -218,6 +222,47 @@ func (a *app) canaryService(service *unstructured.Unstructured) ([]*unstructured
 	}
 	return one(c), nil
 }
+
+// keepPorts adds to a canary's Service the ports that only the stable one has, as long as they can be told where they
+// lead now: routes name the stable Service's ports until promotion. A port is known again by its name, an only one in
+// any case.
+func keepPorts(spec map[string]any, stable *unstructured.Unstructured) {
+	ports, old := mapsAt(spec, "ports"), mapsAt(stable.Object, "spec", "ports")
+	all := listAt(spec, "ports")
+	for _, p := range old {
+		same := func(field string) func(map[string]any) bool {
+			return func(q map[string]any) bool { return at(q, field) == at(p, field) && protocolOf(q) == protocolOf(p) }
+		}
+		if slices.ContainsFunc(ports, same("port")) {
+			continue
+		}
+		i := slices.IndexFunc(ports, same("name"))
+		if len(ports) == 1 && len(old) == 1 {
+			i = 0
+		}
+		if i < 0 {
+			continue
+		}
+		added := copyMap(ports[i])
+		if added["targetPort"] == nil {
+			added["targetPort"] = added["port"]
+		}
+		added["port"] = at(p, "port")
+		all = append(all, added)
+	}
+	if len(all) == len(ports) {
+		return
+	}
+	// Names are there to tell several ports apart; what stands before the first dash is the protocol's, to Istio.
+	for i, p := range mapsAt(map[string]any{"ports": all}, "ports") {
+		if name := stringAt(p, "name"); i >= len(ports) || name == "" {
+			p["name"] = fmt.Sprintf("%s-%v", cmp.Or(name, "port"), p["port"])
+		}
+	}
+	spec["ports"] = all
+}
+
+func protocolOf(port map[string]any) string { return cmp.Or(stringAt(port, "protocol"), "TCP") }
 
 // deferred warns of what a canary does without until promotion.
 func (a *app) deferred() []string {
