@@ -3,7 +3,9 @@ package environments
 import (
 	"maps"
 	"math"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -256,8 +258,27 @@ func readMetric(d *decoder, at fieldPath, v any) Metric {
 	if builtin != "" {
 		m.Name = builtin
 	}
+	checkVariables(d, at.key("query"), m.Query)
 	readLimits(d, at, &m, md)
 	return m
+}
+
+var (
+	// queryVariables may stand in a query; the analysis fills them in.
+	queryVariables = []string{"interval", "name", "namespace", "service", "target"}
+	queryVariable  = regexp.MustCompile(`(?s)\{\{(.*?)\}\}`)
+)
+
+// checkVariables refuses a query that could not be asked: that should be known before a canary waits for its answer.
+func checkVariables(d *decoder, at fieldPath, query string) {
+	for _, m := range queryVariable.FindAllStringSubmatch(query, -1) {
+		if name := strings.TrimSpace(m[1]); !slices.Contains(queryVariables, name) {
+			d.fail(at, "has the unknown variable "+shown(name), oneOf(queryVariables))
+		}
+	}
+	if strings.Contains(queryVariable.ReplaceAllString(query, ""), "{{") {
+		d.fail(at, "has a {{ without }}", "variables such as {{ target }}")
+	}
 }
 
 // readLimits settles the two ways of saying a metric's limits.
