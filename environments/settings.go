@@ -102,6 +102,9 @@ func parseSettings(file string, text []byte) (*settings, error) {
 	if err := yaml.UnmarshalStrict(text, &document); err != nil {
 		return nil, yamlFault(file, 1, err)
 	}
+	if line, found := secondDocument(text); found {
+		return nil, &Fault{File: file, Line: line, Problem: "holds a second document", Expected: "one"}
+	}
 	locate := func(p fieldPath) (string, int) { return file, lineOf(text, p) }
 	d := &decoder{}
 	var sd settingsDraft

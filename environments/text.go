@@ -3,6 +3,7 @@ package environments
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strconv"
 	"strings"
 
@@ -190,6 +191,21 @@ func parseNode(text []byte) (*yaml.Node, error) {
 		return nil, errors.New("yaml: not one document")
 	}
 	return document.Content[0], nil
+}
+
+// secondDocument finds a second YAML document that says something, and its line, 0 when not known. The parsers stop
+// after the first without a word.
+func secondDocument(text []byte) (line int, found bool) {
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	for first := true; ; first = false {
+		var document yaml.Node
+		if err := decoder.Decode(&document); err != nil {
+			return 0, !first && !errors.Is(err, io.EOF)
+		}
+		if !first && len(document.Content) > 0 && document.Content[0].Tag != "!!null" {
+			return document.Content[0].Line, true
+		}
+	}
 }
 
 // maxAliases bounds how many aliases are followed to one node; aliases can form cycles.
