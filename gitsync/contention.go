@@ -27,7 +27,8 @@ func (e *RejectedError) Error() string {
 
 // lostRace has what git, go-git and the forges say when the branch was not where the push expected it.
 var lostRace = []string{
-	"non-fast-forward",            // git, JGit, go-git
+	"non-fast-forward",            // git, go-git
+	"non-fast forward",            // JGit
 	"fetch first",                 // git's client wording, repeated by forges
 	"cannot lock ref",             // git: "is at X but expected Y", and a lock held by another push
 	"incorrect old value",         // git 2.46 and later, GitLab
@@ -35,10 +36,15 @@ var lostRace = []string{
 	"failed to lock",              // git, older; Bitbucket
 	"stale info",                  // git
 	"object not found",            // go-git, when the tip is one that it never fetched
-	"reference already exists",    // a branch that somebody else created at the same time
+	"reference already exists",    // git: a branch that somebody else created at the same time
+	": already exists",            // JGit, likewise
+	"reference does not exist",    // git: a branch that somebody else deleted at the same time
+	"no such ref",                 // JGit, likewise
 	"reference has changed",       // libgit2, go-git's storage
 	"reference does not point",    // Gitaly
-	"lock_failure",                // JGit: Gerrit
+	"invalid old id sent",         // JGit (Gerrit, Bitbucket Server): over HTTP its word for every lost race
+	"lock error",                  // JGit
+	"lock_failure",                // JGit, by the name of its result
 	"tf401028",                    // Azure DevOps: "has already been updated by another client"
 	"already been updated",        // Azure DevOps
 	"please try again",            // GitHub, when it is busy with the same reference
@@ -49,7 +55,7 @@ var lostRace = []string{
 // serverTrouble has reports that are neither a lost race nor a decision.
 var serverTrouble = []string{
 	"unpacker error", "unable to migrate objects", "internal server error", "internal error", "timeout", "timed out",
-	"no space left", "failed to write", "disk quota",
+	"no space left", "failed to write", "disk quota", "not attempted", "server bug",
 }
 
 // deniedText matches what servers say to somebody who may not.
@@ -80,7 +86,8 @@ func classify(err error, reported bool) pushOutcome {
 		return pushRejected
 	case containsAny(text, lostRace):
 		return pushLost
-	case !reported || containsAny(text, serverTrouble):
+	case !reported || containsAny(text, serverTrouble) || strings.HasSuffix(text, ": failure"):
+		// A bare "failure" is what GitHub says of a branch during its outages ("fatal error in commit_refs").
 		return pushFailed
 	}
 	return pushRejected
