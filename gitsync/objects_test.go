@@ -225,6 +225,17 @@ func TestMaliciousPacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var thin bytes.Buffer // a delta whose base is not there
+	e, err := newPackEncoder(&thin, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = e.w.Write(append([]byte{byte(plumbing.REFDeltaObject)<<4 | 4}, bytes.Repeat([]byte{7}, 20)...))
+	e.zip.Reset(e.w)
+	_, _ = e.zip.Write([]byte{5, 1, 1, 'x'})
+	if err := errors.Join(e.zip.Close(), e.finish()); err != nil {
+		t.Fatal(err)
+	}
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-1] ^= 1
 	for name, tt := range map[string]struct {
@@ -237,7 +248,8 @@ func TestMaliciousPacks(t *testing.T) {
 		"truncated":           {good[:len(good)-25], nil},
 		"wrong checksum":      {flipped, nil},
 		"zip bomb":            {bomb, ErrTooLarge},
-		"delta without base":  {huge[:len(huge)-30], nil},
+		"delta of 1 TiB":      {huge[:len(huge)-30], nil},
+		"delta without base":  {thin.Bytes(), nil},
 		"more than the limit": {bytes.Repeat([]byte("x"), 3<<20), ErrTooLarge},
 	} {
 		s := newTestStore(t)
@@ -247,6 +259,9 @@ func TestMaliciousPacks(t *testing.T) {
 			t.Errorf("%s: error %v", name, err)
 		}
 		if left, _ := filepath.Glob(filepath.Join(s.dir, "*.tmp")); len(left) > 0 {
+			t.Errorf("%s: left %v", name, left)
+		}
+		if left, _ := os.ReadDir(s.packDir()); len(left) > 0 {
 			t.Errorf("%s: left %v", name, left)
 		}
 		if err := s.receive(t.Context(), bytes.NewReader(good)); err != nil {

@@ -165,6 +165,47 @@ func TestBrokenStoreIsFetchedAgain(t *testing.T) {
 	}
 }
 
+// A crash while the index of the first pack is written leaves an index that is not whole, and go-git would keep it.
+func TestHalfWrittenIndex(t *testing.T) {
+	o := newOrigin(t)
+	r := o.serveHTTP("", "").remote()
+	o.commit("first", map[string]string{"a": "1"})
+	for name, pack := range map[string]bool{"before its pack": false, "beside its pack": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "repo")
+			repo, err := Open(t.Context(), r, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustFetch(t, repo)
+			_ = repo.Close()
+			files, _ := filepath.Glob(filepath.Join(dir, "objects/pack/*"))
+			if len(files) != 2 {
+				t.Fatalf("pack directory holds %v", files)
+			}
+			for _, f := range files {
+				_ = os.Chmod(f, 0o600)
+				switch {
+				case strings.HasSuffix(f, ".idx"):
+					err = errors.Join(err, os.Truncate(f, 100))
+				case !pack:
+					err = errors.Join(err, os.Remove(f))
+				}
+			}
+			if err := errors.Join(err, os.Remove(filepath.Join(dir, "refs/heads/main"))); err != nil {
+				t.Fatal(err)
+			}
+			if repo, err = Open(t.Context(), r, dir); err != nil {
+				t.Fatal(err)
+			}
+			defer repo.Close()
+			if b, err := fs.ReadFile(mustFetch(t, repo).FS(), "a"); err != nil || string(b) != "1" {
+				t.Errorf("read %q, %v", b, err)
+			}
+		})
+	}
+}
+
 func TestForeignDirectoryIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {

@@ -115,11 +115,11 @@ func (s *store) storage() *filesystem.Storage {
 }
 
 func (s *store) open() error {
-	leftovers, _ := filepath.Glob(filepath.Join(s.dir, "*.tmp"))
-	packs, _ := filepath.Glob(filepath.Join(s.packDir(), "tmp_*"))
-	for _, f := range append(leftovers, packs...) {
+	spools, _ := filepath.Glob(filepath.Join(s.dir, "*.tmp"))
+	for _, f := range spools {
 		_ = os.Remove(f) // what a crash left half written
 	}
+	s.removeLeftovers()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sto = s.storage()
@@ -137,10 +137,13 @@ func (s *store) close() error {
 	return err
 }
 
-// check reads the tips, their trees and all indexes.
+// check reads all indexes, the tips and their trees.
 func (s *store) check() error {
 	s.mu.Lock()
 	refs, err := s.sto.IterReferences()
+	if miss := s.lookUp(plumbing.ZeroHash); err == nil && !errors.Is(miss, plumbing.ErrObjectNotFound) {
+		err = miss
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -190,7 +193,19 @@ func (s *store) setTip(branch string, h plumbing.Hash) error {
 func (s *store) has(h plumbing.Hash) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sto.HasEncodedObject(h) == nil
+	err := s.lookUp(h)
+	if err != nil && !errors.Is(err, plumbing.ErrObjectNotFound) {
+		s.damaged = true // an index that can't be read hides whatever is there
+	}
+	return err == nil
+}
+
+// lookUp finds an object. The caller holds mu.
+func (s *store) lookUp(h plumbing.Hash) error {
+	if s.sto == nil {
+		return os.ErrClosed
+	}
+	return s.sto.HasEncodedObject(h)
 }
 
 // object reads an object of a type, of at most limit bytes.
@@ -302,7 +317,26 @@ func (s *store) add(write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(write(w), w.Close())
+	if err := errors.Join(write(w), w.Close()); err != nil {
+		s.removeLeftovers() // go-git leaves a pack that it can't index lying about
+		return err
+	}
+	return nil
+}
+
+// removeLeftovers removes packs that were not finished, and indexes without a pack: go-git takes an index that is
+// there already for a whole one.
+func (s *store) removeLeftovers() {
+	unfinished, _ := filepath.Glob(filepath.Join(s.packDir(), "tmp_*"))
+	indexes, _ := filepath.Glob(filepath.Join(s.packDir(), "*.idx"))
+	for _, idx := range indexes {
+		if _, err := os.Stat(strings.TrimSuffix(idx, ".idx") + ".pack"); errors.Is(err, os.ErrNotExist) {
+			unfinished = append(unfinished, idx)
+		}
+	}
+	for _, f := range unfinished {
+		_ = os.Remove(f)
+	}
 }
 
 // tidy joins small packs when there are many.
