@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -287,6 +288,39 @@ func TestLargePack(t *testing.T) {
 	got, err := s.object(plumbing.BlobObject, o.hash, 4<<20)
 	if err != nil || !bytes.Equal(got, noise) {
 		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// What every fetch walks does not grow with the history.
+func TestSampleIsShort(t *testing.T) {
+	s := newTestStore(t)
+	var objects []packObject
+	var parents []string
+	for i := range 4 * maxRewind {
+		raw, err := encodeCommit(&Commit{
+			Parents: parents, tree: emptyTree, Author: Identity{"A", "a"}, Committer: Identity{"A", "a"},
+			Time: time.Unix(int64(i), 0), Message: "c",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := newObject(plumbing.CommitObject, raw)
+		objects, parents = append(objects, o), []string{o.hash.String()}
+	}
+	pack, err := encodePack(objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.receive(t.Context(), bytes.NewReader(pack)); err != nil {
+		t.Fatal(err)
+	}
+	last := len(objects) - 1
+	var want []plumbing.Hash
+	for _, n := range []int{0, 1, 2, 4, 8, 16, 32, 64, 128, 256} {
+		want = append(want, objects[last-n].hash)
+	}
+	if got := s.sample(objects[last].hash); !slices.Equal(got, want) {
+		t.Errorf("%d commits: %v\nwant %v", len(got), got, want)
 	}
 }
 

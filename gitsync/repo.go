@@ -242,14 +242,17 @@ func (l *link) transfer(ctx context.Context, session transport.UploadPackSession
 	return s.receive(ctx, res)
 }
 
+// maxRewind is how many commits a branch may be rewound without being fetched whole.
+const maxRewind = 256
+
 // sample lists ancestors of tip at growing distances, so that a remote whose branch was rewound can tell which of
-// them it shares with us.
+// them it shares with us. Every fetch pays for the walk, so it is a short one however long the history.
 func (s *store) sample(tip plumbing.Hash) []plumbing.Hash {
 	var list []plumbing.Hash
-	for n, next := 0, 0; !tip.IsZero() && s.has(tip) && len(list) < 32; n++ {
+	for n, next := 0, 0; n <= maxRewind && !tip.IsZero() && s.has(tip); n++ {
 		if n == next {
 			list = append(list, tip)
-			next += max(1, n/2)
+			next = max(1, 2*n)
 		}
 		c, err := s.commit(tip)
 		if err != nil || len(c.Parents) == 0 {
