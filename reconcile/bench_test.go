@@ -143,7 +143,7 @@ func newEnvironment(b *testing.B, charts string, apps, bumps int, ownFiles bool)
 	return dir, strings.Fields(git(b, dir, "", "rev-list", "--reverse", "all"))
 }
 
-func git(b *testing.B, dir, input string, args ...string) string {
+func git(b testing.TB, dir, input string, args ...string) string {
 	b.Helper()
 	cmd := exec.CommandContext(b.Context(), "git", args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)

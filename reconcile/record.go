@@ -20,6 +20,9 @@ const (
 	gitRetryLast  = 30 * time.Second
 )
 
+// maxPush is the number of events that one push carries. Each is a commit with a tree of all apps.
+const maxPush = 200
+
 // tellGit says that there is something for git. It may be called with or without the mutex.
 func (a *Agent) tellGit() {
 	select {
@@ -66,12 +69,22 @@ func (a *Agent) names() audit.Names {
 	return audit.Names{Environment: a.cfg.Environment, Cluster: a.cfg.Cluster}
 }
 
-// writeStatus brings the status branch up to date: one commit for each event, pushed together.
+// writeStatus brings the status branch up to date: one commit for each event, pushed together where they are not too
+// many.
 func (a *Agent) writeStatus(ctx context.Context) error {
 	batch := a.batch()
 	if batch.Empty() {
 		return nil
 	}
+	for _, part := range batch.Parts(maxPush) {
+		if err := a.pushStatus(ctx, part); err != nil {
+			return fmt.Errorf("writing branch %s: %w", a.cfg.StatusBranch, err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) pushStatus(ctx context.Context, batch audit.Batch) error {
 	var ahead map[string]int64
 	_, err := a.status.CommitAll(ctx, func(tip *gitsync.Snapshot) ([]*gitsync.Change, error) {
 		var fsys fs.FS
@@ -90,7 +103,7 @@ func (a *Agent) writeStatus(ctx context.Context) error {
 		return out, nil
 	})
 	if err != nil {
-		return fmt.Errorf("writing branch %s: %w", a.cfg.StatusBranch, err)
+		return err
 	}
 	a.recordedAll(batch, ahead)
 	return nil
@@ -104,7 +117,8 @@ func (a *Agent) batch() audit.Batch {
 	if a.source.Snapshot != nil {
 		b.Commit = a.source.Commit
 	}
-	b.FaultChanged = a.unsynced != nil && (a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
+	looked := a.unsynced != nil || a.envFault != nil
+	b.FaultChanged = looked && (a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
 	for name, ap := range a.apps {
 		if ap.gone {
 			b.Apps = append(b.Apps, audit.App{Name: name, Gone: true})
@@ -120,7 +134,7 @@ func (a *Agent) batch() audit.Batch {
 		}
 		looked := a.unsynced != nil && !a.unsynced[name]
 		if len(events) > 0 || looked && (ap.recordedFault == nil || fault != *ap.recordedFault) {
-			b.Apps = append(b.Apps, audit.App{Name: name, LastSeq: s.LastSeq, Fault: fault, Events: events})
+			b.Apps = append(b.Apps, audit.App{Name: name, LastSeq: s.LastSeq, Fault: fault, KeepFault: !looked, Events: events})
 		}
 	}
 	slices.SortFunc(b.Apps, func(x, y audit.App) int { return strings.Compare(x.Name, y.Name) })
@@ -132,7 +146,9 @@ func (a *Agent) batch() audit.Batch {
 func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.recordedEnvFault = &b.Fault
+	if b.FaultChanged {
+		a.recordedEnvFault = &b.Fault
+	}
 	for _, done := range b.Apps {
 		ap := a.apps[done.Name]
 		if ap == nil {
@@ -149,7 +165,9 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 			a.queue.Add(done.Name)
 			continue
 		}
-		ap.recordedFault = &done.Fault
+		if !done.KeepFault {
+			ap.recordedFault = &done.Fault
+		}
 		if n := len(done.Events); n > 0 {
 			ap.recorded = max(ap.recorded, done.Events[n-1].Seq)
 			a.queue.Add(done.Name)

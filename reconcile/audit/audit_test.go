@@ -185,6 +185,62 @@ func TestSplitAnywhere(t *testing.T) {
 	}
 }
 
+// TestParts: a batch that is sent in parts leaves the log and the branch that it leaves when sent whole.
+func TestParts(t *testing.T) {
+	web := life()[:7]
+	for i := range web {
+		web[i].Time = web[i].Time.Add(30 * time.Second)
+	}
+	b := batch(croc(life()...), App{Name: "broken", Fault: "no such chart"}, App{Name: "web", LastSeq: 7, Events: web, Fault: "no such version"})
+	b.Fault, b.FaultChanged = "line 3: mapping values are not allowed", true
+	whole, want := send(t, nil, b)
+	for n := 1; n <= 30; n++ {
+		var all []Commit
+		var branch fstest.MapFS
+		parts := b.Parts(n)
+		for _, part := range parts {
+			commits, after := send(t, branch, part)
+			if len(commits) > n+2 { // a fault of an app and of the environment besides
+				t.Errorf("a part of %d events makes %d commits", n, len(commits))
+			}
+			all, branch = append(all, commits...), after
+		}
+		if want := (21 + n - 1) / n; len(parts) != want {
+			t.Errorf("21 events by %d are %d parts, want %d", n, len(parts), want)
+		}
+		if got, want := eventSubjects(all), eventSubjects(whole); !slices.Equal(got, want) {
+			t.Errorf("in parts of %d the log is\n%s\nwant\n%s", n, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		if got := show(nil, branch); got != show(nil, want) {
+			t.Errorf("in parts of %d the branch is\n%s", n, got)
+		}
+	}
+}
+
+// eventSubjects are the subjects of the commits that tell of events, not of faults.
+func eventSubjects(commits []Commit) []string {
+	var list []string
+	for _, c := range commits {
+		if e, _ := ParseMessage(c.Message); e.Type != Fault {
+			subject, _, _ := strings.Cut(c.Message, "\n")
+			list = append(list, subject)
+		}
+	}
+	return list
+}
+
+// A fault that is not known yet, as after a restart, is neither told anew nor taken back.
+func TestKeepFault(t *testing.T) {
+	_, branch := send(t, nil, batch(App{Name: "web", LastSeq: 1, Events: life()[:1], Fault: "no such chart"}))
+	commits, branch := send(t, branch, batch(App{Name: "web", LastSeq: 2, Events: life()[:2], KeepFault: true}))
+	if len(commits) != 1 {
+		t.Errorf("%d commits of one event", len(commits))
+	}
+	if r, _, err := Read(branch, "web"); err != nil || r.Fault != "no such chart" || r.LastSeq != 2 {
+		t.Errorf("the record is %+v, %v", r, err)
+	}
+}
+
 func messages(commits []Commit) string {
 	var b strings.Builder
 	for _, c := range commits {

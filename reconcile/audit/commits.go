@@ -30,8 +30,10 @@ type App struct {
 	Name string
 	// LastSeq is the number of the newest event that the app's State knows of.
 	LastSeq int64
-	// Fault says why git's wish for the app can't be delivered; empty: it can.
-	Fault string
+	// Fault says why git's wish for the app can't be delivered; empty: it can. KeepFault: that is not known yet, and
+	// what the branch says of it stays.
+	Fault     string
+	KeepFault bool
 	// Gone: git does not list the app and nothing of it is left. Its line goes from README.md.
 	Gone bool
 	// Events that may not be on the branch yet, in the order of their numbers.
@@ -40,6 +42,59 @@ type App struct {
 
 // Empty reports whether there is nothing to write.
 func (b Batch) Empty() bool { return len(b.Apps) == 0 && !b.FaultChanged }
+
+// Parts splits a batch into batches of at most n events (an app without events counts as one), oldest first, to be sent
+// one after the other: what one push holds in memory is bounded however long git was away.
+func (b Batch) Parts(n int) []Batch {
+	// entries are the apps in the order of their events' times, as Commits has them, each as often as it has events.
+	type entry struct {
+		app int
+		at  time.Time
+	}
+	var entries []entry
+	for i, a := range b.Apps {
+		var at time.Time
+		for _, e := range a.Events {
+			if e.Time.After(at) {
+				at = e.Time
+			}
+			entries = append(entries, entry{i, at})
+		}
+		if len(a.Events) == 0 {
+			entries = append(entries, entry{i, b.Now})
+		}
+	}
+	if len(entries) <= n {
+		return []Batch{b}
+	}
+	slices.SortStableFunc(entries, func(x, y entry) int { return x.at.Compare(y.at) })
+	var parts []Batch
+	sent := make([]int, len(b.Apps))
+	for chunk := range slices.Chunk(entries, n) {
+		count := map[int]int{}
+		for _, e := range chunk {
+			count[e.app]++
+		}
+		part := b
+		part.FaultChanged = b.FaultChanged && len(parts) == 0
+		part.Apps = nil
+		for i, a := range b.Apps {
+			k := count[i]
+			if k == 0 {
+				continue
+			}
+			if len(a.Events) > 0 {
+				events := a.Events[sent[i] : sent[i]+k]
+				sent[i] += k
+				a.KeepFault = a.KeepFault || sent[i] < len(a.Events)
+				a.Events = events
+			}
+			part.Apps = append(part.Apps, a)
+		}
+		parts = append(parts, part)
+	}
+	return parts
+}
 
 // Commit is one commit of the status branch.
 type Commit struct {
@@ -132,8 +187,11 @@ func (w *writing) app(a App) error {
 // settle writes what is no event: a fault that came or went, and the end of an app that never had events.
 func (w *writing) settle(r Record, a App, known bool, at time.Time) (Record, error) {
 	fault := clean(a.Fault, longestText)
-	if a.Gone {
+	switch {
+	case a.Gone:
 		fault = ""
+	case a.KeepFault:
+		fault = r.Fault
 	}
 	if fault == r.Fault {
 		return r, nil

@@ -1,0 +1,202 @@
+package reconcile
+
+import (
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// recorder is an agent without a cluster, upon a real environment repository.
+type recorder struct {
+	*Agent
+	t testing.TB
+	// people write to the environment branch.
+	people *gitsync.Writer
+}
+
+const statusBranch = "sluice/status/staging"
+
+func newRecorder(t testing.TB) *recorder {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "env.git")
+	git(t, ".", "", "init", "--quiet", "--bare", dir)
+	r := &recorder{t: t, Agent: newAgentOf(t, dir)}
+	var err error
+	r.people, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Create: true}, filepath.Join(t.TempDir(), "people"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.people.Close() })
+	return r
+}
+
+func newAgentOf(t testing.TB, dir string) *Agent {
+	t.Helper()
+	a := &Agent{
+		cfg: Config{
+			Environment: "staging", Path: "env", StatusBranch: statusBranch, DataDir: t.TempDir(),
+			Remote: gitsync.Remote{URL: "file://" + dir, AllowFile: true},
+		},
+		log: slog.New(slog.DiscardHandler), loader: &environments.Loader{Environment: "staging"}, now: time.Now,
+		queue: newQueue(), outbox: make(chan struct{}, 1), apps: map[string]*app{},
+	}
+	if err := a.openGit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(a.repo.Close(), a.branch.Close(), a.status.Close()) })
+	return a
+}
+
+// restarted is the agent of a new process: what the old one had in memory is gone.
+func (r *recorder) restarted() *recorder {
+	return &recorder{t: r.t, people: r.people, Agent: newAgentOf(r.t, strings.TrimPrefix(r.cfg.Remote.URL, "file://"))}
+}
+
+// commit has somebody write to the environment branch.
+func (r *recorder) commit(files map[string]string) string {
+	r.t.Helper()
+	hash, err := r.people.Commit(r.t.Context(), func(*gitsync.Snapshot) (*gitsync.Change, error) {
+		ch := &gitsync.Change{Message: "change", Files: map[string][]byte{}}
+		for name, text := range files {
+			ch.Files[name] = []byte(text)
+		}
+		return ch, nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return hash
+}
+
+// bump asks for a version of app web, and reads the branch.
+func (r *recorder) bump(version string) rollout.Release {
+	r.t.Helper()
+	hash := r.commit(map[string]string{
+		"env/Chart.yaml":        "apiVersion: v1\nname: env\nversion: 0.0.1\n",
+		"env/requirements.yaml": "dependencies:\n- name: web\n  version: " + version + "\n  repository: https://charts.example.com\n",
+	})
+	r.look()
+	return rollout.Release{Version: version, Digest: "sha256:" + version, Commit: hash}
+}
+
+func (r *recorder) look() {
+	r.t.Helper()
+	s, err := r.repo.Fetch(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.read(s)
+}
+
+// happened gives app web events that git does not have yet.
+func (r *recorder) happened(events ...rollout.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.apps["web"] = &app{name: "web", saved: cluster.Saved{State: rollout.State{
+		LastSeq: events[len(events)-1].Seq, Outbox: events,
+	}}}
+}
+
+func (r *recorder) writeAll() {
+	r.t.Helper()
+	if err := r.writeStatus(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// history of a branch, oldest first.
+func (r *recorder) history(branch string) (list []gitsync.Commit, tip *gitsync.Snapshot) {
+	r.t.Helper()
+	remote := r.cfg.Remote
+	remote.Branch = branch
+	repo, err := gitsync.Open(r.t.Context(), remote, filepath.Join(r.t.TempDir(), "reader"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = repo.Close() })
+	if tip, err = repo.Fetch(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+	newest, err := repo.Commits(r.t.Context(), tip.Commit, "", 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for i := range newest {
+		list = append(list, newest[len(newest)-1-i])
+	}
+	return list, tip
+}
+
+func (r *recorder) fault() string {
+	r.t.Helper()
+	_, tip := r.history(statusBranch)
+	s, err := audit.ReadStatus(tip.FS())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s.Fault
+}
+
+func held(seq int64) rollout.Event {
+	return rollout.Event{
+		Seq: seq, Time: time.Date(2026, 3, 1, 12, 0, int(seq), 0, time.UTC), Type: rollout.Held, Rollout: 1, Weight: 10,
+		From: rollout.Release{Version: "0.0.1"}, To: rollout.Release{Version: "0.0.2"},
+	}
+}
+
+// An agent that begins upon an environment that can't be read says so; one that has not looked yet takes nothing back.
+func TestFaultOfTheEnvironment(t *testing.T) {
+	r := newRecorder(t)
+	r.bump("0.0.1")
+	r.commit(map[string]string{"env/requirements.yaml": "dependencies: ["})
+	r = r.restarted()
+	r.look()
+	r.writeAll()
+	if got := r.fault(); !strings.Contains(got, "requirements.yaml") {
+		t.Errorf("the status branch says %q of a broken environment", got)
+	}
+
+	r = r.restarted()
+	r.happened(held(1))
+	r.writeAll()
+	if r.fault() == "" {
+		t.Error("the fault was taken back before the branch was looked at")
+	}
+	r.bump("0.0.2")
+	r.writeAll()
+	if got := r.fault(); got != "" {
+		t.Errorf("the status branch still says %q", got)
+	}
+}
+
+// A log that could not be written for long is written in several pushes, each event once and in order.
+func TestManyEvents(t *testing.T) {
+	r := newRecorder(t)
+	var events []rollout.Event
+	for seq := range int64(2*maxPush + 50) {
+		events = append(events, held(seq+1))
+	}
+	r.happened(events...)
+	r.writeAll()
+	if r.apps["web"].recorded != events[len(events)-1].Seq || !r.batch().Empty() {
+		t.Errorf("%d events are recorded, of %d", r.apps["web"].recorded, len(events))
+	}
+	log, _ := r.history(statusBranch)
+	if len(log) != len(events) {
+		t.Fatalf("%d commits of %d events", len(log), len(events))
+	}
+	for i, c := range log {
+		if e, ok := audit.ParseMessage(c.Message); !ok || e.Seq != int64(i+1) {
+			t.Fatalf("commit %d is %q", i, c.Message)
+		}
+	}
+}
