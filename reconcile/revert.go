@@ -54,8 +54,14 @@ func (a *Agent) revert(ctx context.Context, r revert) error {
 func (a *Agent) writeRevert(ctx context.Context, r revert) (rollout.Reverted, error) {
 	edit, err := a.revertEdit(r)
 	if err != nil {
-		// A commit that is no longer in the history can't be compared with, now or later.
-		return rollout.Reverted{Skipped: err.Error()}, nil //nolint:nilerr // that is the answer
+		// What the object store lost comes back with a fetch.
+		if _, err := a.repo.Fetch(ctx); err != nil {
+			return rollout.Reverted{}, err
+		}
+		if edit, err = a.revertEdit(r); err != nil {
+			// A commit that is no longer in the history can't be compared with, now or later.
+			return rollout.Reverted{Skipped: err.Error()}, nil //nolint:nilerr // that is the answer
+		}
 	}
 	a.mu.Lock()
 	env := a.source.Env
@@ -69,10 +75,13 @@ func (a *Agent) writeRevert(ctx context.Context, r revert) (rollout.Reverted, er
 	case errors.As(err, &rejected) && !rejected.Unauthorized:
 		a.log.Warn("the branch refuses the rollback commit; it goes to a branch of its own", "app", r.app, "reason", rejected.Reason)
 		return a.proposeRevert(ctx, r, edit)
+	case errors.Is(err, environments.ErrMovedOn):
+		// Perhaps from a commit of ours whose answer was lost.
+		return a.foundRevert(ctx, r, err.Error())
 	case err != nil:
 		return skipped(err)
 	case hash == "":
-		return a.foundRevert(ctx, r)
+		return a.foundRevert(ctx, r, "the branch says "+r.To.Version+" already")
 	}
 	return rollout.Reverted{Commit: hash}, nil
 }
@@ -100,7 +109,8 @@ func (a *Agent) revertEdit(r revert) (func(*gitsync.Snapshot) (*gitsync.Change, 
 
 // proposeRevert pushes the rollback to a branch of its own, from which somebody opens a pull request.
 func (a *Agent) proposeRevert(ctx context.Context, r revert, edit func(*gitsync.Snapshot) (*gitsync.Change, error)) (rollout.Reverted, error) {
-	name := "sluice/rollback/" + a.cfg.Environment + "/" + r.app
+	// One branch for each failed commit: what an older rollback left on its branch says nothing of this one.
+	name := "sluice/rollback/" + a.cfg.Environment + "/" + r.app + "-" + r.From.Commit[:min(10, len(r.From.Commit))]
 	w, err := a.branch.Branch(name)
 	if err != nil {
 		return rollout.Reverted{}, err
@@ -115,9 +125,9 @@ func (a *Agent) proposeRevert(ctx context.Context, r revert, edit func(*gitsync.
 	return rollout.Reverted{Skipped: "the rollback waits on branch " + name + " as commit " + hash}, nil
 }
 
-// foundRevert answers for a tip that says already what the rollback would: by a commit of ours whose answer was
-// lost, or by somebody else's.
-func (a *Agent) foundRevert(ctx context.Context, r revert) (rollout.Reverted, error) {
+// foundRevert answers for a tip that no longer says what failed: by a commit of ours whose answer was lost, or, for
+// the reason given, by somebody else's.
+func (a *Agent) foundRevert(ctx context.Context, r revert, otherwise string) (rollout.Reverted, error) {
 	tip, err := a.repo.Fetch(ctx)
 	if err != nil {
 		return rollout.Reverted{}, err
@@ -131,15 +141,17 @@ func (a *Agent) foundRevert(ctx context.Context, r revert) (rollout.Reverted, er
 			return rollout.Reverted{Commit: c.Hash}, nil
 		}
 	}
-	return rollout.Reverted{Skipped: "the branch says " + r.To.Version + " already"}, nil
+	return rollout.Reverted{Skipped: otherwise}, nil
 }
 
-// skipped turns the errors that no further try would mend into an answer.
+// skipped turns the errors that no further try would mend into an answer. Credentials that are refused are none of
+// them: they are the operator's to mend, and git is to be put back once they are.
 func skipped(err error) (rollout.Reverted, error) {
 	var rejected *gitsync.RejectedError
 	var unable *environments.UnrevertableError
 	switch {
-	case errors.Is(err, environments.ErrMovedOn), errors.As(err, &unable), errors.As(err, &rejected):
+	case errors.Is(err, environments.ErrMovedOn), errors.As(err, &unable),
+		errors.As(err, &rejected) && !rejected.Unauthorized:
 		return rollout.Reverted{Skipped: err.Error()}, nil
 	default:
 		return rollout.Reverted{}, err

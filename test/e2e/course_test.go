@@ -294,7 +294,7 @@ func TestProtectedBranch(t *testing.T) {
 	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
 	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
 	skipped := w.awaitEvent(rollout.RollbackSkipped, "0.0.130", 1)
-	branch := "sluice/rollback/" + w.name + "/" + app
+	branch := "sluice/rollback/" + w.name + "/" + app + "-" + bad[:10]
 	proposed := w.history(branch)[0]
 	if !strings.Contains(skipped.Reason, branch) || !strings.Contains(skipped.Reason, proposed.Hash) {
 		t.Errorf("the audit log says %q, want it to name branch %s and commit %s", skipped.Reason, branch, proposed.Hash)

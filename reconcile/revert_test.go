@@ -1,0 +1,85 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+func (r *recorder) rollBack(from, to rollout.Release) rollout.Reverted {
+	r.t.Helper()
+	answer, err := r.writeRevert(r.t.Context(), revert{app: "web", Revert: rollout.Revert{From: from, To: to, Rollout: 1, Reason: "bad"}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return answer
+}
+
+// A rollback for a pull request is upon the branch as it is, whatever an older one has left.
+func TestRollbackBranchIsFresh(t *testing.T) {
+	r := newRecorder(t)
+	r.commit(map[string]string{"env/sluice.yaml": "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nwriteBack: {mode: PullRequest}\n"})
+	stable := r.bump("0.0.1")
+	for _, version := range []string{"0.0.2", "0.0.3"} {
+		failed := r.bump(version)
+		answer := r.rollBack(failed, stable)
+		branch := "sluice/rollback/staging/web-" + failed.Commit[:10]
+		if answer.Commit != "" || !strings.Contains(answer.Skipped, branch+" as commit") {
+			t.Fatalf("the rollback of %s: %+v", version, answer)
+		}
+		log, _ := r.history(branch)
+		if last := log[len(log)-1]; last.Parents[0] != failed.Commit || !strings.Contains(last.Message, version+" -> 0.0.1") {
+			t.Errorf("branch %s ends with %q", branch, last.Message)
+		}
+		if again := r.rollBack(failed, stable); !strings.Contains(again.Skipped, "already") {
+			t.Errorf("once more: %+v", again)
+		}
+		r.bump("0.0.1") // the pull request is merged, and its branch stays
+	}
+}
+
+// A rollback commit whose answer was lost is found again, also when somebody has moved on from it.
+func TestLostAnswerOfARollback(t *testing.T) {
+	r := newRecorder(t)
+	stable := r.bump("0.0.1")
+	failed := r.bump("0.0.2")
+	first := r.rollBack(failed, stable)
+	if first.Commit == "" {
+		t.Fatalf("the rollback: %+v", first)
+	}
+	if again := r.rollBack(failed, stable); again != first {
+		t.Errorf("asked again: %+v, want %+v", again, first)
+	}
+	r.bump("0.0.3")
+	if again := r.rollBack(failed, stable); again != first {
+		t.Errorf("asked again after a bump: %+v, want %+v", again, first)
+	}
+	other := failed
+	other.Version = "0.0.9" // no commit of ours put that back
+	if got := r.rollBack(other, stable); got.Commit != "" || !strings.Contains(got.Skipped, environments.ErrMovedOn.Error()) {
+		t.Errorf("a rollback that nobody wrote: %+v", got)
+	}
+}
+
+// Which errors are the last word on a rollback.
+func TestSkipped(t *testing.T) {
+	for _, tt := range []struct {
+		err   error
+		final bool
+	}{
+		{fmt.Errorf("committing: %w", &gitsync.RejectedError{Branch: "main", Reason: "protected"}), true},
+		{fmt.Errorf("editing: %w", environments.ErrMovedOn), true},
+		{fmt.Errorf("committing: %w", &gitsync.RejectedError{Branch: "main", Unauthorized: true, Reason: "expired token"}), false},
+		{context.DeadlineExceeded, false},
+	} {
+		answer, err := skipped(tt.err)
+		if tt.final != (err == nil && answer.Skipped != "") {
+			t.Errorf("%v: %+v, %v", tt.err, answer, err)
+		}
+	}
+}
