@@ -112,6 +112,9 @@ func (t *turn) judge(v analysis.Verdict) {
 		// What the canary does beside a stable release that does not serve says nothing of either.
 		v.Reason = because(t.stableAway(), t.o.Stable)
 		t.checkInconclusive(v)
+	case v.Outcome == analysis.Pass && !t.o.Applied:
+		v.Reason = "the cluster does not hold all that is judged"
+		t.checkInconclusive(v)
 	case v.Outcome == analysis.Pass:
 		t.checkPassed(v)
 	case v.Outcome == analysis.Fail:
@@ -123,9 +126,6 @@ func (t *turn) judge(v analysis.Verdict) {
 
 func (t *turn) checkPassed(v analysis.Verdict) {
 	t.resume()
-	if !t.o.Applied {
-		return // what passed may not be what the projection holds
-	}
 	for i, w := range steps(t.o.Policy) {
 		if w > t.Weight {
 			t.Step = i

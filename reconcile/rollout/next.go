@@ -36,7 +36,8 @@ import (
 //	             SkipAnalysis                                     Promoting                 PromotionStarted
 //	             check decisively failed, or the Threshold-th     RollingBack               RollbackStarted
 //	             check failed                                     weight stays              Held
-//	             check inconclusive, or stable not Available      weight stays              Inconclusive (first of a row)
+//	             check inconclusive; stable not Available;
+//	               or passed, and not Applied                     weight stays              Inconclusive (first of a row)
 //	             the InconclusiveLimit-th of a row                weight stays              Paused
 //	             check passed, more steps                         next step's weight        Advanced
 //	             check passed, last step                          Promoting                 PromotionStarted
