@@ -87,3 +87,14 @@ func BenchmarkNextAtRest(b *testing.B) {
 		rollout.Next(s, o)
 	}
 }
+
+// What a second of fuzzing does is bounded by this.
+func BenchmarkWalk(b *testing.B) {
+	inputs := make([][]byte, 64)
+	for i := range inputs {
+		inputs[i] = randomBytes(uint64(i))
+	}
+	for i := 0; b.Loop(); i++ {
+		walk(b, inputs[i%len(inputs)])
+	}
+}

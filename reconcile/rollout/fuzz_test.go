@@ -2,8 +2,8 @@ package rollout_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
-	"reflect"
 	"testing"
 	"time"
 
@@ -13,38 +13,64 @@ import (
 )
 
 // FuzzNext reads a valid State and a row of observations, sensible or not, out of the input, and holds every answer of
-// Next to the invariants. Wherever that leads, a healthy world then ends promoted and a failing one rolled back.
+// Next to the invariants. Wherever that leads, a healthy world then ends promoted and a failing one rolled back, and so
+// does one that is neither.
 func FuzzNext(f *testing.F) {
+	for seed := range uint64(32) {
+		f.Add(randomBytes(seed))
+	}
+	f.Fuzz(func(t *testing.T, input []byte) { walk(t, input) })
+}
+
+func walk(t testing.TB, input []byte) {
+	d := &dice{bytes: input}
+	s := d.state()
+	if err := rollout.Check(s); err != nil {
+		t.Fatalf("the test begins with a broken state: %v", err)
+	}
+	for range 1 + d.n(24) {
+		o := d.observation()
+		s, _ = checkedNext(t, s, o)
+		checkDue(t, s, o)
+	}
+	checkStuckEnds(t, s)
+	checkHealthyEnds(t, s)
+	checkFailingEnds(t, s)
+	checkFlappingEnds(t, s)
+}
+
+// FuzzBroken: whatever State the cluster gives back, of another version, by somebody's hand, or damaged, Next has an
+// answer.
+func FuzzBroken(f *testing.F) {
 	for seed := range uint64(32) {
 		f.Add(randomBytes(seed))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		d := &dice{bytes: input}
-		s := d.state()
-		if err := rollout.Check(s); err != nil {
-			t.Fatalf("the test begins with a broken state: %v", err)
+		s, o := d.broken(), d.observation()
+		s.CheckDue(o.Policy, o.Now)
+		s.Due(o)
+		s.Tracks()
+		for range 8 {
+			s, _ = rollout.Next(s, o)
+			o = d.observation()
 		}
-		for range 1 + d.n(24) {
-			o := d.observation()
-			s, _ = checkedNext(t, s, o)
-			checkDue(t, s, o)
-		}
-		checkHealthyEnds(t, s)
-		checkFailingEnds(t, s)
 	})
 }
 
 // checkDue: a State that rests under o rests until the instant that Due names.
-func checkDue(t *testing.T, s rollout.State, o rollout.Observation) {
+func checkDue(t testing.TB, s rollout.State, o rollout.Observation) {
 	o.Verdict, o.Reverted, o.Retry = nil, nil, false
+	resting := false
 	for range 20 {
 		next, _ := rollout.Next(s, o)
-		if reflect.DeepEqual(next, s) {
+		if resting = same(next, s); resting {
 			break
 		}
 		s = next
 	}
-	if next, _ := rollout.Next(s, o); !reflect.DeepEqual(next, s) {
+	if !resting {
+		next, _ := rollout.Next(s, o)
 		t.Fatalf("no rest under one observation:\n%s\n%s", encode(t, s), encode(t, next))
 	}
 	later := o
@@ -54,15 +80,15 @@ func checkDue(t *testing.T, s rollout.State, o rollout.Observation) {
 	} else if !due.IsZero() && !s.CheckDue(o.Policy, o.Now) {
 		t.Fatalf("due in the past, and no check is: %s", encode(t, s))
 	}
-	if next, _ := rollout.Next(s, later); !reflect.DeepEqual(next, s) {
+	if next, _ := rollout.Next(s, later); !same(next, s) {
 		t.Fatalf("%s before it is due, at %s, changes\n%s\nto\n%s", later.Now, s.Due(o), encode(t, s), encode(t, next))
 	}
 }
 
 // checkHealthyEnds: in a world in which everything is well, what git asks for serves in the end.
-func checkHealthyEnds(t *testing.T, s rollout.State) {
+func checkHealthyEnds(t testing.TB, s rollout.State) {
 	o := healthy(s, "healthy")
-	s = run(t, s, o, analysis.Pass)
+	s = run(t, s, o, says(analysis.Pass))
 	if s.Phase != rollout.Idle || s.Stable.Digest != o.Desired.Digest {
 		t.Fatalf("healthy, and yet: %s", encode(t, s))
 	}
@@ -70,14 +96,38 @@ func checkHealthyEnds(t *testing.T, s rollout.State) {
 
 // checkFailingEnds: a release whose checks fail is rejected, takes no traffic, and leaves stable as it was. A first
 // install is not judged.
-func checkFailingEnds(t *testing.T, s rollout.State) {
-	s = run(t, s, healthy(s, "base"), analysis.Pass)
+func checkFailingEnds(t testing.TB, s rollout.State) {
+	checkRejects(t, s, says(analysis.Fail))
+}
+
+// checkFlappingEnds: so is a canary that is away as soon as it has traffic, however often it comes back.
+func checkFlappingEnds(t testing.TB, s rollout.State) {
+	checkRejects(t, s, func(s rollout.State, o *rollout.Observation) {
+		o.Canary = rollout.Track{Ready: s.Weight == 0, Available: s.Weight == 0}
+	})
+}
+
+func checkRejects(t testing.TB, s rollout.State, see sight) {
+	s = run(t, s, healthy(s, "base"), says(analysis.Pass))
 	stable := s.Stable
-	o := healthy(s, "failing")
-	s = run(t, s, o, analysis.Fail)
+	s = run(t, s, healthy(s, "failing"), see)
 	if s.Phase != rollout.Idle || s.Stable != stable || s.Outcome != rollout.RolledBack || s.Revert == nil {
 		t.Fatalf("failing, and yet: %s", encode(t, s))
 	}
+}
+
+// checkStuckEnds: a rollout ends although the cluster never holds all of its objects, or says that it waits for that. An
+// installation and a removal have nothing to go back to.
+func checkStuckEnds(t testing.TB, s rollout.State) {
+	if s.Phase == rollout.Installing || s.Phase == rollout.Removing {
+		return
+	}
+	o := healthy(s, "unused")
+	o.Desired, o.Applied, o.Policy.Analysis.StepWeightPromotion = rollout.Release{}, false, 30
+	run(t, s, o, func(s rollout.State, o *rollout.Observation) {
+		says(analysis.Pass)(s, o)
+		o.Applied = s.Phase == rollout.Analyzing && s.Paused != ""
+	})
 }
 
 // healthy is a world in which git asks for a release that was never tried.
@@ -87,7 +137,7 @@ func healthy(s rollout.State, version string) rollout.Observation {
 		Desired: rollout.Release{Version: version, Digest: version, Commit: fmt.Sprint(version, s.LastSeq)},
 		Policy: environments.Policy{
 			Strategy: environments.StrategyCanary,
-			Analysis: environments.Analysis{StepWeight: 5, MaxWeight: 50, Threshold: 3},
+			Analysis: environments.Analysis{StepWeight: 10, MaxWeight: 50, Threshold: 3},
 		},
 		Applied: true,
 		Stable:  rollout.Track{Ready: true, Available: true},
@@ -95,18 +145,28 @@ func healthy(s rollout.State, version string) rollout.Observation {
 	}
 }
 
+// sight makes of an observation what a world has to say.
+type sight func(rollout.State, *rollout.Observation)
+
+// says is a metrics server with one answer.
+func says(outcome analysis.Outcome) sight {
+	return func(s rollout.State, o *rollout.Observation) {
+		if s.CheckDue(o.Policy, o.Now) {
+			o.Verdict = &analysis.Verdict{Outcome: outcome, At: o.Now}
+		}
+	}
+}
+
 // run drives Next with a world that always says the same, until nothing changes.
-func run(t *testing.T, s rollout.State, o rollout.Observation, says analysis.Outcome) rollout.State {
+func run(t testing.TB, s rollout.State, o rollout.Observation, see sight) rollout.State {
 	t.Helper()
 	for range 400 {
 		o.Now = o.Now.Add(31 * time.Second)
 		o.FromStable, o.FromTarget = change(s.Stable, o.Desired), change(s.Target, o.Desired)
-		o.Verdict = nil
-		if s.CheckDue(o.Policy, o.Now) {
-			o.Verdict = &analysis.Verdict{Outcome: says, At: o.Now}
-		}
+		o.Verdict, o.Recorded = nil, s.LastSeq
+		see(s, &o)
 		next, _ := checkedNext(t, s, o)
-		if !next.InFlight() && reflect.DeepEqual(next, s) {
+		if !next.InFlight() && same(next, s) {
 			return next
 		}
 		s = next
@@ -195,6 +255,35 @@ func (d *dice) state() rollout.State {
 	if d.yes() {
 		s.Revert = &rollout.Revert{From: d.release(), To: d.release(), Rollout: int64(d.n(5))}
 	}
+	return s
+}
+
+// broken is any State at all.
+func (d *dice) broken() rollout.State {
+	s := d.state()
+	extremes := []int{math.MinInt, -1, 0, 1, 101, math.MaxInt}
+	for _, n := range []*int{&s.Step, &s.Weight, &s.Peak, &s.FailedChecks, &s.InconclusiveChecks} {
+		if d.yes() {
+			*n = extremes[d.n(len(extremes))]
+		}
+	}
+	if d.yes() {
+		s.Phase = "Unheard"
+	}
+	if d.yes() {
+		s.Stable = rollout.Release{}
+	}
+	if d.yes() {
+		s.Target = rollout.Release{}
+	}
+	for range d.n(3) {
+		s.Outbox = append(s.Outbox, rollout.Event{Seq: int64(extremes[d.n(len(extremes))])})
+	}
+	for range d.n(20) {
+		s.Rejected = append(s.Rejected, rollout.Rejection{})
+	}
+	s.LastSeq = int64(extremes[d.n(len(extremes))])
+	s.Rollouts = int64(extremes[d.n(len(extremes))])
 	return s
 }
 

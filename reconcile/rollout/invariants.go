@@ -3,8 +3,10 @@ package rollout
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
 )
 
 // Check reports every invariant that a State breaks; nil: none. Every State that Next returns for a State that keeps
@@ -49,47 +51,86 @@ func (s State) canaryOrNone() Release {
 
 // CheckTransition reports every invariant that Next(before, o) = (after, events) breaks; nil: none.
 func CheckTransition(before State, o Observation, after State, events []Event) error {
-	return errors.Join(Check(after), checkWeight(before, o, after), checkEvents(before, o, after, events))
+	return errors.Join(
+		Check(after), checkWeight(before, o, after), checkTracks(before, o, after),
+		checkNumbers(before, o, after, events), checkDecisions(before, o, after, events),
+	)
 }
 
 // checkWeight: weight rises only on a pass at the present weight, on a ready canary's first step, or back to what the
-// canary had before it was away.
+// canary had before it was away; and by one step of the policy at a time.
 func checkWeight(before State, o Observation, after State) error {
 	if after.Weight <= before.Weight {
 		return nil
 	}
+	weights := steps(o.Policy)
+	exposed := before.Phase == Starting && after.Phase == Analyzing && (o.Canary.Ready && o.Stable.takesTraffic())
 	switch {
-	case before.Phase == Starting && after.Phase == Analyzing && before.Peak == 0 && o.Canary.Ready && after.Step == 0:
+	case exposed && before.Peak == 0 && after.Step == 0 && after.Weight == weights[0]:
 		return nil
-	case before.Phase == Starting && after.Phase == Analyzing && after.Weight <= before.Peak && o.Canary.Ready:
+	case exposed && after.Weight <= before.Peak:
 		return nil
-	case before.Phase == Analyzing && after.Phase == Analyzing && passedAt(before, o):
-		return nil
-	default:
-		return fmt.Errorf("weight rose from %d in %q to %d in %q", before.Weight, before.Phase, after.Weight, after.Phase)
+	case before.Phase == Analyzing && after.Phase == Analyzing && passedAt(before, o) && o.Applied:
+		i := slices.IndexFunc(weights, func(w int) bool { return w > before.Weight })
+		if i >= 0 && weights[i] == after.Weight && after.Step == i {
+			return nil
+		}
 	}
+	return fmt.Errorf("weight rose from %d in %q to %d in %q", before.Weight, before.Phase, after.Weight, after.Phase)
 }
+
+// checkTracks: the stable track gets the release only when it has passed, or where the policy wants no judgement; and
+// the canary track goes only when it has no traffic.
+func checkTracks(before State, o Observation, after State) error {
+	var faults []error
+	skips := o.Policy.SkipAnalysis || o.Policy.Strategy == environments.StrategyRolling
+	if after.Phase == Promoting && before.Phase != Promoting {
+		ok := before.Phase == Starting && skips || before.Phase == Analyzing && (skips || passedAt(before, o) && o.Applied)
+		if !ok {
+			faults = append(faults, fmt.Errorf("promoting out of %q without a pass", before.Phase))
+		}
+	}
+	t := &turn{State: before, o: o}
+	drained := before.Weight == 0 && (t.heldFor(drainDelay(o.Policy)) || t.overdue())
+	if after.Drained && !before.Drained && before.Peak > 0 && !drained {
+		faults = append(faults, fmt.Errorf("the canary track goes with weight %d, held since %s", before.Weight, before.StepSince))
+	}
+	return errors.Join(faults...)
+}
+
+func (t Track) takesTraffic() bool { return t.Available || t.Ready }
 
 // passedAt reports whether o holds a pass that was asked an interval after the present weight was reached.
 func passedAt(s State, o Observation) bool {
 	v := o.Verdict
-	if v == nil || v.Outcome != analysis.Pass || s.StepSince.IsZero() {
+	return v != nil && v.Outcome == analysis.Pass && judged(s, o)
+}
+
+// judged reports whether o holds a verdict that was asked an interval after the present weight was reached.
+func judged(s State, o Observation) bool {
+	if o.Verdict == nil || s.StepSince.IsZero() {
 		return false
 	}
 	since := s.StepSince
 	if since.After(o.Now) { // the clock was set back
 		since = o.Now
 	}
-	return !v.At.Before(since.Add(interval(o.Policy)))
+	return !o.Verdict.At.Before(since.Add(interval(o.Policy)))
 }
 
-// checkEvents: numbered without gaps, from the newest number before; each of them in the outbox; a promotion only by
-// a ready stable track, without traffic on the canary.
-func checkEvents(before State, o Observation, after State, events []Event) error {
+// checkNumbers: numbered without gaps, from the newest number before; each of them in the outbox, and none gone that the
+// audit log does not hold.
+func checkNumbers(before State, o Observation, after State, events []Event) error {
 	var faults []error
-	base := before.LastSeq
+	base, owed := before.LastSeq, len(events)
 	if o.Recorded > base {
-		base = o.Recorded + int64(len(before.Outbox))
+		base, owed = o.Recorded+int64(len(before.Outbox)), owed+len(before.Outbox)
+	} else {
+		for _, e := range before.Outbox {
+			if e.Seq > o.Recorded {
+				owed++
+			}
+		}
 	}
 	if after.LastSeq != base+int64(len(events)) {
 		faults = append(faults, fmt.Errorf("%d events take the number from %d to %d", len(events), base, after.LastSeq))
@@ -98,12 +139,42 @@ func checkEvents(before State, o Observation, after State, events []Event) error
 		if want := base + 1 + int64(i); e.Seq != want {
 			faults = append(faults, fmt.Errorf("event %s has number %d instead of %d", e.Type, e.Seq, want))
 		}
-		if e.Type == Promoted && (before.Weight != 0 || !o.Stable.Available && !o.Stable.Ready) {
-			faults = append(faults, errors.New("promoted before the stable track serves alone"))
-		}
 	}
-	if len(after.Outbox) < len(events) {
-		faults = append(faults, errors.New("an event is missing from the outbox"))
+	if len(after.Outbox) != owed {
+		faults = append(faults, fmt.Errorf("the outbox has %d events instead of %d", len(after.Outbox), owed))
 	}
 	return errors.Join(faults...)
+}
+
+// checkDecisions: what an event says was decided for a reason that o holds.
+func checkDecisions(before State, o Observation, after State, events []Event) error {
+	var faults []error
+	must := func(ok bool, what string) {
+		if !ok {
+			faults = append(faults, errors.New(what))
+		}
+	}
+	for _, e := range events {
+		switch e.Type {
+		case Promoted:
+			must(before.Weight == 0 && o.Stable.takesTraffic(), "promoted before the stable track serves alone")
+		case RolloutStarted:
+			must(o.Retry || !slices.ContainsFunc(before.Rejected, func(r Rejection) bool {
+				return r.Release.Digest == e.To.Digest && r.Release.Commit == e.To.Commit
+			}), "a rejected release is tried again")
+		case RollbackStarted:
+			must(after.Revert != nil && after.Revert.From.Digest == e.To.Digest, "git is not asked to take back what failed")
+			must(slices.ContainsFunc(after.Rejected, func(r Rejection) bool { return r.Release.Digest == e.To.Digest }),
+				"what failed is not remembered")
+			must(before.Phase != Analyzing || failedIn(before, o), "rolled back and nothing had failed")
+		default:
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// failedIn reports whether o holds a reason to end the analysis: a failure, not the lack of an answer.
+func failedIn(s State, o Observation) bool {
+	return o.Canary.Failed || !o.Canary.takesTraffic() || s.StepSince.IsZero() && (&turn{State: s, o: o}).overdue() ||
+		judged(s, o) && o.Verdict.Outcome == analysis.Fail
 }
