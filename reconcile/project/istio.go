@@ -18,6 +18,7 @@ const istioVersion = "networking.istio.io/v1"
 var (
 	virtualService  = schema.GroupKind{Group: "networking.istio.io", Kind: "VirtualService"}
 	destinationRule = schema.GroupKind{Group: "networking.istio.io", Kind: "DestinationRule"}
+	serviceEntry    = schema.GroupKind{Group: "networking.istio.io", Kind: "ServiceEntry"}
 )
 
 // meshRouting is how Istio shares an app's traffic between its tracks.
