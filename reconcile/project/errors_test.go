@@ -135,6 +135,15 @@ func TestCheck(t *testing.T) {
 	if err := Check(in); err == nil || !strings.Contains(err.Error(), "2 Services (a, b)") {
 		t.Errorf("two Services after promotion: got %v", err)
 	}
+	in.Target = parse(t, deployment("web", "{app: web, part: x}", "{matchLabels: {app: web, part: x}}")+service("web", web))
+	const want = `spec.selector of Deployment web changes from "app=web" to "app=web,part=x", which Kubernetes refuses`
+	if err := Check(in); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("another selector: got %v", err)
+	}
+	in.Target = parse(t, deployment("web2", "{app: web, part: x}", "{matchLabels: {app: web, part: x}}")+service("web", web))
+	if err := Check(in); err != nil {
+		t.Errorf("another selector under another name: %v", err)
+	}
 }
 
 // TestProjectWithoutCanary: an app that cannot have a canary is projected as rendered as long as none is asked for.

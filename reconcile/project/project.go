@@ -3,6 +3,7 @@ package project
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -94,8 +95,9 @@ func project(in Input) (Desired, error) {
 	return a.project(stable, target)
 }
 
-// Check reports why a rollout from in.Stable to in.Target could not be projected with a canary, in any of its phases;
-// nil when it can. Ask before one is begun: State and the strategy are not looked at.
+// Check reports why a rollout from in.Stable to in.Target could not be projected with a canary in any of its phases, or
+// would end at promotion because the API server refuses to change a selector; nil when it can. Ask before one is begun:
+// State and the strategy are not looked at.
 func Check(in Input) error {
 	for _, phase := range []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack} {
 		in.State = rollout.State{Phase: phase}
@@ -103,7 +105,24 @@ func Check(in Input) error {
 			return err
 		}
 	}
+	stable := applied(in.Stable)
+	for _, obj := range applied(in.Target) {
+		old := stable.find(keyOf(obj))
+		if old != nil && isWorkload(obj) && !equalValues(podSelector(old), podSelector(obj)) {
+			return fmt.Errorf("projecting app %s: spec.selector of %s changes from %s to %s, which Kubernetes refuses: "+
+				"expected the old one, or another name", in.App, describe(obj), spelled(old), spelled(obj))
+		}
+	}
 	return nil
+}
+
+// spelled is a workload's selector for people.
+func spelled(workload *unstructured.Unstructured) string {
+	selector, err := workloadSelector(workload)
+	if err != nil {
+		return "one that can't be read"
+	}
+	return strconv.Quote(selector.String())
 }
 
 // tracks returns the objects of the releases that State.Tracks names.
