@@ -53,6 +53,46 @@ func TestProject(t *testing.T) {
 	}
 }
 
+// TestAtRest: without a canary the cluster holds each fixture's objects exactly as the chart renders them, but for the
+// replicas that an autoscaler sets, and nothing else but routing and the Service that the policy asks for.
+func TestAtRest(t *testing.T) {
+	for _, file := range glob(t, "testdata/*.txtar") {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := input(t, archive)
+		releases := [][]*unstructured.Unstructured{in.Stable, in.Target}
+		for i, phase := range []rollout.Phase{rollout.Idle, rollout.Updating} {
+			in.State = rollout.State{Phase: phase}
+			d, err := Project(in)
+			if err != nil {
+				t.Errorf("%s, %s: %v", file, phase, err)
+				continue
+			}
+			release := applied(releases[i])
+			for _, obj := range release {
+				want := copyOf(obj)
+				if release.scaler(obj) != nil {
+					unstructured.RemoveNestedField(want.Object, "spec", "replicas")
+				}
+				if !contains(d.Stable, want) && !contains(d.Routing, want) {
+					t.Errorf("%s, %s: %s is not as rendered", file, phase, describe(obj))
+				}
+			}
+			for _, obj := range append(d.Stable, d.Routing...) {
+				routing := groupKind(obj).Group == virtualService.Group || isService(obj)
+				if release.find(keyOf(obj)) == nil && !routing {
+					t.Errorf("%s, %s: %s is not of the release", file, phase, describe(obj))
+				}
+			}
+			if len(d.Canary) > 0 {
+				t.Errorf("%s, %s: a canary of %d objects", file, phase, len(d.Canary))
+			}
+		}
+	}
+}
+
 // checkPure projects twice and compares, and makes sure that the input is as it was.
 func checkPure(t *testing.T, in Input) {
 	t.Helper()
