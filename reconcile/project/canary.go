@@ -12,7 +12,8 @@ import (
 )
 
 // broughtForward are the kinds whose new objects a canary needs under their own names: others refer to them, and
-// before promotion they only add. PersistentVolumeClaims are among them because pods that name one wait for it.
+// before promotion they only add. PersistentVolumeClaims are among them because pods that name one wait for it, and
+// what operators make Secrets of because pods don't start without those.
 var broughtForward = []schema.GroupKind{
 	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"},
 	{Kind: "ServiceAccount"},
@@ -23,6 +24,12 @@ var broughtForward = []schema.GroupKind{
 	{Kind: "PersistentVolumeClaim"},
 	{Group: "scheduling.k8s.io", Kind: "PriorityClass"},
 	{Group: "secrets-store.csi.x-k8s.io", Kind: "SecretProviderClass"},
+	// What others make Secrets of.
+	{Group: "external-secrets.io", Kind: "ExternalSecret"},
+	{Group: "external-secrets.io", Kind: "SecretStore"},
+	{Group: "bitnami.com", Kind: "SealedSecret"},
+	{Group: "cert-manager.io", Kind: "Certificate"},
+	{Group: "cert-manager.io", Kind: "Issuer"},
 }
 
 // addCanary adds the canary track in the order of the release under way. known are the objects of both releases,
@@ -264,24 +271,33 @@ func keepPorts(spec map[string]any, stable *unstructured.Unstructured) {
 
 func protocolOf(port map[string]any) string { return cmp.Or(stringAt(port, "protocol"), "TCP") }
 
-// deferred warns of what a canary does without until promotion.
+// deferred warns of what a canary does without until promotion, and of what its workload says against one.
 func (a *app) deferred() []string {
 	var warnings []string
+	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
 	for _, obj := range a.coming {
 		old := a.serving.find(keyOf(obj))
-		gk := groupKind(obj)
 		switch {
 		case old == nil && isWorkload(obj) && obj != a.workload:
-			warnings = append(warnings, fmt.Sprintf("%s is new and comes with promotion; the canary of %s runs without it",
-				describe(obj), describe(a.workload)))
-		case old == nil:
-		case gk.Group == "rbac.authorization.k8s.io" && !equalObjects(old, obj):
-			warnings = append(warnings, fmt.Sprintf("%s changes with promotion; the canary runs with its present content",
-				describe(obj)))
-		case obj == a.workload && !equalValues(podSelector(old), podSelector(obj)):
-			warnings = append(warnings, fmt.Sprintf("spec.selector of %s changes, which the API server refuses at promotion",
-				describe(obj)))
+			warn("%s is new and comes with promotion; the canary of %s runs without it", describe(obj), describe(a.workload))
+		case old != nil && slices.Contains(broughtForward, groupKind(obj)) && !sameContent(old, obj):
+			warn("%s changes with promotion; the canary runs with its present content", describe(obj))
+		case old != nil && obj == a.workload && !equalValues(podSelector(old), podSelector(obj)):
+			warn("spec.selector of %s changes, which the API server refuses at promotion", describe(obj))
 		}
 	}
+	if stringAt(a.workload.Object, "spec", "strategy", "type") == "Recreate" {
+		warn("%s has the strategy Recreate, as if two versions must not run at once, but its canary runs beside it",
+			describe(a.workload))
+	}
 	return warnings
+}
+
+// sameContent compares two objects but for their labels, which charts change with every version.
+func sameContent(x, y *unstructured.Unstructured) bool {
+	a, b := copyOf(x), copyOf(y)
+	for _, obj := range []*unstructured.Unstructured{a, b} {
+		unstructured.RemoveNestedField(obj.Object, "metadata", "labels")
+	}
+	return equalObjects(a, b)
 }

@@ -4,8 +4,9 @@
 //
 // # Tracks
 //
-// The stable track is the release's objects under their own names, exactly as rendered, with one exception: where
-// an autoscaler of the release scales a workload, its spec.replicas is left out. The canary track stands beside it
+// The stable track is the release's objects under their own names, exactly as rendered, with two exceptions: where an
+// autoscaler of the release scales a workload, its spec.replicas is left out, and after a release that changed nothing
+// but config its pods carry a stamp (see Stamp). The canary track stands beside it
 // during a rollout and holds, in the release's own order, what the canary's pods need under names that end in
 // -canary:
 //
@@ -17,8 +18,8 @@
 //     traffic rules for one of its Services.
 //
 // A new release may also bring objects that its canary needs under their own names: custom resource definitions,
-// service accounts, roles and bindings, volume claims, priority classes. Those that the stable release does not have
-// are applied with the canary track; they only add. Everything else that is new or changed comes with promotion: the
+// service accounts, roles and bindings, volume claims, priority classes, what operators make Secrets of. Those that the
+// stable release does not have are applied with the canary track; they only add. Everything else that is new or changed comes with promotion: the
 // canary runs with the stable release's service account and its permissions, and Desired.Warnings says where that
 // matters.
 //
