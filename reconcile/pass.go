@@ -238,7 +238,9 @@ func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.S
 		if asked.release == nil || asked.id.Digest != r.Digest {
 			return fmt.Errorf("numbering release %s of %s: its manifests are not at hand", r.Version, w.name)
 		}
-		n, err := a.cluster.AddRelease(ctx, w.app, asked.release)
+		old := w.saved.State
+		after := max(old.Stable.Revision, old.Target.Revision, next.Stable.Revision, next.Target.Revision)
+		n, err := a.cluster.AddRelease(ctx, w.app, asked.release, after)
 		if err != nil {
 			return fmt.Errorf("keeping release %s of %s: %w", r.Version, w.name, err)
 		}

@@ -331,6 +331,7 @@ func (c *Client) patch(ctx context.Context, t target, p planned) (*unstructured.
 	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true}
 	got, err := t.resource.Apply(ctx, p.key.Name, p.object, opts)
 	if err != nil {
+		c.lostNamespace(err)
 		return nil, objectError("applying", p.key, err)
 	}
 	return got, nil
@@ -480,12 +481,26 @@ func (c *Client) waitEstablished(ctx context.Context, p planned) error {
 
 // condition returns the status of a condition; empty when there is none.
 func condition(o *unstructured.Unstructured, kind string) string {
+	status, _ := findCondition(o, kind)
+	return status
+}
+
+// conditionMessage is what a condition says while it is true; empty while it is not.
+func conditionMessage(o *unstructured.Unstructured, kind string) string {
+	if status, message := findCondition(o, kind); status == "True" {
+		return message
+	}
+	return ""
+}
+
+func findCondition(o *unstructured.Unstructured, kind string) (status, message string) {
 	list, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 	for _, item := range list {
 		if m, ok := item.(map[string]any); ok && m["type"] == kind {
-			s, _ := m["status"].(string)
-			return strings.TrimSpace(s)
+			status, _ = m["status"].(string)
+			message, _ = m["message"].(string)
+			return strings.TrimSpace(status), message
 		}
 	}
-	return ""
+	return "", ""
 }

@@ -191,6 +191,17 @@ func (w warnings) HandleWarningHeaderWithContext(_ context.Context, code int, _,
 	}
 }
 
+// lostNamespace makes the next write make a namespace anew, if err says that it is gone.
+func (c *Client) lostNamespace(err error) {
+	var status apierrors.APIStatus
+	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
+		return
+	}
+	if d := status.Status().Details; d != nil && d.Kind == "namespaces" {
+		c.namespaces.Delete(d.Name)
+	}
+}
+
 // ensureNamespace makes a namespace that is missing. Whoever may not look at namespaces is trusted to have made it.
 func (c *Client) ensureNamespace(ctx context.Context, name string) error {
 	if _, ok := c.namespaces.Load(name); ok || name == "" {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -10,7 +11,8 @@ import (
 )
 
 // ErrConflict is returned by SaveState, DeleteState and Apply when another writer has written the app's state
-// since it was loaded. Whoever gets it is not alone and must stop writing; LoadStates begins anew.
+// since it was loaded: an agent that has just lost its lease, or a person. Nothing more of the app can be written
+// before LoadState has said what it is now.
 var ErrConflict = errors.New("another writer has changed the saved state")
 
 // ObjectError is what the API server has against one object. Objects of an app fail one by one, so Apply
@@ -95,6 +97,18 @@ func causes(err error) []metav1.StatusCause {
 		}
 	}
 	return out
+}
+
+// Refused reports whether an error is the answer of a cluster that is there, and that somebody has to do something
+// about: a right that is missing, an object that admission denies, a Helm operation of somebody else. Joined errors
+// are refused when one of them is.
+func Refused(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return slices.ContainsFunc(joined.Unwrap(), Refused)
+	}
+	return errors.Is(err, ErrHelmBusy) || errors.Is(err, ErrReleaseTooLarge) || errors.Is(err, ErrReleaseLost) ||
+		errors.Is(err, ErrStateTooLarge) ||
+		apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || terminal(err)
 }
 
 func terminal(err error) bool {

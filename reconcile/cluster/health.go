@@ -87,10 +87,10 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 		return "not applied yet", nil
 	}
 	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
+	if why := outOfReach(err); why != "" {
+		return why, nil
+	}
 	if err != nil {
-		if meta.IsNoMatchError(err) {
-			return "its kind is not served", nil
-		}
 		return "", objectError("reading", p.key, err)
 	}
 	l, exists := t.feed.get(p.key)
@@ -111,10 +111,43 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 	}
 	l = t.feed.record(obj)
 	if l.leaving || !covered(c.cfg.FieldManager, p.object, obj) {
-		return "changed by somebody else", nil
+		return "changed by somebody else" + changer(c.cfg.FieldManager, p.object, obj), nil
 	}
 	c.learn(m, p, l)
 	return "", nil
+}
+
+// outOfReach says why objects of a kind can't be looked at, where that is for good; empty: for no such reason. One such
+// object keeps no others from being looked at and applied.
+func outOfReach(err error) string {
+	switch {
+	case meta.IsNoMatchError(err):
+		return "its kind is not served"
+	case apierrors.IsForbidden(err):
+		return "not to be read with the agent's rights"
+	default:
+		return ""
+	}
+}
+
+// changer names who changed an object, as far as it shows: another release that has the object too, or whoever wrote
+// last.
+func changer(manager string, desired, live *unstructured.Unstructured) string {
+	want, now := desired.GetAnnotations(), live.GetAnnotations()
+	name, namespace := now[releaseNameAnnotation], now[releaseNamespaceAnnotation]
+	if name != "" && (name != want[releaseNameAnnotation] || namespace != want[releaseNamespaceAnnotation]) {
+		return " (it says that it belongs to Helm release " + namespace + "/" + name + ")"
+	}
+	var last metav1.ManagedFieldsEntry
+	for _, m := range live.GetManagedFields() {
+		if m.Subresource == "" && !isOurs(m, manager) && m.Time != nil && (last.Time == nil || !m.Time.Before(last.Time)) {
+			last = m
+		}
+	}
+	if last.Manager == "" {
+		return ""
+	}
+	return " (" + last.Manager + ")"
 }
 
 // track sums up its workloads. It is as good as its worst.
@@ -132,7 +165,8 @@ func (c *Client) track(ctx context.Context, m *memory, app App, t track, workloa
 		if err != nil {
 			return sum, err
 		}
-		c.waitFor(m, p.key, !one.Ready)
+		// A canary that takes traffic must not be out of sight for a moment.
+		c.waitFor(m, p.key, !one.Ready || t == trackCanary)
 		sum.Ready, sum.Available, sum.Failed = sum.Ready && one.Ready, sum.Available && one.Available, sum.Failed || one.Failed
 		if one.Message != "" {
 			messages = append(messages, one.Message)
@@ -157,6 +191,9 @@ func (c *Client) waitFor(m *memory, k Key, wait bool) {
 // readiness, or none.
 func (c *Client) workload(ctx context.Context, p planned, pending string) (rollout.Track, error) {
 	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
+	if why := outOfReach(err); why != "" {
+		return rollout.Track{Message: p.key.Kind + " " + p.key.Name + " is " + why}, nil
+	}
 	if err != nil {
 		return rollout.Track{}, err
 	}
@@ -213,10 +250,17 @@ func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstru
 		return one, nil
 	}
 	pods, err := c.newestPods(ctx, k, obj)
+	if apierrors.IsForbidden(err) {
+		return one, nil
+	}
 	if err != nil {
 		return rollout.Track{}, err
 	}
 	sum := judgePods(pods, wantedPods(obj))
+	if why := conditionMessage(obj, "ReplicaFailure"); why != "" && int64(len(pods)) < wantedPods(obj) {
+		// A quota or an admission webhook leaves no pods that could say what is wrong.
+		sum.message += ": " + why
+	}
 	if one.Failed {
 		sum.message += " (" + result.Message + ")"
 	}

@@ -47,6 +47,10 @@ var ErrHelmBusy = errors.New("another Helm client has an operation under way")
 // ErrReleaseTooLarge is returned by AddRelease when the record of a release does not fit into a Secret.
 var ErrReleaseTooLarge = errors.New("its Helm record is larger than the 1 MiB that Kubernetes allows; leave large files out of the chart (.helmignore)")
 
+// ErrReleaseLost is returned by ReleaseObjects for a release without a Helm record that can be read. Somebody has
+// deleted it, or helm uninstall has.
+var ErrReleaseLost = errors.New("its Helm record is gone")
+
 // revision is one record of a Helm release as its Secret's labels tell.
 type revision struct {
 	number int
@@ -71,9 +75,10 @@ func newReleases(c *Client) *releases {
 
 // AddRelease keeps a rendered release as a pending Helm record and returns its revision, so that its objects can
 // be had again while git and the chart repository are away. A record that an earlier call made for the same
-// release, and that nothing has become of yet, is used again.
-func (c *Client) AddRelease(ctx context.Context, app App, rel *render.Release) (int, error) {
-	n, err := c.releases.add(ctx, app, rel)
+// release, and that nothing has become of yet, is used again. The revision is later than after, the latest that the
+// app's state names: its record may be gone, as after helm uninstall, but no other release may go by its number.
+func (c *Client) AddRelease(ctx context.Context, app App, rel *render.Release, after int) (int, error) {
+	n, err := c.releases.add(ctx, app, rel, after)
 	if err != nil {
 		return 0, fmt.Errorf("adding to Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
 	}
@@ -91,7 +96,7 @@ func (c *Client) SettleReleases(ctx context.Context, app App, s rollout.State) e
 }
 
 // ReleaseObjects returns the objects of a release from its Helm record, CRDs first. They are shared and must not
-// be changed.
+// be changed. It returns ErrReleaseLost when the record is gone, or can't be decoded.
 func (c *Client) ReleaseObjects(ctx context.Context, app App, number int) ([]*unstructured.Unstructured, error) {
 	objs, err := c.releases.load(ctx, app, number)
 	if err != nil {
@@ -110,7 +115,7 @@ func (c *Client) Adopt(ctx context.Context, app App) (rollout.Release, error) {
 	return rel, nil
 }
 
-func (r *releases) add(ctx context.Context, app App, rel *render.Release) (int, error) {
+func (r *releases) add(ctx context.Context, app App, rel *render.Release, after int) (int, error) {
 	if err := r.c.ensureNamespace(ctx, app.Namespace); err != nil {
 		return 0, err
 	}
@@ -123,7 +128,7 @@ func (r *releases) add(ctx context.Context, app App, rel *render.Release) (int, 
 		last = history[len(history)-1]
 	}
 	switch {
-	case last.status.IsPending() && last.digest == digestText(rel.Digest):
+	case last.status.IsPending() && last.digest == digestText(rel.Digest) && last.number > after:
 		return last.number, nil
 	case last.status.IsPending() && last.digest == "":
 		return 0, busy(last)
@@ -132,14 +137,16 @@ func (r *releases) add(ctx context.Context, app App, rel *render.Release) (int, 
 	if err != nil {
 		return 0, err
 	}
-	record, err := newRecord(app, rel, last.number+1, first, time.Now())
+	record, err := newRecord(app, rel, max(last.number, after)+1, first, time.Now())
 	if err != nil {
 		return 0, err
 	}
 	if err := r.driver(ctx, app).Create(recordName(app, record.Version), record); err != nil {
+		r.c.lostNamespace(err)
 		r.forget(app)
 		return 0, tooLarge(err)
 	}
+	r.objects.Remove(objectsKey(app, record.Version))
 	history = append(history, revision{number: record.Version, status: record.Info.Status, digest: record.Labels[digestLabel]})
 	r.remember(app, history)
 	return record.Version, nil
@@ -201,6 +208,9 @@ func (r *releases) firstDeployed(ctx context.Context, app App, newest int) (helm
 		return helmtime.Time{}, nil
 	}
 	record, err := r.get(ctx, app, newest)
+	if errors.Is(err, ErrReleaseLost) {
+		return helmtime.Time{}, nil
+	}
 	if err != nil {
 		return helmtime.Time{}, err
 	}
@@ -268,7 +278,7 @@ func whyFailed(rev revision, s rollout.State) string {
 
 func (r *releases) setStatus(ctx context.Context, app App, number int, status release.Status, why string) error {
 	record, err := r.get(ctx, app, number)
-	if errors.Is(err, driver.ErrReleaseNotFound) {
+	if errors.Is(err, ErrReleaseLost) {
 		return nil
 	}
 	if err != nil {
@@ -311,7 +321,7 @@ func (r *releases) delete(ctx context.Context, app App, number int) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting the record of revision %d: %w", number, err)
 	}
-	r.objects.Remove(recordName(app, number) + "@" + app.Namespace)
+	r.objects.Remove(objectsKey(app, number))
 	return nil
 }
 
@@ -369,7 +379,7 @@ func adoptedDigest(version, manifest string) string {
 }
 
 func (r *releases) load(ctx context.Context, app App, number int) ([]*unstructured.Unstructured, error) {
-	key := recordName(app, number) + "@" + app.Namespace
+	key := objectsKey(app, number)
 	if objs, ok := r.objects.Get(key); ok {
 		return objs.([]*unstructured.Unstructured), nil //nolint:forcetypeassert // nothing else is put in
 	}
@@ -435,6 +445,9 @@ func (r *releases) get(ctx context.Context, app App, number int) (*release.Relea
 	found, err := r.driver(ctx, app).Query(map[string]string{
 		"owner": "helm", "name": app.ReleaseName, "version": strconv.Itoa(number),
 	})
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		return nil, fmt.Errorf("reading the record of revision %d: %w (%w)", number, ErrReleaseLost, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the record of revision %d: %w", number, err)
 	}
@@ -443,8 +456,10 @@ func (r *releases) get(ctx context.Context, app App, number int) (*release.Relea
 			return record, nil
 		}
 	}
-	return nil, fmt.Errorf("the record of revision %d can't be decoded", number)
+	return nil, fmt.Errorf("decoding the record of revision %d: %w", number, ErrReleaseLost)
 }
+
+func objectsKey(app App, number int) string { return recordName(app, number) + "@" + app.Namespace }
 
 func recordName(app App, number int) string {
 	return storage.HelmStorageType + "." + app.ReleaseName + ".v" + strconv.Itoa(number)

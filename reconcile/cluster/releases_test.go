@@ -72,7 +72,7 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	one, two, three := r.rendered("1.0.1", deployment("web", "web:1", 1)), r.rendered("1.0.2", deployment("web", "web:2", 1)), r.rendered("1.0.3", deployment("web", "web:3", 1))
 	add := func(rel *render.Release) rollout.Release {
 		t.Helper()
-		n, err := r.AddRelease(t.Context(), r.app, rel)
+		n, err := r.AddRelease(t.Context(), r.app, rel, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +157,7 @@ func TestOutdatedAPIVersions(t *testing.T) {
 	r := newRig(t)
 	rel := r.rendered("1.0.1", deployment("web", "web:1", 1))
 	rel.Manifest = strings.Replace(rel.Manifest, "apps/v1", "extensions/v1beta1", 1)
-	n, err := r.AddRelease(t.Context(), r.app, rel)
+	n, err := r.AddRelease(t.Context(), r.app, rel, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestReleaseThatDoesNotFit(t *testing.T) {
 		noise[i] = byte(x >> 24)
 	}
 	rel.Chart.Files = []*chart.File{{Name: "noise", Data: noise}}
-	if _, err := r.AddRelease(t.Context(), r.app, rel); !errors.Is(err, cluster.ErrReleaseTooLarge) {
+	if _, err := r.AddRelease(t.Context(), r.app, rel, 0); !errors.Is(err, cluster.ErrReleaseTooLarge) {
 		t.Errorf("err = %v", err)
 	}
 }
@@ -196,7 +196,7 @@ func TestSomebodyElsesOperation(t *testing.T) {
 	if _, err := r.Adopt(t.Context(), r.app); !errors.Is(err, cluster.ErrHelmBusy) {
 		t.Errorf("Adopt: %v", err)
 	}
-	if _, err := r.AddRelease(t.Context(), r.app, r.rendered("1.0.1", configs)); !errors.Is(err, cluster.ErrHelmBusy) {
+	if _, err := r.AddRelease(t.Context(), r.app, r.rendered("1.0.1", configs), 0); !errors.Is(err, cluster.ErrHelmBusy) {
 		t.Errorf("AddRelease: %v", err)
 	}
 }
@@ -301,5 +301,33 @@ func TestAdoptFromKubectl(t *testing.T) {
 	// The generation rises with the annotations; what counts is the spec.
 	if fmt.Sprint(now.Object["spec"]) != fmt.Sprint(before.Object["spec"]) {
 		t.Errorf("the spec was changed: %v\nbefore: %v", now.Object["spec"], before.Object["spec"])
+	}
+}
+
+// TestLostRecords deletes Helm's records, as helm uninstall does. The release that served is said to be lost, and no
+// other ever goes by its number.
+func TestLostRecords(t *testing.T) {
+	r := newRig(t)
+	one, two := r.rendered("1.0.1", configs), r.rendered("1.0.2", service)
+	n, err := r.AddRelease(t.Context(), r.app, one, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SettleReleases(t.Context(), r.app, rollout.State{Stable: rollout.Release{Version: "1.0.1", Digest: one.Digest, Revision: n}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.kube.CoreV1().Secrets(r.ns).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "owner=helm"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.ReleaseObjects(t.Context(), r.app, n); !errors.Is(err, cluster.ErrReleaseLost) {
+		t.Errorf("reading it: %v", err)
+	}
+	next, err := r.AddRelease(t.Context(), r.app, two, n)
+	if err != nil || next != n+1 {
+		t.Errorf("the next revision is %d, %v; want %d", next, err, n+1)
+	}
+	objs, err := r.ReleaseObjects(t.Context(), r.app, next)
+	if err != nil || len(objs) != 1 || objs[0].GetKind() != "Service" {
+		t.Errorf("objects of the next: %v, %v", objs, err)
 	}
 }

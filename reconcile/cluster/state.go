@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -34,6 +35,10 @@ const (
 	// maxSecret is what Kubernetes allows the data of a Secret.
 	maxSecret = corev1.MaxSecretSize
 )
+
+// ErrStateTooLarge is returned by SaveState and Apply for a state that does not fit into a Secret, as after hundreds of
+// rollouts whose events no status branch has taken.
+var ErrStateTooLarge = errors.New("the state, with the events that git has not taken yet, is larger than the 1 MiB that Kubernetes allows")
 
 // Saved is an app's state as the cluster holds it. The inventory beside it is the client's own business.
 type Saved struct {
@@ -74,6 +79,45 @@ func (c *Client) LoadStates(ctx context.Context) (map[string]Saved, error) {
 		}
 	}
 	return out, nil
+}
+
+// LoadState returns an app's state as it is after ErrConflict, and makes the client go by that. It must be called by
+// whoever has the app. Found is false when the state was deleted: then what the client knows of the app stays, and the
+// next SaveState makes the state anew.
+func (c *Client) LoadState(ctx context.Context, app App) (s Saved, found bool, err error) {
+	secret, err := c.core.Secrets(c.cfg.Namespace).Get(ctx, c.stateName(app.Name), metav1.GetOptions{})
+	c.releases.forget(app)
+	if apierrors.IsNotFound(err) {
+		m := c.of(app)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		m.version, m.unsaved = "", true
+		return Saved{}, false, nil
+	}
+	if err != nil {
+		return Saved{}, false, fmt.Errorf("reading the state of %s: %w", app.Name, err)
+	}
+	saved, m, err := c.decodeState(secret)
+	if err != nil {
+		return Saved{}, false, err
+	}
+	if m == nil {
+		return Saved{}, false, fmt.Errorf("reading the state of %s: Secret %s/%s is none of Sluice's", app.Name, secret.Namespace, secret.Name)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.apps[app.Name]; old != nil {
+		for k := range old.items {
+			c.release(app.Name, k)
+		}
+	}
+	c.apps[app.Name] = m
+	for k := range m.items {
+		if c.claims[k].owner == "" {
+			c.claims[k] = claim{owner: app.Name, contender: c.claims[k].contender}
+		}
+	}
+	return saved, true, nil
 }
 
 // decodeState reads one Secret; a Secret that is none of ours gives no memory.
@@ -119,7 +163,7 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
 		return err
 	}
 	if n := len(state) + len(inventory); n > maxSecret {
-		return fmt.Errorf("saving the state of %s: %d bytes are more than the %d that a Secret may hold", m.app.Name, n, maxSecret)
+		return fmt.Errorf("saving the state of %s: %w: %d bytes", m.app.Name, ErrStateTooLarge, n)
 	}
 	secret, err := c.stateSecret(m.app, version, state, inventory)
 	if err != nil {
@@ -127,6 +171,7 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
 	}
 	written, err := c.send(ctx, secret)
 	if err != nil {
+		c.lostNamespace(err)
 		return fmt.Errorf("saving the state of %s: %w", m.app.Name, err)
 	}
 	c.mu.Lock()

@@ -1,0 +1,221 @@
+package cluster_test
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// TestLoadStateAfterAConflict: whoever lost the race goes on from what the other has written.
+func TestLoadStateAfterAConflict(t *testing.T) {
+	r := newRig(t)
+	first := r.Client
+	saved, err := first.SaveState(t.Context(), cluster.Saved{App: r.app, State: rollout.State{Weight: 10}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.restart("2")
+	if _, err := r.SaveState(t.Context(), cluster.Saved{App: r.app, State: rollout.State{Weight: 20}}); err != nil {
+		t.Fatal(err)
+	}
+	r.apply(rollout.Installing, r.whole())
+	if _, err := first.SaveState(t.Context(), saved); !errors.Is(err, cluster.ErrConflict) {
+		t.Fatalf("saving over another's state: %v", err)
+	}
+	now, found, err := first.LoadState(t.Context(), r.app)
+	if err != nil || !found || now.State.Weight != 20 || now.App != r.app {
+		t.Fatalf("loaded %+v, %t, %v", now, found, err)
+	}
+	now.State.Weight = 30
+	if _, err := first.SaveState(t.Context(), now); err != nil {
+		t.Errorf("saving after that: %v", err)
+	}
+	res, err := first.Apply(t.Context(), r.app, rollout.State{Phase: rollout.Removing}, project.Desired{})
+	if err != nil || !strings.Contains(actions(res), "Deployment web deleted") {
+		t.Errorf("the other's inventory was not taken over: %s, %v", actions(res), err)
+	}
+}
+
+// TestDeletedStateIsMadeAnew: a person deletes the Secret; what was in it, inventory included, is written again.
+func TestDeletedStateIsMadeAnew(t *testing.T) {
+	r := newRig(t)
+	saved, err := r.SaveState(t.Context(), cluster.Saved{App: r.app, State: rollout.State{Weight: 10}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.apply(rollout.Installing, r.whole())
+	if err := r.kube.CoreV1().Secrets(r.ns).Delete(t.Context(), "sluice.production.web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.SaveState(t.Context(), saved); !errors.Is(err, cluster.ErrConflict) {
+		t.Fatalf("saving a deleted state: %v", err)
+	}
+	if _, found, err := r.LoadState(t.Context(), r.app); err != nil || found {
+		t.Fatalf("found %t, %v", found, err)
+	}
+	if _, err := r.SaveState(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	r.restart("2")
+	if got := actions(r.apply(rollout.Removing, project.Desired{})); !strings.Contains(got, "Deployment web deleted") {
+		t.Errorf("the inventory was lost: %s", got)
+	}
+}
+
+// TestDeletedNamespaceIsMadeAnew deletes everything under the client's feet: objects, state, and Helm's records.
+func TestDeletedNamespaceIsMadeAnew(t *testing.T) {
+	r := newRig(t)
+	saved, err := r.SaveState(t.Context(), cluster.Saved{App: r.app})
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs := r.objects(configs)
+	d := project.Desired{Stable: objs}
+	r.apply(rollout.Installing, d)
+	if err := r.kube.CoreV1().Namespaces().Delete(t.Context(), r.ns, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, func() (bool, string) {
+		_, err := r.Apply(t.Context(), r.app, rollout.State{}, d)
+		if errors.Is(err, cluster.ErrConflict) {
+			_, _, err = r.LoadState(t.Context(), r.app)
+		}
+		if err != nil {
+			return false, err.Error()
+		}
+		ns, err := r.kube.CoreV1().Namespaces().Get(t.Context(), r.ns, metav1.GetOptions{})
+		return err == nil && ns.Status.Phase == corev1.NamespaceActive && r.observe(d).Applied, "not there again"
+	})
+	eventually(t, time.Minute, func() (bool, string) {
+		_, err := r.SaveState(t.Context(), saved)
+		if errors.Is(err, cluster.ErrConflict) {
+			_, _, _ = r.LoadState(t.Context(), r.app)
+		}
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// TestMissingRights: an object that the agent may not touch is named, and keeps no other from being applied.
+func TestMissingRights(t *testing.T) {
+	r := newRig(t)
+	if _, err := r.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "some"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"secrets", "configmaps"}, Verbs: []string{"*"}},
+		{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"*"}},
+	}}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "some"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "some"},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: r.ns}},
+	}
+	if _, err := r.kube.RbacV1().Roles(r.ns).Create(t.Context(), role, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.kube.RbacV1().RoleBindings(r.ns).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	config := rest.CopyConfig(shared.REST())
+	config.Impersonate.UserName = r.ns
+	c, err := cluster.New(t.Context(), cluster.Config{REST: config, Namespace: r.ns, Environment: "production"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs := r.objects(configs + "\n---\n" + service + "\n---\n" + deployment("web", "web:1", 0))
+	d := project.Desired{Stable: objs, StableWorkloads: workloads(objs)}
+	eventually(t, 30*time.Second, func() (bool, string) {
+		res, err := c.Apply(t.Context(), r.app, rollout.State{Phase: rollout.Installing}, d)
+		if err == nil || !strings.Contains(err.Error(), "applying Service "+r.ns+"/web") || !cluster.Refused(err) {
+			t.Fatalf("err = %v", err)
+		}
+		_, getErr := r.kube.AppsV1().Deployments(r.ns).Get(t.Context(), "web", metav1.GetOptions{})
+		return getErr == nil, fmt.Sprintf("%s, %v", actions(res), err)
+	})
+	seen, err := c.Observe(t.Context(), r.app, d)
+	if err != nil || seen.Applied || seen.Pending != "Service "+r.ns+"/web: not to be read with the agent's rights" {
+		t.Errorf("seen = %+v, %v", seen, err)
+	}
+}
+
+// TestPodsThatAreNotAdmitted: where no pod can be made, the reason is in the Deployment's conditions alone.
+func TestPodsThatAreNotAdmitted(t *testing.T) {
+	r := newRig(t)
+	if _, err := r.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	limits := &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "small"}, Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
+		Type: corev1.LimitTypeContainer, Max: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m")},
+	}}}}
+	if _, err := r.kube.CoreV1().LimitRanges(r.ns).Create(t.Context(), limits, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	objs := r.objects(deployment("web", "web:1", 1))
+	d := project.Desired{Stable: objs, StableWorkloads: objs}
+	r.apply(rollout.Installing, d)
+	want := regexp.MustCompile(`^0 of 1 pods ready: Pod "web-\S+" is invalid: .*cpu limit of 10m`)
+	eventually(t, 30*time.Second, func() (bool, string) {
+		s := r.observe(d).Stable
+		return want.MatchString(s.Message) && !s.Ready, s.Message
+	})
+}
+
+// TestWhoChangedIt: a fight with another release over one object names it.
+func TestWhoChangedIt(t *testing.T) {
+	r := newRig(t)
+	d := project.Desired{Stable: r.objects(configs)}
+	r.apply(rollout.Idle, d)
+	awaitPending := func(want string) {
+		t.Helper()
+		eventually(t, 10*time.Second, func() (bool, string) {
+			seen := r.observe(d)
+			return seen.Pending == "ConfigMap "+r.ns+"/web: changed by somebody else ("+want+")", seen.Pending
+		})
+		r.apply(rollout.Idle, d)
+	}
+	r.edit(configMaps, "web", `{"data":{"level":"debug"}}`)
+	awaitPending("kubectl-patch")
+
+	other, err := cluster.New(t.Context(), cluster.Config{REST: shared.REST(), Namespace: r.ns, Environment: "staging"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := cluster.App{Name: "web", Namespace: r.ns, ReleaseName: "other"}
+	if _, err := other.Apply(t.Context(), app, rollout.State{}, project.Desired{Stable: r.objects(configs)[:1]}); err != nil {
+		t.Fatal(err)
+	}
+	awaitPending("it says that it belongs to Helm release " + r.ns + "/other")
+}
+
+func TestRefused(t *testing.T) {
+	gr := deployments.GroupResource()
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{errors.New("connection refused"), false},
+		{apierrors.NewServiceUnavailable("starting"), false},
+		{apierrors.NewTooManyRequests("later", 1), false},
+		{fmt.Errorf("saving: %w", cluster.ErrConflict), false},
+		{fmt.Errorf("observing: %w", apierrors.NewForbidden(gr, "web", errors.New("no right"))), true},
+		{fmt.Errorf("adopting: %w", cluster.ErrHelmBusy), true},
+		{errors.Join(errors.New("connection refused"), apierrors.NewBadRequest("bad")), true},
+	} {
+		if got := cluster.Refused(test.err); got != test.want {
+			t.Errorf("%v: refused %t", test.err, got)
+		}
+	}
+}
