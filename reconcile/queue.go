@@ -6,51 +6,73 @@ import (
 	"time"
 )
 
+// commonShare is which of the names handed out to workers that take both lanes is a common one, where both wait.
+const commonShare = 4
+
 // queue hands out app names, each to one worker at a time. A name added while its worker is busy is handed out
 // again afterwards; a name added twice before that is handed out once. It is safe for concurrent use.
+//
+// There are two lanes. Urgent is what a rollout under way waits for: a check that is due must not stand behind a
+// thousand apps that a commit has changed. Some turns go to the common lane all the same.
 type queue struct {
-	mu    sync.Mutex
-	ready []string
-	state map[string]mark
-	timer map[string]*time.Timer
-	// wake has room for one: a worker that takes a name passes the signal on while more are ready.
+	mu     sync.Mutex
+	common lane
+	urgent lane
+	turns  int
+	state  map[string]mark
+	timer  map[string]*time.Timer
+}
+
+// lane is one line of names. A name that has changed lanes is skipped in the old one.
+type lane struct {
+	names []string
+	// wake has room for one: a worker that takes a name passes the signal on while more wait.
 	wake chan struct{}
 }
 
-// mark says where a name stands; a name that is nowhere has no mark.
-type mark int
-
-const (
-	queued mark = iota + 1
-	running
-	runningAndQueued
-)
+// mark says where a name stands; the zero mark: nowhere.
+type mark struct {
+	running, queued, urgent bool
+}
 
 func newQueue() *queue {
-	return &queue{state: map[string]mark{}, timer: map[string]*time.Timer{}, wake: make(chan struct{}, 1)}
+	newLane := func() lane { return lane{wake: make(chan struct{}, 1)} }
+	return &queue{common: newLane(), urgent: newLane(), state: map[string]mark{}, timer: map[string]*time.Timer{}}
 }
 
 // Add makes name ready now.
-func (q *queue) Add(name string) {
+func (q *queue) Add(name string) { q.add(name, false) }
+
+// Urge makes name ready now, before all that was only added.
+func (q *queue) Urge(name string) { q.add(name, true) }
+
+func (q *queue) add(name string, urgent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if t := q.timer[name]; t != nil {
 		t.Stop()
 		delete(q.timer, name)
 	}
-	switch q.state[name] {
-	case queued, runningAndQueued:
-	case running:
-		q.state[name] = runningAndQueued
-	default:
-		q.push(name)
+	m := q.state[name]
+	if m.queued && (m.urgent || !urgent) {
+		return
+	}
+	m.queued, m.urgent = true, urgent
+	q.state[name] = m
+	if !m.running {
+		q.push(name, urgent)
 	}
 }
 
-// AddAfter makes name ready after d; the latest call wins, and Add overrides it.
-func (q *queue) AddAfter(name string, d time.Duration) {
+// AddAfter makes name ready after d; the latest call of AddAfter and UrgeAfter wins, and Add and Urge override it.
+func (q *queue) AddAfter(name string, d time.Duration) { q.after(name, d, false) }
+
+// UrgeAfter is AddAfter for what a rollout under way waits for.
+func (q *queue) UrgeAfter(name string, d time.Duration) { q.after(name, d, true) }
+
+func (q *queue) after(name string, d time.Duration, urgent bool) {
 	if d <= 0 {
-		q.Add(name)
+		q.add(name, urgent)
 		return
 	}
 	q.mu.Lock()
@@ -58,7 +80,7 @@ func (q *queue) AddAfter(name string, d time.Duration) {
 	if t := q.timer[name]; t != nil {
 		t.Stop()
 	}
-	q.timer[name] = time.AfterFunc(d, func() { q.Add(name) })
+	q.timer[name] = time.AfterFunc(d, func() { q.add(name, urgent) })
 }
 
 // Get waits for a name; ok is false when ctx is done.
@@ -67,9 +89,24 @@ func (q *queue) Get(ctx context.Context) (name string, ok bool) {
 		select {
 		case <-ctx.Done():
 			return "", false
-		case <-q.wake:
+		case <-q.common.wake:
+		case <-q.urgent.wake:
 		}
 		if name, ok := q.take(); ok {
+			return name, true
+		}
+	}
+}
+
+// GetUrgent is Get for a worker that is kept free for what is urgent.
+func (q *queue) GetUrgent(ctx context.Context) (name string, ok bool) {
+	for {
+		select {
+		case <-ctx.Done():
+			return "", false
+		case <-q.urgent.wake:
+		}
+		if name, ok := q.takeUrgent(); ok {
 			return name, true
 		}
 	}
@@ -79,11 +116,14 @@ func (q *queue) Get(ctx context.Context) (name string, ok bool) {
 func (q *queue) Done(name string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	again := q.state[name] == runningAndQueued
-	delete(q.state, name)
-	if again {
-		q.push(name)
+	m := q.state[name]
+	if !m.queued {
+		delete(q.state, name)
+		return
 	}
+	m.running = false
+	q.state[name] = m
+	q.push(name, m.urgent)
 }
 
 // Stop drops every timer.
@@ -96,30 +136,58 @@ func (q *queue) Stop() {
 	}
 }
 
-func (q *queue) push(name string) {
-	q.state[name] = queued
-	q.ready = append(q.ready, name)
-	q.signal()
+func (q *queue) push(name string, urgent bool) {
+	l := &q.common
+	if urgent {
+		l = &q.urgent
+	}
+	l.names = append(l.names, name)
+	l.signal()
 }
 
 func (q *queue) take() (string, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.ready) == 0 {
-		return "", false
+	defer q.common.signal()
+	defer q.urgent.signal()
+	q.turns++
+	first, second := &q.urgent, &q.common
+	if q.turns%commonShare == 0 {
+		first, second = second, first
 	}
-	name := q.ready[0]
-	q.ready = q.ready[1:]
-	q.state[name] = running
-	if len(q.ready) > 0 {
-		q.signal()
+	if name, ok := q.from(first); ok {
+		return name, true
 	}
-	return name, true
+	return q.from(second)
 }
 
-func (q *queue) signal() {
+func (q *queue) takeUrgent() (string, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	defer q.urgent.signal()
+	return q.from(&q.urgent)
+}
+
+// from takes the lane's first name that still waits in it.
+func (q *queue) from(l *lane) (string, bool) {
+	for len(l.names) > 0 {
+		name := l.names[0]
+		l.names = l.names[1:]
+		if m := q.state[name]; m.queued && !m.running && m.urgent == (l == &q.urgent) {
+			q.state[name] = mark{running: true}
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// signal wakes a worker if a name waits.
+func (l *lane) signal() {
+	if len(l.names) == 0 {
+		return
+	}
 	select {
-	case q.wake <- struct{}{}:
+	case l.wake <- struct{}{}:
 	default:
 	}
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +68,54 @@ func TestQueueTimers(t *testing.T) {
 		defer cancel()
 		if name, ok := q.Get(ctx); ok {
 			t.Errorf("%q came again from a timer that Add overrode", name)
+		}
+	})
+}
+
+func TestQueueUrgentNamesGoFirst(t *testing.T) {
+	q := newQueue()
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		q.Add(name)
+	}
+	q.Urge("x")
+	q.Urge("e")
+	q.Urge("y")
+	q.Urge("y")
+	q.Add("x")
+	var got []string
+	for range 8 {
+		name, _ := q.Get(t.Context())
+		got = append(got, name)
+	}
+	// Every fourth turn is the common lane's, so that nothing waits for ever.
+	if order := strings.Join(got, " "); order != "x e y a b c d f" {
+		t.Errorf("handed out: %s", order)
+	}
+	if name, ok := q.take(); ok {
+		t.Errorf("%q was handed out twice", name)
+	}
+}
+
+func TestQueueKeepsAWorkerFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		defer q.Stop()
+		q.Add("slow")
+		q.Get(t.Context())
+		q.Add("another")
+		q.UrgeAfter("check", time.Second)
+		start := time.Now()
+		if name, _ := q.GetUrgent(t.Context()); name != "check" || time.Since(start) != time.Second {
+			t.Errorf("got %q after %v, want the check when it is due", name, time.Since(start))
+		}
+		// What becomes urgent while its worker is busy is so afterwards.
+		q.Urge("slow")
+		q.Done("slow")
+		if name, _ := q.GetUrgent(t.Context()); name != "slow" {
+			t.Errorf("got %q, want slow", name)
+		}
+		if name, _ := q.Get(t.Context()); name != "another" {
+			t.Errorf("got %q, want another", name)
 		}
 	})
 }
