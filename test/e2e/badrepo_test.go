@@ -1,11 +1,10 @@
 package e2e
 
 import (
-	"errors"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"helm.sh/helm/v3/pkg/chart"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -42,15 +41,32 @@ func TestBadRepository(t *testing.T) {
 			text: "- name: broken\n  version: 1.0.0\n  repository: file://../../../etc\n",
 			want: []string{requirements + ":", "leaves the repository"},
 		},
+		{
+			name: "no such chart", file: requirements, app: "broken",
+			text: "- name: broken\n  version: 1.0.0\n  repository: CHARTS\n",
+			want: []string{"broken", "CHARTS", "not found"},
+		},
+		{
+			name: "link out", file: requirements, app: "broken",
+			text: "- name: broken\n  version: 1.0.0\n  repository: file://../charts/broken\n",
+			want: []string{"charts/broken", "symbolic link"},
+		},
+		{
+			name: "huge archive", file: requirements, app: "huge",
+			text: "- name: huge\n  version: 1.0.0\n  repository: CHARTS\n",
+			want: []string{"huge", "larger than the limit of 10 MiB"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
+			w.traps()
 			w.install()
 			w.bump("0.0.130")
 			w.awaitEvent(rollout.Advanced, "0.0.130", 1)
 			good := w.file("main", c.file)
-			w.commit("break it", map[string]string{c.file: good + strings.ReplaceAll(c.text, "CHARTS", w.bed.Charts.URL())})
+			here := func(text string) string { return strings.ReplaceAll(text, "CHARTS", w.bed.Charts.URL()) }
+			w.commit("break it", map[string]string{c.file: good + here(c.text)})
 
 			page, record := "README.md", "environment.yaml"
 			if c.app != "" {
@@ -60,7 +76,7 @@ func TestBadRepository(t *testing.T) {
 				text := w.file(w.statusBranch(), record)
 				return strings.Contains(text, "fault: "), text
 			})
-			out, code := w.status()
+			out, code := w.sluice("status")
 			if code != 3 {
 				t.Errorf("sluice status ends with %d, want 3", code)
 			}
@@ -68,7 +84,7 @@ func TestBadRepository(t *testing.T) {
 				for where, text := range map[string]string{
 					page: w.file(w.statusBranch(), page), record: w.file(w.statusBranch(), record), "sluice status": out,
 				} {
-					if !strings.Contains(text, want) {
+					if want = here(want); !strings.Contains(text, want) {
 						t.Errorf("%s does not say %q:\n%s", where, want, text)
 					}
 				}
@@ -78,22 +94,32 @@ func TestBadRepository(t *testing.T) {
 
 			w.commit("mend it", map[string]string{c.file: good})
 			w.await("the fault to be gone", func() (bool, string) {
-				out, code := w.status()
+				out, code := w.sluice("status")
 				return code == 0, out
 			})
 		})
 	}
 }
 
-// status is what the command prints, and its exit code.
-func (w *world) status() (out string, code int) {
+// traps lays out what some of the cases step into: a chart in the repository with a link out of it, and an archive of
+// 100 MB in the chart repository.
+func (w *world) traps() {
 	w.Helper()
-	cmd := exec.Command(program, "status", "--repo", w.bed.Git.URL(w.name), "--username", "sluice",
-		"--password-file", filepath.Join(w.dir, "password"), "--environment", w.name)
-	text, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		w.Fatal(err)
-	}
-	return string(text), cmd.ProcessState.ExitCode()
+	w.git(`commit refs/heads/main
+committer A Person <person@example.com> 1700000000 +0000
+data 5
+traps
+from refs/heads/main^0
+M 100644 inline charts/broken/Chart.yaml
+data <<END
+apiVersion: v2
+name: broken
+version: 1.0.0
+END
+M 120000 inline charts/broken/templates
+data 14
+../../../../..
+`, "fast-import", "--quiet")
+	w.must(w.bed.Charts.AddChart(&chart.Chart{Metadata: &chart.Metadata{APIVersion: "v2", Name: "huge", Version: "1.0.0"}}))
+	w.bed.Charts.SetHuge("huge-1.0.0.tgz", 100<<20)
 }

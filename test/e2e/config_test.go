@@ -1,15 +1,11 @@
 package e2e
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 
-	"helm.sh/helm/v3/pkg/release"
-	"helm.sh/helm/v3/pkg/storage"
-	"helm.sh/helm/v3/pkg/storage/driver"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -80,39 +76,17 @@ func TestReplicasDoNotCanary(t *testing.T) {
 	}
 }
 
-// helmHistory is what `helm history` reads, as "2 deployed 0.0.130".
-func (w *world) helmHistory() (lines []string, list []*release.Release) {
-	w.Helper()
-	list, err := storage.Init(driver.NewSecrets(w.kube.CoreV1().Secrets(w.name))).History(app)
-	w.must(err)
-	slices.SortFunc(list, func(x, y *release.Release) int { return x.Version - y.Version })
-	for _, r := range list {
-		lines = append(lines, fmt.Sprintf("%d %s %s", r.Version, r.Info.Status, r.Chart.Metadata.Version))
-	}
-	return lines, list
-}
-
-// awaitHelmHistory waits until Helm reads the lines.
-func (w *world) awaitHelmHistory(want ...string) []*release.Release {
-	w.Helper()
-	var list []*release.Release
-	w.await("helm history to be "+strings.Join(want, ", "), func() (bool, string) {
-		var got []string
-		got, list = w.helmHistory()
-		return slices.Equal(got, want), strings.Join(got, ", ")
-	})
-	return list
-}
-
 func TestHelmHistory(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.behave("0.0.131", behaviour.Behaviour{ErrorRate: 0.3})
 	w.install()
 	w.awaitHelmHistory("1 deployed 0.0.129")
+	w.helmShows("1 deployed 0.0.129")
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	w.awaitHelmHistory("1 superseded 0.0.129", "2 deployed 0.0.130")
+	w.helmShows("2 deployed 0.0.130")
 	w.bump("0.0.131")
 	w.awaitEvent(rollout.RollbackCommitted, "0.0.131", 1)
 	w.awaitEvent(rollout.RolledBack, "0.0.131", 1)

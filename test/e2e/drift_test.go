@@ -50,11 +50,10 @@ func TestHandEditedWeightIsUndone(t *testing.T) {
 	w.bed.Traffic.SetRate(w.name, w.host(), 0) // the weight stays
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Inconclusive, "0.0.130", 1)
-	const virtualServices = "virtualservices"
 	const everything = `{"spec":{"http":[{"route":[{"destination":{"host":"` + app + `-canary"},"weight":100}]}]}}`
-	name := w.names("networking.istio.io", "v1", virtualServices)[0]
+	name := w.names("networking.istio.io", "v1", "virtualservices")[0]
 	w.bed.Traffic.SetRate(w.name, w.host(), 100)
-	w.patch("networking.istio.io", "v1", virtualServices, name, everything)
+	w.patch("networking.istio.io", "v1", "virtualservices", name, everything)
 	w.undone("the weight", func() (bool, string) {
 		shares := w.canaryShares()
 		return slices.Contains(shares, 100) && shares[len(shares)-1] <= 50, "as edited"
@@ -76,8 +75,9 @@ func TestIdleAgentWritesNothing(t *testing.T) {
 	w.quiet()
 
 	since, pushes := time.Now(), len(w.history(w.statusBranch()))
-	// What concerns no app, in git and in the cluster, is looked at and left alone.
+	// What changes no app, in git and in the cluster, is looked at and left alone.
 	w.commit("docs: say hello", map[string]string{"README.md": "Hello.\n"})
+	w.commit("docs: explain", map[string]string{"env/values.yaml": "# The same values.\n" + w.values("hello", 2)})
 	w.patch("apps", "v1", "deployments", app, `{"metadata":{"annotations":{"example.com/note":"mine"}}}`)
 	w.intervals(5)
 	w.wroteNothing("while idle", since)

@@ -127,6 +127,27 @@ func TestKilledAfterEachPush(t *testing.T) {
 	w.rolledBackOnce(bad, before)
 }
 
+// TestKilledWhileUpdating is about an app without a canary: each version is updated to at once. In the end git drops it.
+func TestKilledWhileUpdating(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.behave("0.0.130", behaviour.Behaviour{Ready: behaviour.ReadySlowly, ReadyAfterSeconds: 2})
+	w.commit("policy", map[string]string{"env/values.yaml": w.values("hello", 2) + "    enable: false\n"})
+	w.install()
+	w.bump("0.0.130")
+	w.killIn(inPhase(rollout.Updating))
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.serves()
+	w.commit("drop it", map[string]string{requirements: "dependencies: []\n"})
+	w.killIn(inPhase(rollout.Removing))
+	w.killIn(moment{"git to be told", func(s rollout.State) bool { return s.Phase == rollout.Idle && s.LastSeq > 4 }})
+	w.awaitEvent(rollout.Removed, "", 1)
+	w.toldAs([]string{
+		"InstallStarted 0 0.0.129", "Installed 0 0.0.129", "RolloutStarted 0 0.0.130", "Promoted 0 0.0.130", "Removed 0 ",
+	})
+	w.serves()
+}
+
 // Nobody's requests say nothing of a release: it is held, told as paused, and goes on when users are back.
 func TestNoTrafficHoldsTheWeight(t *testing.T) {
 	t.Parallel()
@@ -183,9 +204,10 @@ func (w *world) toldAs(want []string) {
 	w.Helper()
 	got := story(course(w.events()))
 	// The rollback commit does not wait for the canary to drain, so either of the two may be the first.
-	n := len(got) - 2
-	if n >= 0 && strings.HasPrefix(got[n], string(rollout.RollbackCommitted)) {
-		got[n], got[n+1] = got[n+1], got[n]
+	for i := range len(got) - 1 {
+		if strings.HasPrefix(got[i], string(rollout.RollbackCommitted)) && strings.HasPrefix(got[i+1], string(rollout.RolledBack)) {
+			got[i], got[i+1] = got[i+1], got[i]
+		}
 	}
 	if !slices.Equal(got, want) {
 		w.Errorf("the audit log says\n%v, want\n%v", got, want)
@@ -206,14 +228,32 @@ func (w *world) stepsLasted(interval time.Duration) {
 	}
 }
 
-// rolledBackOnce fails the test unless the branch's newest commit is the one rollback commit, upon the bad one.
+// rolledBackOnce fails the test unless the branch's newest commit is the one rollback commit, upon the bad one, and
+// takes back that one's one line.
 func (w *world) rolledBackOnce(bad, before string) {
 	w.Helper()
 	if after := w.file("main", requirements); after != before {
 		w.Errorf("the environment branch says\n%s, want what it said before:\n%s", after, before)
 	}
 	tip := w.history("main")[0]
-	if !audit.IsOwn(tip.Message) || tip.Parents[0] != bad {
+	if !audit.IsOwn(tip.Message) || !slices.Equal(tip.Parents, []string{bad}) {
 		w.Errorf("the newest commit is %q upon %v", tip.Message, tip.Parents)
 	}
+	did, undone := w.lines("show", "-R", bad), w.lines("show", tip.Hash)
+	if len(undone) != 2 || !slices.Equal(undone, did) {
+		w.Errorf("git show of the rollback commit changes %q, want %q", undone, did)
+	}
+}
+
+// lines that git shows as removed and as added.
+func (w *world) lines(show ...string) []string {
+	w.Helper()
+	var changed []string
+	for line := range strings.Lines(w.git("", append(show, "--format=", "--unified=0")...)) {
+		header := strings.HasPrefix(line, "---") || strings.HasPrefix(line, "+++")
+		if !header && (line[0] == '-' || line[0] == '+') {
+			changed = append(changed, line)
+		}
+	}
+	return changed
 }

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
@@ -17,13 +16,11 @@ func TestFirstInstallNeverCanaries(t *testing.T) {
 	if got, want := story(w.events()), []string{"InstallStarted 0 0.0.129", "Installed 0 0.0.129"}; !slices.Equal(got, want) {
 		t.Errorf("the audit log says %v, want %v", got, want)
 	}
-	w.settled()
-	if names := w.names("", "v1", "services"); !slices.Equal(names, []string{app}) {
-		t.Errorf("services are %v", names)
-	}
-	secrets := strings.Join(w.names("", "v1", "secrets"), " ")
-	if !strings.Contains(secrets, "sh.helm.release.v1."+app+".v1") {
-		t.Errorf("there is no Helm release: %s", secrets)
+	w.servesGit()
+	w.awaitHelmHistory("1 deployed 0.0.129")
+	w.helmShows("1 deployed 0.0.129")
+	if got := w.canaryShares(); !slices.Equal(got, []int{0}) {
+		t.Errorf("users saw the canary's share as %v", got)
 	}
 }
 
@@ -32,6 +29,7 @@ func TestGoodBump(t *testing.T) {
 	w := newWorld(t)
 	w.install()
 	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved // before its first pods were ready
+	weights := w.watchWeights()
 	cause := w.bump("0.0.130")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	want := []string{
@@ -47,13 +45,16 @@ func TestGoodBump(t *testing.T) {
 			t.Errorf("event %d was caused by %s, want %s", e.Seq, e.To.Commit, cause)
 		}
 	}
-	w.settled()
-	if got, want := w.canaryShares(), []int{0, 10, 20, 30, 40, 50, 0}; !slices.Equal(got, want) {
-		t.Errorf("users saw the canary's share as %v, want %v", got, want)
+	w.servesGit()
+	weights.were(0, 10, 20, 30, 40, 50, 0)
+	if got := w.canaryShares(); !slices.Equal(got, goodShares) {
+		t.Errorf("users saw the canary's share as %v, want %v", got, goodShares)
 	}
 	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
 		t.Errorf("%d requests found no pod during the rollout", n-unserved)
 	}
+	w.awaitHelmHistory("1 superseded 0.0.129", "2 deployed 0.0.130")
+	w.helmShows("2 deployed 0.0.130")
 	if !strings.Contains(w.file(w.statusBranch(), "README.md"), "0.0.130") {
 		t.Error("the status branch's page does not tell of 0.0.130")
 	}
@@ -65,27 +66,24 @@ func TestBadBumpIsRolledBackInGit(t *testing.T) {
 	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
 	w.install()
 	before, stable := w.file("main", requirements), w.pods(app)
+	weights := w.watchWeights()
 	bad := w.bump("0.0.130")
 	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
 	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
-	if got := slices.Max(w.canaryShares()); got != 10 {
-		t.Errorf("users saw the canary at %d %%, want it held at 10", got)
+	weights.were(0, 10, 0)
+	if got, want := w.canaryShares(), []int{0, 10, 0}; !slices.Equal(got, want) {
+		t.Errorf("users saw the canary's share as %v, want %v", got, want)
 	}
 	w.samePods(stable)
-	w.settled()
-	if after := w.file("main", requirements); after != before {
-		t.Errorf("the environment branch says\n%s, want what it said before:\n%s", after, before)
-	}
-	tip := w.history("main")[0]
-	if !audit.IsOwn(tip.Message) || tip.Parents[0] != bad {
-		t.Errorf("the newest commit is %q upon %v", tip.Message, tip.Parents)
-	}
-	// The rollback commit starts nothing, and asking again does.
-	n := len(w.events())
+	w.rolledBackOnce(bad, before)
+	w.servesGit()
+	w.quiet()
+	w.intervals(3) // the agent sees its own commit, and starts nothing
+	w.toldAs(badStory)
+	// Asking again does.
 	w.behave("0.0.130", behaviour.Behaviour{})
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
-	if got := story(w.events())[n]; got != "RolloutStarted 0 0.0.130" {
-		t.Errorf("after the rollback came %q", got)
-	}
+	w.toldAs(append(slices.Clone(badStory), goodStory[2:]...))
+	w.servesGit()
 }

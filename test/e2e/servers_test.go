@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed/behaviour"
@@ -24,6 +26,9 @@ func TestPrometheusAwayHoldsTheWeight(t *testing.T) {
 	}
 	w.must(w.bed.StartPrometheus(context.Background()))
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	at := slices.Index(goodStory, fmt.Sprintf("Advanced %d 0.0.130", held.Weight)) + 1
+	w.toldAs(slices.Insert(slices.Clone(goodStory), at,
+		fmt.Sprintf("Paused %d 0.0.130", held.Weight), fmt.Sprintf("Resumed %d 0.0.130", held.Weight)))
 	if got := w.canaryShares(); !slices.Equal(got, goodShares) {
 		t.Errorf("users saw the canary's share as %v, want %v", got, goodShares)
 	}
@@ -33,30 +38,40 @@ func TestGitAwayDoesNotDelayTheRollback(t *testing.T) {
 	w := newWorld(t)
 	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
 	w.install()
-	before := w.file("main", requirements)
+	before, stable := w.file("main", requirements), w.pods(app)
 	bad := w.bump("0.0.130")
 	w.awaitState(atWeight(10, false))
 	w.must(w.bed.Git.Stop())
 	t.Cleanup(func() { _ = w.bed.Git.Start() })
 	w.awaitState(moment{"rolled back", func(s rollout.State) bool { return s.Phase == rollout.Idle && s.Revert != nil }})
 	w.settled()
+	if got, want := w.canaryShares(), []int{0, 10, 0}; !slices.Equal(got, want) {
+		t.Errorf("while git was away users saw the canary's share as %v, want %v", got, want)
+	}
+	w.samePods(stable)
 	w.must(w.bed.Git.Start())
 	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
 	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
 	w.toldAs(badStory)
 	w.rolledBackOnce(bad, before)
+	w.servesGit()
 }
 
+// The API server ends once as told to and once by a crash, and is away for a while both times.
 func TestAPIServerRestart(t *testing.T) {
 	w := newWorld(t)
 	w.install()
 	w.bump("0.0.130")
-	w.awaitEvent(rollout.Advanced, "0.0.130", 2)
-	w.must(w.bed.StopAPIServer())
 	t.Cleanup(func() { _ = w.bed.StartAPIServer(context.Background()) })
-	w.must(w.bed.StartAPIServer(context.Background()))
+	for n, stop := range []func() error{w.bed.StopAPIServer, w.bed.KillAPIServer} {
+		w.awaitEvent(rollout.Advanced, "0.0.130", 2*n+1)
+		w.must(stop())
+		w.intervals(2)
+		w.must(w.bed.StartAPIServer(context.Background()))
+	}
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	w.toldAs(goodStory)
+	w.stepsLasted(time.Second)
 	// What users saw is not asked: they watch the API server too, and may miss weights until they have it back.
-	w.settled()
+	w.servesGit()
 }

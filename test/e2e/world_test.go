@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,15 +79,21 @@ const requirements = "env/requirements.yaml"
 
 // world is one environment and the agent that delivers it.
 type world struct {
-	*testing.T
+	testing.TB
 	bed *bed.Bed
 	// name of the environment, of its repository, and of its namespace.
 	name  string
 	dir   string
 	image string
-	kube  kubernetes.Interface
-	dyn   dynamic.Interface
+	// repository and charts are what the agent's configuration says of them; empty: git over HTTP, charts over HTTP.
+	repository, charts string
+	// interval between looks at the branch, and checkInterval between checks.
+	interval, checkInterval time.Duration
+	kube                    kubernetes.Interface
+	dyn                     dynamic.Interface
+	// agent is running since begun.
 	agent *exec.Cmd
+	begun time.Time
 	// log of the agent, over all its lives.
 	log *lockedBuffer
 }
@@ -94,7 +101,7 @@ type world struct {
 var worlds sync.Map // names in use
 
 // newWorld makes an environment with the app's version 0.0.129 in it. The agent is not started.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	b := bedtest.Need(t, shared)
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(t.Name(), "Test")))
@@ -102,7 +109,10 @@ func newWorld(t *testing.T) *world {
 	if _, taken := worlds.LoadOrStore(name, true); taken {
 		name = fmt.Sprintf("%s-%d", name, time.Now().UnixNano()%100000)
 	}
-	w := &world{T: t, bed: b, name: name, dir: t.TempDir(), image: name, log: &lockedBuffer{}}
+	w := &world{
+		TB: t, bed: b, name: name, dir: t.TempDir(), image: name, log: &lockedBuffer{},
+		interval: time.Second, checkInterval: time.Second,
+	}
 	w.kube = kubernetes.NewForConfigOrDie(b.REST())
 	w.dyn = dynamic.NewForConfigOrDie(b.REST())
 	root, err := bed.FindRoot()
@@ -215,6 +225,9 @@ func (w *world) bump(version string) string {
 func (w *world) start() {
 	w.Helper()
 	config := filepath.Join(w.dir, "agent.yaml")
+	credentials := fmt.Sprintf("username: %s, passwordFile: password", bed.User)
+	repository := cmp.Or(w.repository, fmt.Sprintf("url: %q, %s", w.bed.Git.URL(w.name), credentials))
+	charts := cmp.Or(w.charts, fmt.Sprintf("url: %q, %s", w.bed.Charts.URL(), credentials))
 	text := fmt.Sprintf(`apiVersion: sluice.dev/v1alpha1
 kind: Agent
 dataDir: data
@@ -222,16 +235,17 @@ kubeconfig: %s
 listen: none
 prometheus: {address: %q, timeout: 2s}
 charts:
-- {url: %q, username: %s, passwordFile: password}
+- {%s}
 environments:
 - name: %s
-  repository: {url: %q, username: %s, passwordFile: password}
-  interval: 1s
-  checkInterval: 1s
-`, w.bed.Kubeconfig, w.bed.PrometheusURL, w.bed.Charts.URL(), bed.User, w.name, w.bed.Git.URL(w.name), bed.User)
+  repository: {%s}
+  interval: %s
+  checkInterval: %s
+`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts, w.name, repository, w.interval, w.checkInterval)
 	w.must(os.WriteFile(config, []byte(text), 0o600))
 	w.agent = exec.Command(program, "agent", "--config", config)
 	w.agent.Stderr = w.log
+	w.begun = time.Now()
 	w.must(w.agent.Start())
 }
 
@@ -250,8 +264,48 @@ func (w *world) end(s syscall.Signal) {
 	w.agent = nil
 }
 
+// sluice runs a command on the environment repository and returns what it prints, and its exit code.
+func (w *world) sluice(command string, args ...string) (out string, code int) {
+	w.Helper()
+	cmd := exec.Command(program, append([]string{
+		command, "--repo", w.bed.Git.URL(w.name), "--username", bed.User, "--password-file", filepath.Join(w.dir, "password"),
+		"--environment", w.name,
+	}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		w.Fatal(err)
+	}
+	if code = cmd.ProcessState.ExitCode(); code != 0 && code != 3 {
+		w.Fatalf("sluice %s ended with %d: %s", command, code, stderr.String())
+	}
+	return stdout.String(), code
+}
+
+// git runs git in the repository on the server, as whoever looks after that does.
+func (w *world) git(stdin string, args ...string) string {
+	w.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir, cmd.Stdin = w.bed.Git.Path(w.name), strings.NewReader(stdin)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		w.Fatalf("git %s: %v: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out)
+}
+
 // await polls until f holds, and fails the test with what f says it waits for.
 func (w *world) await(what string, f func() (ok bool, now string)) {
+	w.Helper()
+	w.awaitFor(patience, 100*time.Millisecond, what, f)
+}
+
+// awaitFor is await with another patience, and another pause between looks.
+func (w *world) awaitFor(patience, pause time.Duration, what string, f func() (ok bool, now string)) {
 	w.Helper()
 	deadline := time.Now().Add(patience)
 	for {
@@ -262,7 +316,7 @@ func (w *world) await(what string, f func() (ok bool, now string)) {
 		if time.Now().After(deadline) {
 			w.Fatalf("waited %s for %s; it is: %s", patience, what, now)
 		}
-		poll := time.NewTimer(100 * time.Millisecond)
+		poll := time.NewTimer(pause)
 		<-poll.C
 	}
 }
