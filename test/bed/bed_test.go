@@ -16,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
@@ -27,7 +28,29 @@ import (
 // shared is the bed of all tests here.
 var shared *bed.Bed
 
-func TestMain(m *testing.M) { os.Exit(bedtest.Main(m, &shared)) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(starterVariable); dir != "" {
+		os.Exit(starter(dir))
+	}
+	os.Exit(bedtest.Main(m, &shared))
+}
+
+// starterVariable makes the test program start a bed in the directory that it names, and nothing else.
+const starterVariable = "SLUICE_BED_STARTER"
+
+// starter starts a bed, says which processes its servers are, and is there until it is killed.
+func starter(dir string) int {
+	b, err := bed.Start(context.Background(), bed.Options{Dir: dir})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(b.PIDs()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	select {}
+}
 
 // eventually asks until the answer is right, and fails with the last answer.
 func eventually(t testing.TB, within time.Duration, ask func() (ok bool, state string)) {
@@ -237,6 +260,53 @@ func TestPrometheusKeepsItsDataOverARestart(t *testing.T) {
 	}
 	awaitValue(t, "vector(1)", 1, 1)
 	awaitValue(t, `up{job="bed"}`, 1, 1)
+}
+
+func TestCustomResourcesAreServed(t *testing.T) {
+	c := client(t)
+	for groupVersion, want := range map[string][]string{
+		"networking.istio.io/v1":       {"VirtualService", "DestinationRule", "Gateway", "ServiceEntry", "Sidecar"},
+		"security.istio.io/v1":         {"AuthorizationPolicy", "PeerAuthentication"},
+		"gateway.networking.k8s.io/v1": {"Gateway", "GatewayClass", "HTTPRoute", "GRPCRoute"},
+	} {
+		list, err := c.Discovery().ServerResourcesForGroupVersion(groupVersion)
+		if err != nil {
+			t.Errorf("%s: %v", groupVersion, err)
+			continue
+		}
+		served := map[string]bool{}
+		for _, r := range list.APIResources {
+			served[r.Kind] = true
+		}
+		for _, kind := range want {
+			if !served[kind] {
+				t.Errorf("%s does not serve %s", groupVersion, kind)
+			}
+		}
+	}
+}
+
+func TestAnnotatedPodsBehaveSo(t *testing.T) {
+	c := client(t)
+	ns := namespace(t, c)
+	deploy(t, c, ns, "annotated", "annotated:1", 1, 0)
+	awaitReady(t, c, ns, "annotated", 1)
+	patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{%q:%q}}}}}`, behaviour.Annotation, `{"ready":"imagepull"}`)
+	if _, err := c.AppsV1().Deployments(ns).Patch(t.Context(), "annotated", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, func() (bool, string) {
+		pods, err := c.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		for _, p := range pods.Items {
+			if s := p.Status.ContainerStatuses; len(s) > 0 && s[0].State.Waiting != nil && s[0].State.Waiting.Reason == "ImagePullBackOff" {
+				return true, ""
+			}
+		}
+		return false, fmt.Sprintf("none of %d pods fails to pull its image", len(pods.Items))
+	})
 }
 
 func TestAuditLogNamesTheClient(t *testing.T) {
