@@ -94,6 +94,9 @@ func (j *job) execute(root *chart.Chart, given map[string]any, out *Release) (ma
 	if err != nil {
 		return nil, err
 	}
+	if err := checkEndless(root, values); err != nil {
+		return nil, err
+	}
 	// The zero Engine looks nothing up: neither DNS nor the cluster.
 	files, err := engine.Engine{}.Render(root, top)
 	if err != nil {

@@ -248,6 +248,30 @@ func TestRenderErrors(t *testing.T) {
 	}
 }
 
+// Helm sets no limit to how deep tpl may be nested: this would end the process.
+func TestValuesThatLeadBackToThemselves(t *testing.T) {
+	for values, want := range map[string]string{
+		`a: "{{ tpl .Values.a . }}"`: "the value a of chart app leads back to itself by way of tpl",
+		`{a: "{{ tpl $.Values.b.c $ }}", b: {c: "x {{- tpl (toYaml .Values.list) . }}"}, list: [x, "{{tpl .Values.a .}}"]}`: "the value a of chart app leads back",
+		`{a: "{{ tpl .Values.b . }}", b: "{{ tpl .Values.c . }} {{ .Values.a }}", c: c}`:                                    "",
+		`a: "{{ .Values.a }}"`: "",
+	} {
+		c := chartOf(t, map[string]string{"a.yaml": fmt.Sprintf(configMap, "a") + "data: {v: {{ tpl .Values.a . | quote }}}"})
+		var given map[string]any
+		if err := yaml.Unmarshal([]byte(values), &given); err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range []*Umbrella{nil, {Name: "env", Version: "0.0.1"}} {
+			in := input(c)
+			in.Values, in.Umbrella = given, u
+			_, err := NewRenderer(RendererConfig{}).Render(t.Context(), in)
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%s: error %v, want %q", values, err, want)
+			}
+		}
+	}
+}
+
 // Errors go to the status branch, and values may be passwords.
 func TestErrorsHoldNoValues(t *testing.T) {
 	const secret = `s3cr\"et`
