@@ -30,7 +30,7 @@ func BenchmarkOneOf10000Apps(b *testing.B) {
 
 func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 	const bumps = 60
-	charts := serveCharts(b, bumps)
+	charts, _ := serveCharts(b, bumps)
 	dir, commits := newEnvironment(b, charts, apps, bumps, ownFiles)
 	repo, err := gitsync.Open(b.Context(), gitsync.Remote{URL: "file://" + dir, AllowFile: true}, b.TempDir())
 	if err != nil {
@@ -75,17 +75,24 @@ func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 // bumped is the version that the nth bump brings.
 func bumped(n int) string { return fmt.Sprintf("1.0.%d", n) }
 
-// settledAgent has looked at every app of a commit, and rendered one of them.
-func settledAgent(b *testing.B, s *gitsync.Snapshot) *Agent {
-	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: b.TempDir()})
+// newReader is an agent that reads commits and renders, without a cluster.
+func newReader(tb testing.TB) *Agent {
+	tb.Helper()
+	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: tb.TempDir()})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	a := &Agent{
+	return &Agent{
 		charts: &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})},
 		log:    slog.New(slog.DiscardHandler), loader: &environments.Loader{Environment: "staging"},
 		queue: newQueue(), outbox: make(chan struct{}, 1), apps: map[string]*app{},
 	}
+}
+
+// settledAgent has looked at every app of a commit, and rendered one of them.
+func settledAgent(b *testing.B, s *gitsync.Snapshot) *Agent {
+	b.Helper()
+	a := newReader(b)
 	a.read(s)
 	if a.envFault != nil {
 		b.Fatal(a.envFault)
@@ -143,35 +150,36 @@ func newEnvironment(b *testing.B, charts string, apps, bumps int, ownFiles bool)
 	return dir, strings.Fields(git(b, dir, "", "rev-list", "--reverse", "all"))
 }
 
-func git(b testing.TB, dir, input string, args ...string) string {
-	b.Helper()
-	cmd := exec.CommandContext(b.Context(), "git", args...)
+func git(tb testing.TB, dir, input string, args ...string) string {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), "git", args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(input)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		b.Fatalf("git %s: %v\n%s", args[0], err, out)
+		tb.Fatalf("git %s: %v\n%s", args[0], err, out)
 	}
 	return string(out)
 }
 
-// serveCharts is a chart repository with chart app in as many versions as there are bumps, and one more.
-func serveCharts(b *testing.B, bumps int) (url string) {
-	files := map[string][]byte{}
+// serveCharts is a chart repository with chart app in as many versions as there are bumps, and one more. It serves files.
+func serveCharts(tb testing.TB, bumps int) (url string, files map[string][]byte) {
+	tb.Helper()
+	files = map[string][]byte{}
 	index := "apiVersion: v1\nentries:\n  app:\n"
 	for n := range bumps + 1 {
-		files["/app-"+bumped(n)+".tgz"] = packChart(b, bumped(n))
+		files["/app-"+bumped(n)+".tgz"] = packChart(tb, bumped(n))
 		index += fmt.Sprintf("  - {version: %s, urls: [app-%s.tgz]}\n", bumped(n), bumped(n))
 	}
 	files["/index.yaml"] = []byte(index)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, _ = w.Write(files[req.URL.Path])
 	}))
-	b.Cleanup(s.Close)
-	return s.URL
+	tb.Cleanup(s.Close)
+	return s.URL, files
 }
 
-func packChart(b *testing.B, version string) []byte {
-	b.Helper()
+func packChart(tb testing.TB, version string) []byte {
+	tb.Helper()
 	var buf bytes.Buffer
 	gz := gzip.NewWriter(&buf)
 	w := tar.NewWriter(gz)
@@ -195,14 +203,14 @@ spec: {selector: {app: {{ .Release.Name }}}, ports: [{port: 80}]}
 `,
 	} {
 		if err := w.WriteHeader(&tar.Header{Name: "app/" + name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(text))}); err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := io.WriteString(w, text); err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := errors.Join(w.Close(), gz.Close()); err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	return buf.Bytes()
 }
