@@ -136,7 +136,9 @@ func (s *sources) readSettings(fsys fs.FS, root, app string) error {
 	return nil
 }
 
-func (s *sources) sameValues(other *sources, app string) bool { return sameValues(s.values, other.values, app) }
+func (s *sources) sameValues(other *sources, app string) bool {
+	return sameValues(s.values, other.values, app)
+}
 
 // sameDoc compares the app's own values file, by its text where one of them can't be read.
 func (s *sources) sameDoc(other *sources) bool {
