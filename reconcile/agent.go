@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -38,7 +40,7 @@ type Config struct {
 	DataDir string
 	// Interval between looks at the branch; default 30 s.
 	Interval time.Duration
-	// Workers is the number of apps that are looked at at once; default 4.
+	// Workers is the number of apps that are looked at at once; default 4. One more is kept free for rollouts under way.
 	Workers int
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
 	OnEvent func(app string, e rollout.Event)
@@ -60,13 +62,12 @@ type Agent struct {
 	branch *gitsync.Writer
 	status *gitsync.Writer
 	loader *environments.Loader
+	diffs  diffs
 	queue  *queue
 	// outbox has room for one: somebody has events, faults or a revert for git.
 	outbox chan struct{}
 
 	mu sync.Mutex
-	// since is when the cluster last came back, or Run began.
-	since time.Time
 	// source is the newest readable commit; envFault why the newest commit is not readable.
 	source   Source
 	envFault error
@@ -98,7 +99,13 @@ type app struct {
 	recordedFault *string
 	// reverted is the answer to saved.State.Revert, until Next has taken it.
 	reverted *rollout.Reverted
-	failures int
+	// since is when the cluster last came back for this app, or Run began.
+	since time.Time
+	// unmet is the last try to follow git's wish, if it failed.
+	unmet unmet
+	// corrections of what others did to the app's objects.
+	corrections corrections
+	failures    int
 	// gone: git does not list the app and nothing of it is left but, perhaps, a fault on the status branch.
 	gone bool
 }
@@ -111,12 +118,14 @@ func New(cfg Config, c *cluster.Client, charts *Charts, m Metrics) *Agent {
 	if cfg.Workers == 0 {
 		cfg.Workers = 4
 	}
-	return &Agent{
+	a := &Agent{
 		cfg: cfg, cluster: c, charts: charts, metrics: m,
 		log: cfg.Log.With("environment", cfg.Environment), now: time.Now, //nolint:forbidigo // the loop is the edge
 		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace}, queue: newQueue(), outbox: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}
+	a.diffs.apps = a.digests
+	return a
 }
 
 // Run delivers until ctx is done. It returns an error only when it could not begin: a cluster or a data
@@ -130,8 +139,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.follow(ctx) })
 	g.Go(func() error { return a.record(ctx) })
 	for range a.cfg.Workers {
-		g.Go(func() error { a.work(ctx); return nil })
+		g.Go(func() error { a.work(ctx, a.queue.Get); return nil })
 	}
+	g.Go(func() error { a.work(ctx, a.queue.GetUrgent); return nil })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -181,11 +191,10 @@ func (a *Agent) restore(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.since = a.now()
 	for name, saved := range states {
-		a.apps[name] = &app{name: name, saved: saved}
+		a.apps[name] = &app{name: name, saved: saved, since: a.now()}
 		if saved.State.InFlight() || len(saved.State.Outbox) > 0 || saved.State.Revert != nil {
-			a.queue.Add(name)
+			a.queue.Urge(name)
 			a.tellGit()
 		}
 	}
@@ -213,43 +222,91 @@ func (a *Agent) openGit(ctx context.Context) error {
 // identity is who commits what Sluice writes.
 var identity = gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"}
 
-// work makes passes until ctx is done. A pass that could not be finished is tried again, later each time.
-func (a *Agent) work(ctx context.Context) {
+// work makes passes until ctx is done. A pass that could not be finished is tried again, later each time, but never
+// later than it says itself: a wish that can't be followed keeps no rollout from its checks.
+func (a *Agent) work(ctx context.Context, get func(context.Context) (string, bool)) {
 	for {
-		name, ok := a.queue.Get(ctx)
+		name, ok := get(ctx)
 		if !ok {
 			return
 		}
-		again, err := a.pass(ctx, name)
-		a.queue.Done(name)
+		again, err := a.guarded(ctx, name)
 		a.seen(name)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			d := a.backoff(name)
-			a.log.Warn("pass not finished", "app", name, "error", err, "again", d)
+		}
+		if errors.Is(err, cluster.ErrConflict) {
+			err = errors.Join(err, a.reload(ctx, name))
+		}
+		if err != nil {
+			d, failures := a.backoff(name)
+			a.log.Warn("pass not finished", "app", name, "error", err, "failures", failures, "again", d)
 			a.queue.AddAfter(name, d)
-		default:
+			if in := again.Sub(a.now()); !again.IsZero() && in < d {
+				a.queue.UrgeAfter(name, in)
+			}
+		} else {
 			a.settle(name)
 			if !again.IsZero() {
-				a.queue.AddAfter(name, again.Sub(a.now()))
+				a.queue.UrgeAfter(name, again.Sub(a.now()))
 			}
 		}
+		// The timer is set before another worker may have the app, or it could override that one's.
+		a.queue.Done(name)
 	}
 }
 
-// backoff doubles from a quarter of a second to half a minute.
-func (a *Agent) backoff(name string) time.Duration {
+// guarded makes a pass that neither hangs for ever nor takes the other apps down with it.
+func (a *Agent) guarded(ctx context.Context, name string) (again time.Time, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// Only the runtime's own words are sure to quote no value.
+			what := fmt.Sprintf("%T", p)
+			if e, ok := p.(runtime.Error); ok {
+				what = e.Error()
+			}
+			a.log.Error("pass broke down", "app", name, "panic", what, "stack", string(debug.Stack()))
+			again, err = time.Time{}, a.blame(name, fmt.Errorf("looking at %s: Sluice itself failed, its log says where: %s", name, what))
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, passPatience)
+	defer cancel()
+	return a.pass(ctx, name)
+}
+
+// reload takes over the state as it is in the cluster after somebody else has written it. Where it was deleted, what
+// the agent remembers stays, and is written again.
+func (a *Agent) reload(ctx context.Context, name string) error {
+	w, ok := a.begin(name)
+	if !ok {
+		return nil
+	}
+	saved, found, err := a.cluster.LoadState(ctx, w.app)
+	if err != nil || !found {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ap := a.apps[name]; ap != nil {
+		ap.saved = saved
+	}
+	return nil
+}
+
+// backoff doubles from a quarter of a second to half a minute, or to inFlightPoll while a rollout waits.
+func (a *Agent) backoff(name string) (d time.Duration, failures int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	ap := a.apps[name]
 	if ap == nil {
-		return time.Second
+		return time.Second, 1
 	}
-	d := 250 * time.Millisecond << min(ap.failures, 7)
+	d = min(250*time.Millisecond<<min(ap.failures, 7), 30*time.Second)
 	ap.failures++
-	return min(d, 30*time.Second)
+	if ap.saved.State.InFlight() {
+		d = min(d, inFlightPoll)
+	}
+	return d, ap.failures
 }
 
 // seen notes that an app was looked at.

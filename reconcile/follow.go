@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
@@ -50,7 +51,7 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 		listed[in.Name] = true
 		ap := a.apps[in.Name]
 		if ap == nil {
-			ap = &app{name: in.Name}
+			ap = &app{name: in.Name, since: a.now()}
 			a.apps[in.Name] = ap
 		}
 		if ap.input != nil && ap.input.Digest == in.Digest && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
@@ -99,25 +100,88 @@ func (ap *app) rejected() bool {
 // cause finds the commit that asked for what git says of an app now: the newest one that changed it, looking
 // back from tip as far as stop.
 func (a *Agent) cause(ctx context.Context, name, tip, stop string) (string, error) {
-	// A commit that can't be read says nothing of the app; its neighbours differ from it.
-	digest := func(s *gitsync.Snapshot) string {
-		env, err := a.loader.Load(s.FS(), a.cfg.Path)
-		if err != nil {
-			return ""
-		}
-		for i := range env.Apps {
-			if env.Apps[i].Name == name {
-				return env.Apps[i].Digest
-			}
-		}
-		return ""
-	}
 	same := func(s, parent *gitsync.Snapshot) (bool, error) {
-		return digest(s) == digest(parent), nil
+		return !a.diffs.between(s, parent).has(name), nil
 	}
 	c, err := a.repo.LastChange(ctx, tip, stop, historyLimit, same)
 	if err != nil {
 		return "", fmt.Errorf("looking for the commit that asked for %s: %w", name, err)
 	}
 	return c, nil
+}
+
+// diffs remembers which apps a commit changed, so that a thousand apps that look for their commits do not read the
+// same history a thousand times. It is safe for concurrent use.
+type diffs struct {
+	// apps are the digests of a commit's apps by name, nil for a commit that can't be read.
+	apps func(*gitsync.Snapshot) map[string]string
+
+	mu    sync.Mutex
+	known map[[2]string]diff
+	// last is what between has read last: a walk meets each commit twice.
+	last     string
+	lastApps map[string]string
+}
+
+// diff is the set of apps that differ between a commit and its parent.
+type diff struct {
+	// all: one of the two can't be read, and so says nothing of any app.
+	all  bool
+	apps map[string]bool
+}
+
+func (d diff) has(app string) bool { return d.all || d.apps[app] }
+
+// keptDiffs are more than two walks meet.
+const keptDiffs = 4 * historyLimit
+
+func (d *diffs) between(s, parent *gitsync.Snapshot) diff {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := [2]string{s.Commit, parent.Commit}
+	if known, ok := d.known[key]; ok {
+		return known
+	}
+	if d.known == nil || len(d.known) >= keptDiffs {
+		d.known = map[[2]string]diff{}
+	}
+	child := d.lastApps
+	if d.last != s.Commit {
+		child = d.apps(s)
+	}
+	d.last, d.lastApps = parent.Commit, d.apps(parent)
+	found := compareApps(child, d.lastApps)
+	d.known[key] = found
+	return found
+}
+
+func compareApps(x, y map[string]string) diff {
+	if x == nil || y == nil {
+		return diff{all: (x == nil) != (y == nil)}
+	}
+	found := diff{apps: map[string]bool{}}
+	for name, digest := range x {
+		if y[name] != digest {
+			found.apps[name] = true
+		}
+	}
+	for name, digest := range y {
+		if x[name] != digest {
+			found.apps[name] = true
+		}
+	}
+	return found
+}
+
+// digests of what a commit says of each app.
+func (a *Agent) digests(s *gitsync.Snapshot) map[string]string {
+	env, err := a.loader.Load(s.FS(), a.cfg.Path)
+	if err != nil {
+		return nil
+	}
+	out := make(map[string]string, len(env.Apps))
+	for i := range env.Apps {
+		out[env.Apps[i].Name] = env.Apps[i].Digest
+	}
+	return out
 }

@@ -19,6 +19,12 @@ import (
 // bring the news; this bounds the harm of one that was missed.
 const inFlightPoll = 5 * time.Second
 
+// slowPoll is the same for what has been under way for long and brings no news.
+const slowPoll = 30 * time.Second
+
+// passPatience is how long one pass may take: no server is waited for any longer.
+const passPatience = 5 * time.Minute
+
 // pass looks at one app once: observe, decide, save, apply. It returns when to look again, the zero time for
 // when something changes.
 func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err error) {
@@ -29,7 +35,7 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 	loaded := w.saved.State
 	asked, fault := a.refresh(ctx, &w)
 	if err := a.adopt(ctx, &w); err != nil {
-		return time.Time{}, err
+		return time.Time{}, a.blameRefusal(name, err)
 	}
 	state := w.saved.State
 	if w.removed && state.Phase == rollout.Idle && state.Stable.IsZero() && len(state.Outbox) == 0 {
@@ -49,8 +55,8 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 	}
 	seen, err := a.cluster.Observe(ctx, w.app, before)
 	if err != nil {
-		a.lostSight()
-		return time.Time{}, fmt.Errorf("observing %s: %w", name, err)
+		a.lostSight(name)
+		return time.Time{}, a.blameRefusal(name, fmt.Errorf("observing %s: %w", name, err))
 	}
 	a.log.Debug("observed", "app", name, "phase", state.Phase, "weight", state.Weight, "applied", seen.Applied,
 		"pending", seen.Pending, "stable", seen.Stable.Message, "canary", seen.Canary.Message)
@@ -63,20 +69,30 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 	moved := !sameState(loaded, next)
 	if moved {
 		if err := a.save(ctx, &w, asked, next); err != nil {
-			return time.Time{}, err
+			return time.Time{}, a.blameRefusal(name, err)
 		}
 		a.announce(name, events)
 	}
+	again = a.lookAgain(next, o)
 	// Without a policy there is nothing to project: the app has just been removed.
-	if next.Policy != nil && (moved || !seen.Applied) {
-		if err := a.apply(ctx, &w, asked, next); err != nil {
-			return time.Time{}, a.blame(name, err)
+	if next.Policy != nil && (moved || !seen.Applied && a.mayCorrect(name)) {
+		changes, err := a.apply(ctx, &w, asked, next)
+		if err != nil {
+			return again, a.blame(name, err)
+		}
+		if !moved && changes > 0 {
+			a.corrected(name)
 		}
 	}
 	if moved {
-		a.queue.Add(name)
+		a.queue.Urge(name)
 	}
-	return a.lookAgain(next, o), a.blame(name, fault)
+	if fault == nil {
+		if until, fight := a.fight(name, seen); fight != nil {
+			return earliest(again, until), a.blameQuietly(name, fight)
+		}
+	}
+	return again, a.blame(name, fault)
 }
 
 // work in hand: what a pass knows of its app. It is the pass's own copy.
@@ -87,6 +103,7 @@ type work struct {
 	source  Source
 	removed bool
 	asked   desired
+	unmet   unmet
 	saved   cluster.Saved
 	// recorded and reverted are git's answers.
 	recorded int64
@@ -104,8 +121,8 @@ func (a *Agent) begin(name string) (work, bool) {
 		return work{}, false
 	}
 	w := work{
-		name: name, input: ap.input, source: a.source, removed: ap.removed, asked: ap.asked,
-		saved: ap.saved, recorded: ap.recorded, reverted: ap.reverted, app: ap.saved.App, since: a.since,
+		name: name, input: ap.input, source: a.source, removed: ap.removed, asked: ap.asked, unmet: ap.unmet,
+		saved: ap.saved, recorded: ap.recorded, reverted: ap.reverted, app: ap.saved.App, since: ap.since,
 	}
 	if in := ap.input; in != nil && w.app.Name == "" {
 		w.app = cluster.App{Name: name, Namespace: in.Namespace, ReleaseName: a.helmName(in)}
@@ -131,11 +148,59 @@ func (a *Agent) adopt(ctx context.Context, w *work) error {
 	return nil
 }
 
-// lostSight notes that the cluster did not answer: deadlines begin anew when it does.
-func (a *Agent) lostSight() {
+// lostSight notes that the cluster did not answer for an app: its deadlines begin anew when it does.
+func (a *Agent) lostSight(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.since = a.now()
+	if ap := a.apps[name]; ap != nil {
+		ap.since = a.now()
+	}
+}
+
+// mayCorrect reports whether what others did is to be put right now, rather than later in a fight.
+func (a *Agent) mayCorrect(name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap, now := a.apps[name], a.now()
+	return ap == nil || !ap.corrections.next(now).After(now)
+}
+
+func (a *Agent) corrected(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ap := a.apps[name]; ap != nil {
+		ap.corrections.made(a.now())
+	}
+}
+
+// fight says that somebody keeps changing the app's objects, and when to look again; nil: nobody does. The words stay
+// for as long as the fight lasts, whoever has the upper hand.
+func (a *Agent) fight(name string, seen cluster.Seen) (again time.Time, fault error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap, now := a.apps[name], a.now()
+	if ap == nil || !ap.corrections.fight(now) {
+		return time.Time{}, nil
+	}
+	if seen.Applied {
+		var known *fightError
+		if errors.As(ap.fault, &known) {
+			return ap.corrections.over(), known
+		}
+		return ap.corrections.over(), nil
+	}
+	again = ap.corrections.next(now)
+	if !again.After(now) {
+		again = ap.corrections.over()
+	}
+	return again, &fightError{app: name, what: seen.Pending}
+}
+
+// fightError says that somebody keeps changing an app's objects.
+type fightError struct{ app, what string }
+
+func (e *fightError) Error() string {
+	return fmt.Sprintf("keeping %s as git says: it is changed again each time it is put right: %s", e.app, e.what)
 }
 
 // policyOf is the policy that the projection of a state follows: that of the release under way, at rest that of the
@@ -177,10 +242,45 @@ func (a *Agent) objects(ctx context.Context, w *work, asked desired, r rollout.R
 		return asked.release.Objects, nil
 	}
 	objs, err := a.cluster.ReleaseObjects(ctx, w.app, r.Revision)
+	if errors.Is(err, cluster.ErrReleaseLost) {
+		lost := err
+		if objs, err = a.renderAgain(ctx, w.name, r); err != nil {
+			err = errors.Join(lost, err)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading release %s (revision %d) of %s: %w", r.Version, r.Revision, w.name, err)
 	}
 	return objs, nil
+}
+
+// renderAgain renders a release whose Helm record is gone from the commit that asked for it.
+func (a *Agent) renderAgain(ctx context.Context, name string, r rollout.Release) ([]*unstructured.Unstructured, error) {
+	if r.Commit == "" {
+		return nil, errors.New("no commit is known that asked for it")
+	}
+	src := Source{}
+	var err error
+	if src.Snapshot, err = a.repo.At(r.Commit); err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for it: %w", err)
+	}
+	if src.Env, err = a.loader.Load(src.FS(), a.cfg.Path); err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for it: %w", err)
+	}
+	for i := range src.Env.Apps {
+		if src.Env.Apps[i].Name != name {
+			continue
+		}
+		rel, _, err := a.charts.Release(ctx, src, &src.Env.Apps[i])
+		if err != nil {
+			return nil, err
+		}
+		if rel.Digest != r.Digest {
+			return nil, fmt.Errorf("commit %s renders something else by now", r.Commit)
+		}
+		return rel.Objects, nil
+	}
+	return nil, fmt.Errorf("commit %s does not list %s", r.Commit, name)
 }
 
 // observation gathers what Next may know.
@@ -287,36 +387,70 @@ func (a *Agent) stamp(ctx context.Context, w *work, asked desired, r *rollout.Re
 	return nil
 }
 
-// apply makes the cluster hold what the saved state says, and the Helm records say it too.
-func (a *Agent) apply(ctx context.Context, w *work, asked desired, s rollout.State) error {
+// apply makes the cluster hold what the saved state says, and the Helm records say it too. It returns how many objects
+// it changed.
+func (a *Agent) apply(ctx context.Context, w *work, asked desired, s rollout.State) (changes int, err error) {
 	d, err := a.project(ctx, w, asked, s)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if _, err := a.cluster.Apply(ctx, w.app, s, d); err != nil {
-		return fmt.Errorf("applying %s: %w", w.name, err)
+	done, err := a.cluster.Apply(ctx, w.app, s, d)
+	if err != nil {
+		return 0, fmt.Errorf("applying %s: %w", w.name, err)
 	}
 	if err := a.cluster.SettleReleases(ctx, w.app, s); err != nil {
-		return fmt.Errorf("recording the releases of %s: %w", w.name, err)
+		return 0, fmt.Errorf("recording the releases of %s: %w", w.name, err)
 	}
-	return nil
+	return len(done.Changes), nil
 }
 
 // lookAgain is when time alone could change the answer.
 func (a *Agent) lookAgain(s rollout.State, o rollout.Observation) time.Time {
+	return lookAgain(s, o, a.now())
+}
+
+func lookAgain(s rollout.State, o rollout.Observation, now time.Time) time.Time {
 	if !s.InFlight() {
 		return time.Time{}
 	}
-	poll := a.now().Add(inFlightPoll)
-	if due := s.Due(o); !due.IsZero() && due.Before(poll) {
+	wait := inFlightPoll
+	if s.Phase == rollout.Installing || s.Phase == rollout.Updating || s.Phase == rollout.Removing {
+		// There is no canary to watch over, and there may be a thousand of these at once.
+		wait = min(max(now.Sub(s.Since)/8, inFlightPoll), slowPoll)
+	}
+	poll := now.Add(wait)
+	// A check that is due and was not asked waits for the cluster, not for time.
+	if due := s.Due(o); due.After(o.Now) && due.Before(poll) {
 		return due
 	}
 	return poll
 }
 
+// earliest of two times; the zero time is never.
+func earliest(x, y time.Time) time.Time {
+	if x.IsZero() || !y.IsZero() && y.Before(x) {
+		return y
+	}
+	return x
+}
+
+// blameRefusal is blame for what a person has to put right; a cluster that is away is waited for in silence.
+func (a *Agent) blameRefusal(name string, err error) error {
+	if cluster.Refused(err) {
+		return a.blame(name, err)
+	}
+	return err
+}
+
+// blameQuietly is blame for a fault that does not keep a pass from being finished.
+func (a *Agent) blameQuietly(name string, fault error) error {
+	_ = a.blame(name, fault)
+	return nil
+}
+
 // blame keeps why an app can't be delivered, for the status branch, and returns it.
 func (a *Agent) blame(name string, fault error) error {
-	if errors.Is(fault, context.Canceled) {
+	if errors.Is(fault, context.Canceled) || errors.Is(fault, cluster.ErrConflict) {
 		return fault
 	}
 	a.mu.Lock()

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"time"
@@ -140,6 +141,53 @@ func (a *Agent) refresh(ctx context.Context, w *work) (desired, error) {
 	case w.asked.release != nil && w.asked.input == w.input.Digest:
 		return w.asked, nil
 	}
+	inFlight := w.saved.State.InFlight()
+	if inFlight {
+		if w.unmet.input == w.input.Digest && a.now().Before(w.unmet.until) {
+			return desired{}, w.unmet.fault
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wishPatience)
+		defer cancel()
+	}
+	d, err := a.wish(ctx, w)
+	if inFlight && errors.Is(err, context.DeadlineExceeded) {
+		// Not known yet is no fault.
+		d, err = desired{}, nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[w.name]
+	switch {
+	case ap == nil:
+	case d.release == nil:
+		ap.unmet = unmet{input: w.input.Digest, fault: err, until: a.now().Add(unmetPause)}
+	default:
+		ap.asked, ap.unmet = d, unmet{}
+	}
+	return d, err
+}
+
+// unmet is a wish that could not be followed.
+type unmet struct {
+	// input is the digest of what could not be rendered.
+	input string
+	// fault is why; nil while it is not known.
+	fault error
+	// until when a rollout under way does not try again.
+	until time.Time
+}
+
+const (
+	// unmetPause is how long a rollout under way goes on before a wish that could not be followed is tried again.
+	unmetPause = 5 * time.Second
+	// wishPatience is how long a rollout under way is kept from its checks by a chart repository. The fetch goes on
+	// meanwhile, and the next try finds what it brought.
+	wishPatience = time.Second
+)
+
+// wish renders what git asks for.
+func (a *Agent) wish(ctx context.Context, w *work) (desired, error) {
 	rel, policy, err := a.charts.Release(ctx, w.source, w.input)
 	if err != nil {
 		return desired{}, err
@@ -148,11 +196,6 @@ func (a *Agent) refresh(ctx context.Context, w *work) (desired, error) {
 	d.id = rollout.Release{Version: rel.Version, Digest: rel.Digest}
 	if d.id.Commit, err = a.commitOf(ctx, w, d.id); err != nil {
 		return desired{}, err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if ap := a.apps[w.name]; ap != nil {
-		ap.asked = d
 	}
 	return d, nil
 }
