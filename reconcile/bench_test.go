@@ -16,7 +16,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/render"
 )
@@ -82,11 +81,8 @@ func newReader(tb testing.TB) *Agent {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &Agent{
-		charts: &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})},
-		log:    slog.New(slog.DiscardHandler), loader: &environments.Loader{Environment: "staging"},
-		queue: newQueue(), outbox: make(chan struct{}, 1), apps: map[string]*app{},
-	}
+	charts := &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
+	return New(Config{Environment: "staging", Log: slog.New(slog.DiscardHandler)}, nil, charts, nil)
 }
 
 // settledAgent has looked at every app of a commit, and rendered one of them.

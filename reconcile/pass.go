@@ -65,6 +65,16 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 		return time.Time{}, err
 	}
 	next, events := rollout.Next(state, o)
+	if begins(state, next) {
+		var unfit error
+		if o, unfit, err = a.consider(ctx, &w, asked, next.Stable, o, *state.Policy); err != nil {
+			return time.Time{}, err
+		}
+		if fault == nil {
+			fault = unfit
+		}
+		next, events = rollout.Next(state, o)
+	}
 	next.Policy = policyOf(next, asked)
 	moved := !sameState(loaded, next)
 	if moved {
@@ -93,6 +103,32 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 		}
 	}
 	return again, a.blame(name, fault)
+}
+
+// begins reports whether a decision begins a rollout, or gives one another release to bring.
+func begins(before, after rollout.State) bool {
+	return !after.Stable.IsZero() && !after.Target.IsZero() && after.Target.Digest != before.Target.Digest
+}
+
+// consider looks at a rollout that is about to begin. One that could not be carried through from what serves is not
+// begun: the wish is a fault, and the course is held, for once it is saved there would be no way back out. Of one that
+// can, people are told what would treat its canary otherwise than what serves.
+func (a *Agent) consider(ctx context.Context, w *work, asked desired, serving rollout.Release, o rollout.Observation, held environments.Policy) (_ rollout.Observation, unfit, err error) {
+	stable, err := a.objects(ctx, w, asked, serving)
+	if err != nil {
+		return o, nil, err
+	}
+	in := project.Input{App: w.name, Namespace: w.app.Namespace, Stable: stable, Target: asked.release.Objects, Policy: asked.policy}
+	if unfit = project.Check(in); unfit != nil {
+		o.Desired, o.FromStable, o.FromTarget, o.Policy = rollout.Release{}, rollout.ChangeNone, rollout.ChangeNone, held
+		return o, fmt.Errorf("beginning a rollout to %s: %w", asked.id.Version, unfit), nil
+	}
+	live, err := a.cluster.Outside(ctx, w.app.Namespace)
+	if err != nil {
+		return o, nil, err
+	}
+	o.Warnings, err = project.Warnings(in, live)
+	return o, nil, err
 }
 
 // work in hand: what a pass knows of its app. It is the pass's own copy.
@@ -238,7 +274,9 @@ func (a *Agent) objects(ctx context.Context, w *work, asked desired, r rollout.R
 	switch {
 	case r.IsZero():
 		return nil, nil
-	case asked.release != nil && asked.id.Digest == r.Digest:
+	case asked.release != nil && asked.id.Digest == r.Digest && (r.Revision == 0 || len(asked.release.Volatile) == 0):
+		// A release with random passwords in it is read from its record once it has one: rendered again, by an agent
+		// that was restarted, they would be others.
 		return asked.release.Objects, nil
 	}
 	objs, err := a.cluster.ReleaseObjects(ctx, w.app, r.Revision)

@@ -127,6 +127,7 @@ func TestProjectErrors(t *testing.T) {
 // TestCheck: what would only show in a later phase shows before a rollout begins.
 func TestCheck(t *testing.T) {
 	in := Input{App: "shop", Namespace: "ns", Stable: parse(t, deployment("web", web, matchWeb)+service("web", web))}
+	in.Policy.Strategy = environments.StrategyCanary
 	in.Target = in.Stable
 	if err := Check(in); err != nil {
 		t.Errorf("a release that can be rolled out: %v", err)
@@ -134,6 +135,10 @@ func TestCheck(t *testing.T) {
 	in.Target = parse(t, deployment("web", web, matchWeb)+service("a", web)+service("b", web))
 	if err := Check(in); err == nil || !strings.Contains(err.Error(), "2 Services (a, b)") {
 		t.Errorf("two Services after promotion: got %v", err)
+	}
+	in.Policy.Strategy = environments.StrategyRolling
+	if err := Check(in); err != nil {
+		t.Errorf("two Services without a canary: %v", err)
 	}
 	in.Target = parse(t, deployment("web", "{app: web, part: x}", "{matchLabels: {app: web, part: x}}")+service("web", web))
 	const want = `spec.selector of Deployment web changes from "app=web" to "app=web,part=x", which Kubernetes refuses`

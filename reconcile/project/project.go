@@ -37,7 +37,7 @@ type Desired struct {
 	// Service that users address; empty when the app has none or its releases are not routed.
 	// CanaryName is the canary workload's name, for queries; empty without a canary.
 	Service, CanaryName string
-	// Warnings for plan and status.
+	// Warnings of what the canary will not have, for people; see Warnings.
 	Warnings []string
 }
 
@@ -95,14 +95,16 @@ func project(in Input) (Desired, error) {
 	return a.project(stable, target)
 }
 
-// Check reports why a rollout from in.Stable to in.Target could not be projected with a canary in any of its phases, or
-// would end at promotion because the API server refuses to change a selector; nil when it can. Ask before one is begun:
-// State and the strategy are not looked at.
+// Check reports why a rollout from in.Stable to in.Target could not be carried through; nil when it can: its canary, if
+// the policy wants one, can't be projected in some phase, or the API server would refuse to change a selector. Ask
+// before one is begun. State is not looked at.
 func Check(in Input) error {
-	for _, phase := range []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack} {
-		in.State = rollout.State{Phase: phase}
-		if _, err := Project(in); err != nil {
-			return err
+	if in.Policy.Strategy == environments.StrategyCanary {
+		for _, phase := range []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack} {
+			in.State = rollout.State{Phase: phase}
+			if _, err := Project(in); err != nil {
+				return err
+			}
 		}
 	}
 	stable := applied(in.Stable)

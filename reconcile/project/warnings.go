@@ -2,8 +2,10 @@ package project
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -14,7 +16,8 @@ import (
 // the workload. live may hold any objects, those of the release too; kinds that do not matter are passed over.
 //
 // It looks at the canary of in.Target or, without one, of the stable release, whatever the phase, so that plan can
-// warn before anything starts; a policy without canaries has no warnings. There is one warning for each object, in the order of live.
+// warn before anything starts; a policy without canaries has no warnings. Those of the projection come first, then one
+// for each object, in the order of live.
 func Warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	warnings, err := warnings(in, live)
 	if err != nil {
@@ -60,7 +63,7 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 			own[keyOf(obj)] = true
 		}
 	}
-	var all []string
+	all := slices.Clone(projected.Warnings)
 	for _, obj := range live {
 		if obj == nil || own[keyOf(obj)] {
 			continue
@@ -70,6 +73,18 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// WarningKinds are the kinds of objects that Warnings looks at.
+func WarningKinds() []schema.GroupKind {
+	kinds := []schema.GroupKind{{Kind: "Service"}, virtualService, destinationRule}
+	for _, f := range selectorFields {
+		kinds = append(kinds, f.GroupKind)
+	}
+	for _, s := range scalerFields {
+		kinds = append(kinds, s.GroupKind)
+	}
+	return kinds
 }
 
 // warning says what an object outside the release does; empty when it does not matter to the canary.

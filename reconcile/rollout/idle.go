@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sluice-cd/sluice/environments"
 )
@@ -78,7 +79,11 @@ func (t *turn) begin() {
 	} else {
 		t.enter(Updating)
 	}
-	t.emit(RolloutStarted, "", nil)
+	reason := ""
+	if len(t.o.Warnings) > 0 {
+		reason = "warning: " + strings.Join(t.o.Warnings, "; ")
+	}
+	t.emit(RolloutStarted, reason, nil)
 }
 
 // install applies the first release. There is nothing to compare it with, so it never canaries.

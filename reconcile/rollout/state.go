@@ -163,6 +163,8 @@ type Observation struct {
 	WatchedSince time.Time
 	Stable       Track
 	Canary       Track
+	// Warnings for people of a rollout to Desired, should one begin now. They decide nothing.
+	Warnings []string
 	// Verdict of a round of checks asked since the last Next; nil: none. Ask when State.CheckDue.
 	Verdict *analysis.Verdict
 	// Reverted is the git writer's answer to State.Revert; nil: none yet.

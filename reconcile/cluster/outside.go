@@ -1,0 +1,41 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/reconcile/project"
+)
+
+// Outside lists what lives in a namespace of the kinds that could treat a canary otherwise than its stable track; see
+// project.Warnings. Kinds that the API server does not serve, or that the agent may not list, are left out. Nothing is
+// kept: each call asks the API server once for each kind, so call it when a rollout begins and not in every pass.
+func (c *Client) Outside(ctx context.Context, namespace string) ([]*unstructured.Unstructured, error) {
+	var all []*unstructured.Unstructured
+	for _, gk := range project.WarningKinds() {
+		mapping, err := c.kinds.mapper.RESTMapping(gk)
+		if meta.IsNoMatchError(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("looking up kind %s: %w", gk, err)
+		}
+		resource := c.dynamic.Resource(mapping.Resource)
+		list, err := resource.Namespace(namespace).List(ctx, metav1.ListOptions{})
+		switch {
+		case apierrors.IsForbidden(err), apierrors.IsNotFound(err):
+		case err != nil:
+			return nil, fmt.Errorf("listing %s in namespace %s: %w", mapping.Resource.GroupResource(), namespace, err)
+		default:
+			for i := range list.Items {
+				all = append(all, &list.Items[i])
+			}
+		}
+	}
+	return all, nil
+}
