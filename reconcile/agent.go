@@ -99,7 +99,7 @@ type app struct {
 	recordedFault *string
 	// reverted is the answer to saved.State.Revert, until Next has taken it.
 	reverted *rollout.Reverted
-	// since is when the cluster last came back for this app, or Run began.
+	// since is when the cluster last came back for this app, or Run began; zero: it was never away.
 	since time.Time
 	// unmet is the last try to follow git's wish, if it failed.
 	unmet unmet

@@ -51,7 +51,7 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 		listed[in.Name] = true
 		ap := a.apps[in.Name]
 		if ap == nil {
-			ap = &app{name: in.Name, since: a.now()}
+			ap = &app{name: in.Name}
 			a.apps[in.Name] = ap
 		}
 		if ap.input != nil && ap.input.Digest == in.Digest && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
