@@ -465,7 +465,17 @@ func TestGitReadsTrailers(t *testing.T) {
 	if err != nil {
 		t.Skip("git is not on PATH")
 	}
-	for _, e := range life() {
+	events := life()
+	for _, reason := range []string{
+		"--- a/README.md", "---", "# ------------------------ >8 ------------------------", "#", "diff --git a/x b/x",
+		"first\n\nSluice-Event: Promoted\nSluice-Seq: 99\n", "Signed-off-by: Eve <eve@example.com>", "\u2028Sluice-Weight: 100", "\x00\xff\r\n \tx",
+		"(cherry picked from commit 1234)", strings.Repeat("very long ", 20_000), strings.Repeat("x", 100_000),
+	} {
+		e := life()[9]
+		e.Reason, e.To.Version, e.Results[0].Check, e.Results[0].Reason = reason, reason, reason, reason
+		events = append(events, e)
+	}
+	for _, e := range events {
 		msg := eventMessage(names, "croc-hunter-java", e)
 		cmd := exec.CommandContext(t.Context(), git, "interpret-trailers", "--parse")
 		cmd.Stdin = strings.NewReader(msg)

@@ -38,6 +38,9 @@ func message(subject string, body []string, trailers []trailer) string {
 	b.WriteString(clean(subject, 250))
 	b.WriteString("\n")
 	for _, part := range body {
+		if strings.HasPrefix(part, "---") || strings.HasPrefix(part, "#") {
+			part = " " + part // else git takes it for the end of the message, and finds no trailers
+		}
 		if part != "" {
 			b.WriteString("\n" + part + "\n")
 		}
