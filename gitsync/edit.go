@@ -161,30 +161,18 @@ func (b *builder) apply(old plumbing.Hash, e *edit, at string) (plumbing.Hash, e
 	return b.write(t, changed)
 }
 
-// write puts changed entries into a tree.
+// write makes a tree of an old one and what changed in it.
 func (b *builder) write(t *tree, changed map[string]entry) (plumbing.Hash, error) {
-	list := make([]entry, 0, t.len()+len(changed))
-	for _, e := range t.entries() {
-		if _, ok := changed[e.name]; !ok {
-			list = append(list, e)
-		}
-	}
-	for _, e := range changed {
-		if !e.hash.IsZero() {
-			list = append(list, e)
-		}
-	}
-	if len(list) == 0 {
+	raw := t.change(changed)
+	if len(raw) == 0 {
 		return emptyTree, nil
 	}
-	raw, err := encodeTree(list)
+	made, err := parseTree(raw)
 	if err != nil {
 		return plumbing.ZeroHash, err
 	}
 	h := b.put(plumbing.TreeObject, raw)
-	if b.trees[h], err = parseTree(raw); err != nil {
-		return plumbing.ZeroHash, err
-	}
+	b.trees[h] = made
 	return h, nil
 }
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -82,14 +84,61 @@ func relink(t testing.TB, b *builder, h plumbing.Hash, dir string, links map[str
 				list[i].mode = filemode.Symlink
 			}
 		}
-		raw, err := encodeTree(list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b.put(plumbing.TreeObject, raw)
+		return b.put(plumbing.TreeObject, treeOf(list))
 	}
 	t.Fatalf("no tree %s", h)
 	return h
+}
+
+// treeOf is a tree object made anew of its entries.
+func treeOf(list []entry) []byte {
+	slices.SortFunc(list, func(x, y entry) int {
+		return compareNames([]byte(x.name), x.isDir(), []byte(y.name), y.isDir())
+	})
+	var raw []byte
+	for _, e := range list {
+		raw = append(fmt.Appendf(raw, "%o %s\x00", uint32(e.mode), e.name), e.hash[:]...)
+	}
+	return raw
+}
+
+// A tree that is changed in place is the one that is made anew.
+func TestTreeChange(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	names := []string{"a", "a-b", "a.b", "a0", "aa", "b", "b!", "c", "~"} // "/" sorts between "." and "0"
+	random := func() map[string]entry {
+		list := map[string]entry{}
+		for _, name := range names {
+			e := entry{name: name, mode: filemode.Regular, hash: plumbing.ComputeHash(plumbing.BlobObject, []byte{byte(rng.IntN(9))})}
+			switch rng.IntN(4) {
+			case 0:
+				continue
+			case 1:
+				e.mode = filemode.Dir
+			case 2:
+				e.mode = filemode.Executable
+			}
+			list[name] = e
+		}
+		return list
+	}
+	for range 2000 {
+		old, changed := random(), random()
+		was, err := parseTree(treeOf(slices.Collect(maps.Values(old))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := maps.Clone(old)
+		for name, e := range changed {
+			if want[name] = e; rng.IntN(3) == 0 {
+				delete(want, name)
+				changed[name] = entry{name: name, mode: e.mode}
+			}
+		}
+		if got := was.change(changed); !bytes.Equal(got, treeOf(slices.Collect(maps.Values(want)))) {
+			t.Fatalf("%v changed by %v is %q", old, changed, got)
+		}
+	}
 }
 
 // The FS agrees with os.Root, which resolves the same paths on a disk.
@@ -162,11 +211,7 @@ func FuzzTree(f *testing.F) {
 		if _, ok := tr.find("no such name"); ok && !bytes.Contains(raw, []byte("no such name")) {
 			t.Error("found what is not there")
 		}
-		again, err := encodeTree(tr.entries())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if second, err := parseTree(again); err != nil || second.len() != tr.len() {
+		if second, err := parseTree(treeOf(tr.entries())); err != nil || second.len() != tr.len() {
 			t.Errorf("written and read: %v", err)
 		}
 	})

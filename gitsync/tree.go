@@ -2,10 +2,11 @@ package gitsync
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
-	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -121,20 +122,41 @@ func (t *tree) at(i int) entry {
 	return e
 }
 
-// find looks a name up, first as a file and then as a directory, which sort differently.
-func (t *tree) find(name string) (entry, bool) {
+// offset is where the i-th entry begins; that of the entry after the last is the end.
+func (t *tree) offset(i int) int {
+	if i == len(t.offs) {
+		return len(t.raw)
+	}
+	return int(t.offs[i])
+}
+
+// place is the index of the first entry that does not sort before name.
+func (t *tree) place(name string, dir bool) int {
+	return sort.Search(len(t.offs), func(i int) bool {
+		mode, have, _, _ := cutEntry(t.raw, int(t.offs[i]))
+		return compareNames(have, mode == filemode.Dir, []byte(name), dir) >= 0
+	})
+}
+
+// index looks a name up, first as a file and then as a directory, which sort differently.
+func (t *tree) index(name string) (int, bool) {
 	for _, dir := range []bool{false, true} {
-		i := sort.Search(len(t.offs), func(i int) bool {
-			mode, have, _, _ := cutEntry(t.raw, int(t.offs[i]))
-			return compareNames(have, mode == filemode.Dir, []byte(name), dir) >= 0
-		})
-		if i < len(t.offs) {
-			if e := t.at(i); e.name == name {
-				return e, true
+		if i := t.place(name, dir); i < len(t.offs) {
+			if _, have, _, _ := cutEntry(t.raw, int(t.offs[i])); string(have) == name {
+				return i, true
 			}
 		}
 	}
-	return entry{}, false
+	return 0, false
+}
+
+// find is the entry of a name.
+func (t *tree) find(name string) (entry, bool) {
+	i, ok := t.index(name)
+	if !ok {
+		return entry{}, false
+	}
+	return t.at(i), true
 }
 
 // entries is a copy of all entries, in git's order.
@@ -149,18 +171,39 @@ func (t *tree) entries() []entry {
 // size estimates the memory that t takes, in bytes.
 func (t *tree) size() int { return len(t.raw) + 4*cap(t.offs) + 64 }
 
-// encodeTree makes a tree object of entries, in any order.
-func encodeTree(list []entry) ([]byte, error) {
-	sort.Slice(list, func(i, j int) bool {
-		return compareNames([]byte(list[i].name), list[i].isDir(), []byte(list[j].name), list[j].isDir()) < 0
-	})
-	var b bytes.Buffer
-	for _, e := range list {
-		if !validName([]byte(e.name)) || strings.ContainsRune(e.name, 0) {
-			return nil, fmt.Errorf("%w: name %q", errTree, e.name)
-		}
-		fmt.Fprintf(&b, "%o %s\x00", uint32(e.mode), e.name)
-		b.Write(e.hash[:])
+// change is the raw tree with some entries put in, replaced, or taken out (those with a zero hash). Whatever stays is
+// copied as it is.
+func (t *tree) change(entries map[string]entry) []byte {
+	// A cut leaves the old tree at from, puts an entry in (none: takes one out), and goes on at to.
+	type cut struct {
+		from, to int
+		in       entry
 	}
-	return b.Bytes(), nil
+	var cuts []cut
+	for name, e := range entries {
+		if i, ok := t.index(name); ok {
+			cuts = append(cuts, cut{from: t.offset(i), to: t.offset(i + 1)})
+		}
+		if !e.hash.IsZero() {
+			at := t.offset(t.place(name, e.isDir()))
+			cuts = append(cuts, cut{at, at, e})
+		}
+	}
+	slices.SortFunc(cuts, func(x, y cut) int {
+		return cmp.Or(
+			cmp.Compare(x.from, y.from), cmp.Compare(x.to, y.to), // at one place, putting in goes before taking out
+			compareNames([]byte(x.in.name), x.in.isDir(), []byte(y.in.name), y.in.isDir()),
+		)
+	})
+	raw := make([]byte, 0, len(t.raw)+64*len(cuts))
+	at := 0
+	for _, c := range cuts {
+		raw = append(raw, t.raw[at:c.from]...)
+		if c.in.name != "" {
+			raw = fmt.Appendf(raw, "%o %s\x00", uint32(c.in.mode), c.in.name)
+			raw = append(raw, c.in.hash[:]...)
+		}
+		at = c.to
+	}
+	return append(raw, t.raw[at:]...)
 }
