@@ -3,6 +3,7 @@ package gitsync
 import (
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 const redacted = "xxxxx"
@@ -76,7 +77,7 @@ func clean(s string, secrets []string) string {
 		switch {
 		case r == '\n' || r == '\t':
 			return r
-		case r < ' ' || r == 0x7f:
+		case unicode.IsControl(r):
 			return -1
 		}
 		return r

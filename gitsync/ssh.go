@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/go-git/go-git/v5/plumbing/format/pktline"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -230,13 +231,27 @@ func (a Auth) ssh(user, addr string) (*ssh.ClientConfig, error) {
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
 		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
 			if err := check(host, remote, key); err != nil {
-				return fmt.Errorf("host key %s of %s: %w", ssh.FingerprintSHA256(key), host, err)
+				return fmt.Errorf("host key %s of %s: %w%s", ssh.FingerprintSHA256(key), host, err, a.hostHint(host, key, err))
 			}
 			return nil
 		},
 		// Ask for the kinds of key that known_hosts has, else a host with several kinds looks like an impostor.
 		HostKeyAlgorithms: hosts.HostKeyAlgorithms(addr),
 	}, nil
+}
+
+// hostHint says what to do about a host key that was refused.
+func (a Auth) hostHint(host string, key ssh.PublicKey, err error) string {
+	var refused *knownhosts.KeyError
+	switch {
+	case !errors.As(err, &refused):
+		return ""
+	case len(refused.Want) == 0:
+		return fmt.Sprintf("; if the host's operator publishes this fingerprint, add to %s: %s",
+			a.KnownHostsFile, knownhosts.Line([]string{host}, key))
+	}
+	return fmt.Sprintf("; %s has another one in line %d: unless the host's operator announced the change, somebody is in between",
+		refused.Want[0].Filename, refused.Want[0].Line)
 }
 
 // shellQuote quotes as git does: it survives POSIX shells, csh and git-shell.

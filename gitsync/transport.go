@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -114,8 +115,21 @@ func (l *link) secrets() []string {
 				list = append(list, v, url.QueryEscape(v), url.PathEscape(v))
 			}
 		}
+		if basic, ok := l.basic(a); ok {
+			list = append(list, basic) // as servers see it that repeat what they don't understand
+		}
 	}
 	return list
+}
+
+// basic is the password as HTTP sends it.
+func (l *link) basic(a Auth) (string, bool) {
+	auth, err := a.http(l.loc.user)
+	b, ok := auth.(*githttp.BasicAuth)
+	if err != nil || !ok {
+		return "", false
+	}
+	return base64.StdEncoding.EncodeToString([]byte(b.Username + ":" + b.Password)), true
 }
 
 // http makes go-git's credentials; nil for an anonymous a.

@@ -2,6 +2,7 @@ package gitsync
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -398,20 +399,37 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
+// A server, or a proxy on the way, that repeats the request's headers does not bring the password into the error.
+func TestEchoedCredentials(t *testing.T) {
+	const password = "hunter2-is-right"
+	o := newOrigin(t)
+	srv := o.serveHTTP("agent", password)
+	srv.onRequest(func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		http.Error(w, "bad header Authorization: "+r.Header.Get("Authorization"), http.StatusForbidden)
+		return true
+	})
+	_, err := mustOpen(t, srv.remote()).Fetch(t.Context())
+	encoded := base64.StdEncoding.EncodeToString([]byte("agent:" + password))
+	if err == nil || !strings.Contains(err.Error(), "bad header") || strings.Contains(err.Error(), encoded) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestUnknownHostKey(t *testing.T) {
 	o := newOrigin(t)
 	o.commit("base", map[string]string{"a": "1"})
 	srv := o.serveSSH()
 	other, _ := newKey(t)
-	for name, line := range map[string]string{
-		"unknown": "",
-		"changed": knownhosts.Line([]string{srv.addr}, other.PublicKey()) + "\n",
+	for name, tt := range map[string]struct{ line, hint string }{
+		"unknown": {"", "add to " + srv.knownHosts + ": " + knownhosts.Line([]string{srv.addr}, srv.hostKey)},
+		"changed": {knownhosts.Line([]string{srv.addr}, other.PublicKey()) + "\n", srv.knownHosts + " has another one in line 1"},
 	} {
-		if err := os.WriteFile(srv.knownHosts, []byte(line), 0o600); err != nil {
+		if err := os.WriteFile(srv.knownHosts, []byte(tt.line), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := mustOpen(t, srv.remote(o)).Fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "host key SHA256:") {
-			t.Errorf("%s: error %v", name, err)
+		_, err := mustOpen(t, srv.remote(o)).Fetch(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "host key SHA256:") || !strings.Contains(err.Error(), tt.hint) {
+			t.Errorf("%s: error %v, want the hint %q", name, err, tt.hint)
 		}
 	}
 	r := srv.remote(o)
@@ -563,8 +581,8 @@ func TestWriterStorePruned(t *testing.T) {
 	if _, err := w.Commit(t.Context(), put("c", "3")); err != nil {
 		t.Fatal(err)
 	}
-	if n, _, err := w.store.listPacks(); err != nil || n > 3 {
-		t.Errorf("%d packs, %v", n, err)
+	if packs, err := w.store.packs(); err != nil || len(packs) > 3 {
+		t.Errorf("packs %v, %v", packs, err)
 	}
 }
 
