@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -27,6 +29,8 @@ type Repo struct {
 	// turn is held while fetching; last is the newest Snapshot, guarded by it.
 	turn chan struct{}
 	last *Snapshot
+	// grown: the whole history would not come as one pack, so the store may grow. Guarded by turn.
+	grown bool
 }
 
 // Open prepares dir for the branch that remote names, without asking the remote. dir is made when it is missing,
@@ -89,7 +93,7 @@ func (r *Repo) fetch(ctx context.Context) (*Snapshot, error) {
 		}
 		r.last = nil
 	}
-	h, err := r.link.fetch(ctx, r.store, fetchRequest{branch: r.remote.Branch, unchanged: r.have()})
+	h, err := r.bring(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +108,33 @@ func (r *Repo) fetch(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	return newSnapshot(r.store, c), r.store.tidy()
+}
+
+// bring fetches what is new. What comes in small packs lacks the deltas that the remote has, so that a store grows
+// faster than its remote; one that is twice as large as a pack may be is replaced by the whole history in one pack.
+func (r *Repo) bring(ctx context.Context) (plumbing.Hash, error) {
+	req := fetchRequest{branch: r.remote.Branch, unchanged: r.have()}
+	packs, err := r.store.packs()
+	if err != nil {
+		return plumbing.ZeroHash, err
+	}
+	var size int64
+	for _, n := range packs {
+		size += n
+	}
+	if size <= 2*r.remote.Limits.Pack || r.grown {
+		return r.link.fetch(ctx, r.store, req)
+	}
+	req.whole = true
+	h, err := r.link.fetch(ctx, r.store, req)
+	switch {
+	case err != nil:
+		r.grown, req.whole = true, false
+		return r.link.fetch(ctx, r.store, req)
+	case h == req.unchanged:
+		return h, nil
+	}
+	return h, r.store.replace(slices.Collect(maps.Keys(packs)))
 }
 
 // have is the tip that the store holds completely; zero before the first fetch.
@@ -176,6 +207,8 @@ type fetchRequest struct {
 	branch string
 	// unchanged is the tip that is there already; nothing is fetched when the branch is still at it.
 	unchanged plumbing.Hash
+	// whole brings all of the history, also what is there.
+	whole bool
 	// shallow brings the tip alone, without its history, where the remote can do that.
 	shallow bool
 }
@@ -194,14 +227,16 @@ func (l *link) fetch(ctx context.Context, s *store, req fetchRequest) (plumbing.
 		return tip, err
 	}
 	up := uploadRequest(refs.Capabilities, tip)
-	if req.shallow && refs.Capabilities.Supports(capability.Shallow) {
+	switch {
+	case req.whole:
+	case req.shallow && refs.Capabilities.Supports(capability.Shallow):
 		up.Depth = packp.DepthCommits(1)
 		_ = up.Capabilities.Set(capability.Shallow)
 		if !req.unchanged.IsZero() {
 			up.Shallows = []plumbing.Hash{req.unchanged}
 			up.Haves = []plumbing.Hash{req.unchanged}
 		}
-	} else {
+	default:
 		up.Haves = s.sample(req.unchanged)
 	}
 	if err := l.transfer(ctx, session, up, s); err != nil {

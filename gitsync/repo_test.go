@@ -3,11 +3,15 @@ package gitsync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -120,6 +124,45 @@ func TestReopenedAfterRestart(t *testing.T) {
 	mustFetch(t, repo)
 	if n := srv.requests.Load(); n != 1 {
 		t.Errorf("%d requests after a restart with nothing new, want the probe alone", n)
+	}
+}
+
+// A branch that has not moved costs one request each time, on a connection that stays open; so does a push, two.
+func TestIdleIsCheap(t *testing.T) {
+	o := newOrigin(t)
+	o.commit("first", map[string]string{"a": "1"})
+	srv := o.serveHTTP("agent", "s3cr3t-pass")
+	var mu sync.Mutex
+	var requests []string
+	from := map[string]bool{}
+	srv.onRequest(func(_ http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		requests = append(requests, r.Method+" "+r.URL.Path)
+		from[r.RemoteAddr] = true
+		return false
+	})
+	repo := mustOpen(t, srv.remote())
+	mustFetch(t, repo)
+	requests = nil
+	for range 5 {
+		mustFetch(t, repo)
+	}
+	if len(requests) != 5 || len(from) != 1 {
+		t.Errorf("5 looks made %d connections and %q", len(from), requests)
+	}
+	w := mustWriter(t, WriterConfig{Remote: srv.remote()})
+	for i := range 4 {
+		if i == 1 { // the first one fetches the tip
+			requests = nil
+			clear(from)
+		}
+		if _, err := w.Commit(t.Context(), put("b", strings.Repeat("x", i+1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(requests) != 6 || len(from) != 1 {
+		t.Errorf("3 pushes made %d connections and %q", len(from), requests)
 	}
 }
 
@@ -243,9 +286,9 @@ func TestManyFetchesAreTidied(t *testing.T) {
 		commits = append(commits, o.commit("c", map[string]string{"n": strings.Repeat("x", i+1)}))
 		mustFetch(t, repo)
 	}
-	packs, _, err := repo.store.listPacks()
-	if err != nil || packs >= maxSmallPacks {
-		t.Errorf("%d packs, %v", packs, err)
+	packs, err := repo.store.packs()
+	if err != nil || len(packs) >= maxSmallPacks {
+		t.Errorf("%d packs, %v", len(packs), err)
 	}
 	for i, c := range commits {
 		s, err := repo.At(c)
@@ -255,6 +298,58 @@ func TestManyFetchesAreTidied(t *testing.T) {
 		if b, err := fs.ReadFile(s.FS(), "n"); err != nil || len(b) != i+1 {
 			t.Errorf("commit %d: %q, %v", i, b, err)
 		}
+	}
+}
+
+// A store that grew faster than its remote begins anew, and nothing that is read from it notices.
+func TestGrownStoreIsReplaced(t *testing.T) {
+	o := newOrigin(t)
+	noise := make([]byte, 100_000)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	for i, b := range noise {
+		noise[i] = 'a' + b%26
+	}
+	for name, tt := range map[string]struct {
+		limit int64
+		grows bool
+	}{"whole in one pack": {30_000, false}, "whole is too large": {14_000, true}} {
+		t.Run(name, func(t *testing.T) {
+			r := o.serveHTTP("", "").remote()
+			r.Limits.Pack = tt.limit
+			o.git(o.work, "checkout", "-q", "--orphan", "fresh-"+strings.ReplaceAll(name, " ", "-"))
+			r.Branch = o.git(o.work, "branch", "--show-current")
+			repo := mustOpen(t, r)
+			var snaps []*Snapshot
+			var sizes []int64
+			for i := range 10 {
+				text := fmt.Sprintf("%s%d\n", noise[:20_000], i)
+				if tt.grows { // each is another part of the noise, so that no delta helps
+					text = fmt.Sprintf("%s%d\n", noise[i*10_000:][:10_000], i)
+				}
+				o.commit("c", map[string]string{"n": text})
+				snaps = append(snaps, mustFetch(t, repo))
+				packs, err := repo.store.packs()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var size int64
+				for _, n := range packs {
+					size += n
+				}
+				sizes = append(sizes, size)
+			}
+			if shrank := !slices.IsSorted(sizes); shrank == tt.grows || repo.grown != tt.grows {
+				t.Errorf("the store had %v bytes, one after the other; grown is %t", sizes, repo.grown)
+			}
+			for i, s := range snaps {
+				if b, err := fs.ReadFile(s.FS(), "n"); err != nil || !strings.HasSuffix(string(b), fmt.Sprintf("%d\n", i)) {
+					t.Errorf("commit %d: %d bytes, %v", i, len(b), err)
+				}
+				if at, err := repo.At(s.Commit); err != nil || at.Commit != s.Commit {
+					t.Errorf("commit %d: %v", i, err)
+				}
+			}
+		})
 	}
 }
 

@@ -343,9 +343,18 @@ func (s *store) removeLeftovers() {
 func (s *store) tidy() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	packs, small, err := s.listPacks()
-	if err != nil || len(small) < maxSmallPacks {
+	packs, err := s.packs()
+	if err != nil {
 		return err
+	}
+	var small []string
+	for name, size := range packs {
+		if size < smallPack {
+			small = append(small, name)
+		}
+	}
+	if len(small) < maxSmallPacks {
+		return nil
 	}
 	hashes, err := s.objectsOf(small)
 	if err != nil {
@@ -355,15 +364,31 @@ func (s *store) tidy() error {
 	if err != nil {
 		return err
 	}
-	// The joined pack is in place; readers are kept out by mu until the small ones are gone.
-	joined, _, err := s.listPacks()
-	if err != nil || joined <= packs {
+	joined, err := s.packs()
+	if err != nil || len(joined) <= len(packs) {
 		return err
 	}
+	return s.drop(small)
+}
+
+// replace removes old packs when a newer one holds all that they do.
+func (s *store) replace(old []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	packs, err := s.packs()
+	if err != nil || len(packs) <= len(old) {
+		return err // what came is one of the old ones
+	}
+	return s.drop(old)
+}
+
+// drop removes packs whose objects are in others. The caller holds mu, which keeps readers out until they are gone.
+func (s *store) drop(packs []string) error {
 	if err := s.sto.Close(); err != nil {
 		return err
 	}
-	for _, name := range small {
+	var err error
+	for _, name := range packs {
 		for _, ext := range []string{".pack", ".idx"} {
 			err = errors.Join(err, os.Remove(filepath.Join(s.packDir(), name+ext)))
 		}
@@ -372,23 +397,21 @@ func (s *store) tidy() error {
 	return err
 }
 
-// listPacks counts the packs and names the small ones.
-func (s *store) listPacks() (count int, small []string, err error) {
+// packs lists the packs by name, with their sizes in bytes.
+func (s *store) packs() (map[string]int64, error) {
 	list, err := os.ReadDir(s.packDir())
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
+	packs := map[string]int64{}
 	for _, e := range list {
-		name, ok := strings.CutSuffix(e.Name(), ".pack")
-		if !ok {
-			continue
-		}
-		count++
-		if fi, err := e.Info(); err == nil && fi.Size() < smallPack {
-			small = append(small, name)
+		if name, ok := strings.CutSuffix(e.Name(), ".pack"); ok {
+			if fi, err := e.Info(); err == nil {
+				packs[name] = fi.Size()
+			}
 		}
 	}
-	return count, small, nil
+	return packs, nil
 }
 
 // objectsOf lists the objects of packs, each once.

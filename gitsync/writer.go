@@ -316,8 +316,8 @@ func (w *Writer) push(ctx context.Context, session transport.ReceivePackSession,
 // prune begins the store anew when it has become too large or is broken.
 func (w *Writer) prune() error {
 	if !w.store.isDamaged() {
-		packs, _, err := w.store.listPacks()
-		if err != nil || packs < maxWriterPacks {
+		packs, err := w.store.packs()
+		if err != nil || len(packs) < maxWriterPacks {
 			return err
 		}
 	}
