@@ -48,6 +48,10 @@ type Options struct {
 	Progress io.Writer
 	// ScrapeInterval is Prometheus's; 0 means 200 ms.
 	ScrapeInterval time.Duration
+	// Cluster is used in place of a control plane of the bed's own; nil means its
+	// own. Nothing is installed there and its pods are not played: it must serve
+	// Istio's routing objects, and run pods. Only users are played.
+	Cluster *rest.Config
 	// ScrapeTargets are further host:port whose /metrics Prometheus scrapes,
 	// besides the traffic model's.
 	ScrapeTargets []string
@@ -57,7 +61,8 @@ type Options struct {
 type Bed struct {
 	// Dir holds the data and logs (*.log) of every server.
 	Dir string
-	// Kubeconfig is the file of an administrator's kubeconfig.
+	// Kubeconfig is the file of an administrator's kubeconfig; there is none with
+	// Options.Cluster.
 	Kubeconfig string
 	// AuditLog is the file to which the API server writes each request as a
 	// line of JSON (audit.k8s.io/v1 Event, level Metadata).
@@ -124,11 +129,13 @@ func (b *Bed) start(ctx context.Context, root, program string, options Options) 
 	if err := b.registry.start(limited); err != nil {
 		return err
 	}
-	if err := b.startControlPlane(limited, root); err != nil {
+	if options.Cluster != nil {
+		b.config = rest.CopyConfig(options.Cluster)
+	} else if err := b.startControlPlane(limited, root); err != nil {
 		return err
 	}
 	say("the API server is up")
-	if err := b.startPlayers(limited); err != nil {
+	if err := b.startPlayers(limited, options.Cluster == nil); err != nil {
 		return err
 	}
 	if err := b.startPrometheus(limited, options); err != nil {
@@ -197,15 +204,17 @@ func (b *Bed) startControlPlane(ctx context.Context, root string) error {
 }
 
 // startPlayers starts what lives as long as the bed; ctx bounds the start.
-func (b *Bed) startPlayers(ctx context.Context) error {
+func (b *Bed) startPlayers(ctx context.Context, own bool) error {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b.stopPlayers = cancel
 	release := context.AfterFunc(ctx, cancel) // a start that takes too long
 	defer release()
 	config := rest.CopyConfig(b.config)
-	config.Dial = loopback.DialPatiently // tests stop the API server
-	if _, err := pods.Start(life, config, b.Behaviours); err != nil {
-		return err
+	if own {
+		config.Dial = loopback.DialPatiently // tests stop the API server
+		if _, err := pods.Start(life, config, b.Behaviours); err != nil {
+			return err
+		}
 	}
 	model, err := traffic.Start(life, config, b.Behaviours)
 	b.Traffic = model

@@ -3,6 +3,7 @@ package traffic
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"istio.io/client-go/pkg/clientset/versioned"
 	istioinformers "istio.io/client-go/pkg/informers/externalversions"
@@ -10,8 +11,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -63,13 +66,22 @@ func watch(ctx context.Context, config *rest.Config, table *behaviour.Table, cha
 	services, pods := builtin.Core().V1().Services(), builtin.Core().V1().Pods()
 	replicaSets, slices := builtin.Apps().V1().ReplicaSets(), builtin.Discovery().V1().EndpointSlices()
 	virtualServices, destinationRules := custom.Networking().V1().VirtualServices(), custom.Networking().V1().DestinationRules()
-	httpRoutes := untyped.ForResource(httpRouteResource)
+	all := []cache.SharedIndexInformer{
+		services.Informer(), pods.Informer(), replicaSets.Informer(), slices.Informer(),
+		virtualServices.Informer(), destinationRules.Informer(),
+	}
+	// Somebody's own cluster may not know them, and an informer would wait for them for ever.
+	httpRoutes := cache.NewGenericLister(cache.NewIndexer(cache.MetaNamespaceKeyFunc, nil), httpRouteResource.GroupResource())
+	switch served, err := discovered(kube, httpRouteResource); {
+	case err != nil:
+		return nil, err
+	case served:
+		informer := untyped.ForResource(httpRouteResource)
+		all, httpRoutes = append(all, informer.Informer()), informer.Lister()
+	}
 
 	var synced []cache.InformerSynced
-	for _, informer := range []cache.SharedIndexInformer{
-		services.Informer(), pods.Informer(), replicaSets.Informer(), slices.Informer(),
-		virtualServices.Informer(), destinationRules.Informer(), httpRoutes.Informer(),
-	} {
+	for _, informer := range all {
 		handlers := cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { changed() },
 			UpdateFunc: func(any, any) { changed() },
@@ -89,8 +101,20 @@ func watch(ctx context.Context, config *rest.Config, table *behaviour.Table, cha
 	return &watched{
 		table:    table,
 		services: services.Lister(), pods: pods.Lister(), replicaSets: replicaSets.Lister(), slices: slices.Lister(),
-		virtualServices: virtualServices.Lister(), destinationRules: destinationRules.Lister(), httpRoutes: httpRoutes.Lister(),
+		virtualServices: virtualServices.Lister(), destinationRules: destinationRules.Lister(), httpRoutes: httpRoutes,
 	}, nil
+}
+
+// discovered reports whether the API server serves a resource.
+func discovered(kube kubernetes.Interface, resource schema.GroupVersionResource) (bool, error) {
+	list, err := kube.Discovery().ServerResourcesForGroupVersion(resource.GroupVersion().String())
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("asking for the resources of %s: %w", resource.GroupVersion(), err)
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource.Resource }), nil
 }
 
 // world reads everything from the caches. Its objects are shared: read only.
