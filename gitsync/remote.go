@@ -18,7 +18,8 @@ type Remote struct {
 	// URL with scheme https, http or ssh, or scp-like (git@host:path). file:// and plain paths, only of
 	// repositories on this machine, need AllowFile. It must not hold a password.
 	URL string
-	// Branch without refs/heads/; default main.
+	// Branch without refs/heads/; default main. A name that begins with refs/remotes/ is what a clone on this
+	// machine last saw of its own remote's branch; it can be read.
 	Branch string
 	// Auth for reading, and for writing when WriteAuth is zero.
 	Auth Auth
@@ -277,7 +278,12 @@ func (l location) loopback() bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-func branchRef(branch string) plumbing.ReferenceName { return plumbing.NewBranchReferenceName(branch) }
+func branchRef(branch string) plumbing.ReferenceName {
+	if strings.HasPrefix(branch, "refs/remotes/") {
+		return plumbing.ReferenceName(branch)
+	}
+	return plumbing.NewBranchReferenceName(branch)
+}
 
 // secret is value, or what file holds, without the newline that editors leave.
 func secret(value, file string) (string, error) {

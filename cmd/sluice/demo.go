@@ -337,7 +337,7 @@ func (d *demo) await(ctx context.Context, name, version string, want rollout.Eve
 	for {
 		if end, ok := d.ended[name+" "+version]; ok {
 			if end != want {
-				return &codedError{exitChanges, fmt.Errorf("%s in %s ended as %s, expected %s", version, name, end, want)}
+				return &codedError{exitFinding, fmt.Errorf("%s in %s ended as %s, expected %s", version, name, end, want)}
 			}
 			return nil
 		}
@@ -388,7 +388,7 @@ func (d *demo) showGit(ctx context.Context) error {
 			continue
 		}
 		if !audit.IsOwn(history[0].Message) {
-			return &codedError{exitChanges, errors.New("the newest commit of the environment branch is not the rollback")}
+			return &codedError{exitFinding, errors.New("the newest commit of the environment branch is not the rollback")}
 		}
 		d.out.heading("the rollback commit")
 		if err := d.showCommit(ctx, history[0]); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // statusSource is where the commands that read an audit log look.
@@ -45,8 +46,10 @@ func newStatus() *cobra.Command {
 		Use:   "status [app...]",
 		Short: "Show what serves and what is under way, from git",
 		Long: `Reads the records on the status branch. It needs nothing but git: what is shown is
-what the agent wrote last. Exit code 3 when an app or the environment has a fault.`,
+what the agent wrote last. A directory is asked for its own branch, or for what it last
+fetched. Exit code 3 when an app or the environment has a fault.`,
 		Example: `  sluice status --repo https://git.example.com/production.git --environment production
+  git fetch && sluice status --repo . --environment production
   sluice status --repo . --environment production --json croc-hunter-java`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			branch, err := f.name()
@@ -66,7 +69,7 @@ what the agent wrote last. Exit code 3 when an app or the environment has a faul
 				return err
 			}
 			if st.faulty() {
-				return &codedError{code: exitChanges}
+				return &codedError{code: exitFinding}
 			}
 			return nil
 		},
@@ -124,7 +127,7 @@ func (st statusReport) print(w io.Writer, asJSON bool) error {
 		return printJSON(w, st)
 	}
 	if st.Fault != "" {
-		fmt.Fprintf(w, "The environment can't be read: %s\n", st.Fault)
+		fmt.Fprintf(w, "the environment can't be read: %s\n", st.Fault)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "APP\tSERVES\tROLLING OUT\tWEIGHT\tPHASE\tSINCE\tNOTE")
@@ -148,9 +151,30 @@ func statusNote(r audit.Record) string {
 		return "degraded: " + r.Degraded
 	case r.Paused != "":
 		return "paused: " + r.Paused
+	case r.Target.Version == "" && r.Last.Outcome != "" && r.Last.Release.Version != r.Serves.Version:
+		return ending(r)
 	default:
 		return r.Reason
 	}
+}
+
+// ending tells of a release that does not serve, and where git is left with it.
+func ending(r audit.Record) string {
+	words := map[string]string{
+		string(rollout.RolledBack): "was rolled back", string(rollout.Aborted): "was aborted", string(rollout.Superseded): "was superseded",
+	}
+	word := words[r.Last.Outcome]
+	if word == "" {
+		return r.Reason
+	}
+	text := r.Last.Release.Version + " " + word
+	if r.Last.Reason != "" {
+		text += ": " + r.Last.Reason
+	}
+	if r.RollbackSkipped != "" {
+		text += "; git was not put back: " + r.RollbackSkipped
+	}
+	return text
 }
 
 func dash(s string) string {
@@ -240,5 +264,6 @@ func printLog(w io.Writer, list []logEntry, asJSON bool) error {
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false) // reasons compare numbers
 	return enc.Encode(v)
 }

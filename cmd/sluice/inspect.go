@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -54,18 +56,48 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	v := &view{
+		repo: repo, tip: tip, loader: &environments.Loader{Environment: f.environment, Namespace: f.namespace}, f: f, close: done,
+	}
 	if f.commit != "" {
-		if tip, err = repo.At(f.commit); err != nil {
+		if v.tip, err = v.commit(ctx, "commit", f.commit); err != nil {
 			done()
 			return nil, err
 		}
 	}
-	charts, err := f.charts(ctx)
-	if err != nil {
+	if v.charts, err = f.charts(ctx); err != nil {
 		done()
 		return nil, err
 	}
-	return &view{repo: repo, tip: tip, loader: &environments.Loader{Environment: f.environment, Namespace: f.namespace}, charts: charts, f: f, close: done}, nil
+	return v, nil
+}
+
+// commit finds a commit of the branch by its hash, or by the beginning of it.
+func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot, error) {
+	if len(hash) < 7 || strings.Trim(hash, "0123456789abcdef") != "" {
+		return nil, usagef("--%s: got %q, expected the hash of a commit, 7 hexadecimal digits of it at least", flag, hash)
+	}
+	if len(hash) == 40 {
+		return v.repo.At(hash)
+	}
+	history, err := v.repo.Commits(ctx, v.tip.Commit, "", 0)
+	if err != nil {
+		return nil, err
+	}
+	found := ""
+	for _, c := range history {
+		switch {
+		case !strings.HasPrefix(c.Hash, hash):
+		case found != "":
+			return nil, usagef("--%s: %q is the beginning of several commits, expected more of its digits", flag, hash)
+		default:
+			found = c.Hash
+		}
+	}
+	if found == "" {
+		return nil, usagef("--%s: no commit of the branch begins with %q", flag, hash)
+	}
+	return v.repo.At(found)
 }
 
 func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, error) {
@@ -85,7 +117,8 @@ func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := cluster.New(ctx, cluster.Config{REST: rest, Namespace: f.namespace, Environment: f.environment})
+	// It is only asked what it serves; the names are for what a delivery would save.
+	k, err := cluster.New(ctx, cluster.Config{REST: rest, Namespace: "default", Environment: "none"})
 	if err != nil {
 		return nil, err
 	}
@@ -131,22 +164,14 @@ func (v *view) at(s *gitsync.Snapshot) (reconcile.Source, error) {
 
 // pick keeps the apps that were named on the command line; all when none was.
 func pick(env *environments.Environment, names []string) ([]*environments.App, error) {
-	byName := map[string]*environments.App{}
-	var all []*environments.App
-	for i := range env.Apps {
-		byName[env.Apps[i].Name] = &env.Apps[i]
-		all = append(all, &env.Apps[i])
-	}
-	if len(names) == 0 {
-		return all, nil
+	if err := known(names, env); err != nil {
+		return nil, err
 	}
 	var out []*environments.App
-	for _, n := range names {
-		app := byName[n]
-		if app == nil {
-			return nil, usagef("there is no app %q in this environment", n)
+	for i := range env.Apps {
+		if wanted(names, env.Apps[i].Name) {
+			out = append(out, &env.Apps[i])
 		}
-		out = append(out, app)
 	}
 	return out, nil
 }
@@ -156,6 +181,9 @@ func newRender() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "render [app...]",
 		Short: "Print the manifests of an environment's apps, as helm template would",
+		Long: `Renders apps and prints their objects, Secrets included, as the agent would apply them:
+what helm template prints but for hooks, which are not run yet, and API versions that no
+cluster serves any more, which are brought up to date. Warnings go to standard error.`,
 		Example: `  sluice render --repo ../production croc-hunter-java
   sluice render --repo https://git.example.com/production.git --commit 4f0c... --environment production`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -191,62 +219,133 @@ func newRender() *cobra.Command {
 	return cmd
 }
 
+// validation is what validate finds.
+type validation struct {
+	Environment string          `json:"environment"`
+	Commit      string          `json:"commit"`
+	Faults      []string        `json:"faults"`
+	Warnings    []string        `json:"warnings,omitempty"`
+	Apps        []appValidation `json:"apps"`
+}
+
+// appValidation is one app of it.
+type appValidation struct {
+	App      string   `json:"app"`
+	Version  string   `json:"version"`
+	Objects  int      `json:"objects"`
+	Policy   string   `json:"policy,omitempty"`
+	Hooks    int      `json:"hooks,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	Fault    string   `json:"fault,omitempty"`
+}
+
 func newValidate() *cobra.Command {
 	var f inspection
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "validate [app...]",
 		Short: "Check that everything in an environment repository is understood",
 		Long: `Reads the environment, renders every app and resolves its policy. Every fault is
 printed with its file, line and field. Exit code 3 when there are faults.`,
-		Example: `  sluice validate --repo . --environment production`,
+		Example: `  sluice validate --repo . --environment production
+  sluice validate --repo . --environment production --json croc-hunter-java`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := f.view(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer v.close()
-			return v.validate(cmd, args)
+			found, err := v.validate(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			if err := found.print(cmd.OutOrStdout(), asJSON); err != nil {
+				return err
+			}
+			if found.count() > 0 {
+				return &codedError{code: exitFinding}
+			}
+			return nil
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func (v *view) validate(cmd *cobra.Command, names []string) error {
-	out := cmd.OutOrStdout()
+func (v *view) validate(ctx context.Context, names []string) (*validation, error) {
+	out := &validation{Environment: v.f.environment, Commit: v.tip.Commit, Faults: []string{}, Apps: []appValidation{}}
 	src, err := v.at(v.tip)
 	if err != nil {
-		fmt.Fprintf(out, "FAULT  %v\n", err)
-		return &codedError{code: exitChanges}
+		out.Faults = append(out.Faults, err.Error())
+		return out, nil //nolint:nilerr // that is what was asked
+	}
+	out.Environment, out.Warnings = src.Env.Name, src.Env.Warnings
+	if src.Env.Incomplete != nil {
+		out.Faults = append(out.Faults, src.Env.Incomplete.Error())
 	}
 	apps, err := pick(src.Env, names)
 	if err != nil {
-		return err
-	}
-	faults := 0
-	if src.Env.Incomplete != nil {
-		faults++
-		fmt.Fprintf(out, "FAULT  %v\n", src.Env.Incomplete)
-	}
-	for _, w := range src.Env.Warnings {
-		fmt.Fprintf(out, "note   %s\n", w)
+		return nil, err
 	}
 	for _, app := range apps {
-		rel, policy, err := v.charts.Release(cmd.Context(), src, app)
-		if err != nil {
-			faults++
-			fmt.Fprintf(out, "FAULT  %s: %v\n", app.Name, err)
+		a := appValidation{App: app.Name, Version: app.Chart.Version}
+		rel, policy, err := v.charts.Release(ctx, src, app)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil:
+			a.Fault = err.Error()
+		default:
+			a.Version, a.Objects, a.Hooks, a.Warnings = rel.Version, len(rel.Objects), len(rel.Hooks), rel.Warnings
+			a.Policy = policyLine(&policy, policy.Steps())
+			for _, field := range policy.Ignored {
+				a.Warnings = append(a.Warnings, "the policy's "+field+" has no effect here")
+			}
+		}
+		out.Apps = append(out.Apps, a)
+	}
+	return out, nil
+}
+
+// count is the number of faults.
+func (f *validation) count() int {
+	n := len(f.Faults)
+	for _, a := range f.Apps {
+		if a.Fault != "" {
+			n++
+		}
+	}
+	return n
+}
+
+func (f *validation) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, f)
+	}
+	var b strings.Builder
+	for _, fault := range f.Faults {
+		fmt.Fprintf(&b, "FAULT  %s\n", fault)
+	}
+	for _, warning := range f.Warnings {
+		fmt.Fprintf(&b, "note   %s\n", warning)
+	}
+	for _, a := range f.Apps {
+		if a.Fault != "" {
+			fmt.Fprintf(&b, "FAULT  %s: %s\n", a.App, a.Fault)
 			continue
 		}
-		fmt.Fprintf(out, "ok     %s %s: %d objects, policy %s (%s)\n",
-			app.Name, rel.Version, len(rel.Objects), policy.Strategy, policy.Source)
-		for _, w := range rel.Warnings {
-			fmt.Fprintf(out, "note   %s: %s\n", app.Name, w)
+		fmt.Fprintf(&b, "ok     %s %s: %s, policy %s\n", a.App, a.Version, counted(a.Objects, "object"), a.Policy)
+		if a.Hooks > 0 {
+			fmt.Fprintf(&b, "note   %s: %s, not run\n", a.App, counted(a.Hooks, "Helm hook"))
+		}
+		for _, warning := range a.Warnings {
+			fmt.Fprintf(&b, "note   %s: %s\n", a.App, warning)
 		}
 	}
-	if faults > 0 {
-		fmt.Fprintf(out, "%d faults\n", faults)
-		return &codedError{code: exitChanges}
+	if n := f.count(); n > 0 {
+		fmt.Fprintln(&b, counted(n, "fault"))
 	}
-	return nil
+	_, err := io.WriteString(w, b.String())
+	return err
 }

@@ -19,10 +19,18 @@ import (
 // Exit codes, the same for every command.
 const (
 	exitOK      = 0
-	exitFailed  = 1 // the command could not do its work
-	exitUsage   = 2 // the command line or the configuration is wrong
-	exitChanges = 3 // plan --exit-code: there are changes; validate: there are faults; demo: an outcome was not as told
+	exitFailed  = 1 // the command could not do its work, or was interrupted
+	exitUsage   = 2 // the command line or the agent's configuration is wrong
+	exitFinding = 3 // it did its work, and what it found is not as it should be; exitCodes says of which command
 )
+
+// exitCodes is the end of the root's help.
+const exitCodes = `Exit codes:
+  0  done
+  1  failed or interrupted
+  2  wrong command line, or wrong configuration of the agent
+  3  plan --exit-code: something would change; validate: there are faults;
+     status: an app or the environment has a fault; demo: a version ended otherwise than told`
 
 // codedError carries an exit code; its text may be empty when everything was said already.
 type codedError struct {
@@ -47,6 +55,8 @@ func main() {
 	// Helm warns of values that it can't merge, with the values, through the standard logger.
 	log.SetOutput(io.Discard)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks to end; a second one ends at once.
+	context.AfterFunc(ctx, stop)
 	code := run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -79,11 +89,10 @@ func newRoot() *cobra.Command {
 Prometheus watches, and writes the outcome back to git: every step on a status
 branch, and a rollback commit on the environment branch when a release fails.
 
-Exit codes: 0 done; 1 failed; 2 wrong command line or configuration;
-3 plan --exit-code found changes, validate found faults, or the demo ended otherwise than told.`,
-		Example: `  sluice demo                                   # see the whole thing work, on this machine
-  sluice agent --config agent.yaml              # deliver
-  sluice plan --repo . --namespace jx-production # what would this commit change?
+` + exitCodes,
+		Example: `  sluice demo                                     # see the whole thing work, on this machine
+  sluice agent --config agent.yaml                # deliver
+  sluice plan --repo . --environment production   # what would the newest commit change?
   sluice log --repo https://git.example.com/env.git --environment production`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -99,7 +108,23 @@ Exit codes: 0 done; 1 failed; 2 wrong command line or configuration;
 		return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(newAgent(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newDemo(), newVersion())
+	for _, cmd := range root.Commands() {
+		cmd.Args = usageArgs(cmd.Args)
+	}
 	return root
+}
+
+// usageArgs makes wrong arguments a usage error, as wrong flags are.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(cmd, args); err != nil {
+			return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
+		}
+		return nil
+	}
 }
 
 // version is set when a release is built; else it comes from the module's build information.
@@ -118,9 +143,10 @@ func versionText() string {
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Print the version",
+		Example: `  sluice version`,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), "sluice", versionText())
 			return err

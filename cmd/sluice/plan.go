@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -26,19 +30,23 @@ type plan struct {
 	Base        string    `json:"base,omitempty"`
 	Commit      string    `json:"commit"`
 	Apps        []appPlan `json:"apps"`
-	Warnings    []string  `json:"warnings,omitempty"`
+	// Fault is why not every entry of the environment is understood; the apps that are go on.
+	Fault    string   `json:"fault,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // appPlan is one app of a plan. Apps that do not change are left out.
 type appPlan struct {
 	App string `json:"app"`
-	// Action: Install, Canary, Rolling, Apply, Remove or Fault.
+	// Action: Install, Canary, Rolling, Apply, Policy, Remove or Fault.
 	Action string `json:"action"`
 	From   string `json:"from,omitempty"`
 	To     string `json:"to,omitempty"`
 	// Policy says what decides, and where that is written.
 	Policy *environments.Policy `json:"policy,omitempty"`
-	Steps  []int                `json:"steps,omitempty"`
+	// PolicyBefore is there when the policy changes too.
+	PolicyBefore *environments.Policy `json:"policyBefore,omitempty"`
+	Steps        []int                `json:"steps,omitempty"`
 	// Objects that differ, Secrets with their values masked.
 	Objects  []objectPlan `json:"objects,omitempty"`
 	Hooks    []string     `json:"hooks,omitempty"`
@@ -61,11 +69,13 @@ func newPlan() *cobra.Command {
 		Use:   "plan [app...]",
 		Short: "Show what a commit would change",
 		Long: `Renders the environment at a commit and at the one before it, and prints for each app
-that differs what would happen (a first install, a canary, a rolling update, or a plain
-apply), which policy decides and where it is written, and the objects that change.
-Values of Secrets are never shown. Helm hooks are listed; they are not run yet.`,
-		Example: `  sluice plan --repo .
-  sluice plan --repo . --base 1f3a... --commit 9bc2... --json croc-hunter-java`,
+that differs what would happen: a first install, a canary, a rolling update, a plain
+apply of what no pod sees, another policy, or a removal; which policy decides and where
+it is written; and the objects that change. Values of Secrets are never shown. Helm
+hooks are listed; they are not run yet.`,
+		Example: `  sluice plan --repo . --environment production
+  sluice plan --repo . --branch promote-croc-hunter-java --base $(git merge-base main HEAD)
+  sluice plan --repo https://git.example.com/production.git --environment production --json croc-hunter-java`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := f.view(cmd.Context())
 			if err != nil {
@@ -79,8 +89,8 @@ Values of Secrets are never shown. Helm hooks are listed; they are not run yet.`
 			if err := p.print(cmd.OutOrStdout(), asJSON); err != nil {
 				return err
 			}
-			if code && len(p.Apps) > 0 {
-				return &codedError{code: exitChanges}
+			if code && (len(p.Apps) > 0 || p.Fault != "") {
+				return &codedError{code: exitFinding}
 			}
 			return nil
 		},
@@ -111,38 +121,67 @@ func (v *view) plan(ctx context.Context, base string, names []string) (*plan, er
 	if err != nil {
 		p.Warnings = append(p.Warnings, "the base is not readable, so everything looks new: "+err.Error())
 	}
-	apps, err := pick(to.Env, names)
-	if err != nil {
+	if to.Env.Incomplete != nil {
+		p.Fault = to.Env.Incomplete.Error()
+	}
+	if err := known(names, to.Env, from.Env); err != nil {
 		return nil, err
 	}
 	old := map[string]*environments.App{}
 	for i := range from.Env.Apps {
 		old[from.Env.Apps[i].Name] = &from.Env.Apps[i]
 	}
-	for _, app := range apps {
+	for i := range to.Env.Apps {
+		app := &to.Env.Apps[i]
 		was := old[app.Name]
 		delete(old, app.Name)
-		if was != nil && was.Digest == app.Digest && app.Fault == nil {
+		if !wanted(names, app.Name) || was != nil && unchanged(from.Env, to.Env, was, app) {
 			continue
 		}
 		if a := v.app(ctx, from, to, was, app); a.Action != "" {
 			p.Apps = append(p.Apps, a)
 		}
 	}
-	if len(names) == 0 {
-		for i := range from.Env.Apps {
-			if app := &from.Env.Apps[i]; old[app.Name] != nil {
-				p.Apps = append(p.Apps, appPlan{App: app.Name, Action: "Remove", From: app.Chart.Version})
-			}
+	// Where an entry can't be read nobody knows which app it meant to keep.
+	for i := range from.Env.Apps {
+		app := &from.Env.Apps[i]
+		if old[app.Name] != nil && p.Fault == "" && wanted(names, app.Name) {
+			p.Apps = append(p.Apps, appPlan{App: app.Name, Action: "Remove", From: app.Chart.Version})
 		}
 	}
 	return p, nil
 }
 
+// wanted reports whether an app is asked for; all are when none is named.
+func wanted(names []string, app string) bool { return len(names) == 0 || slices.Contains(names, app) }
+
+// known refuses names that are no apps of any of the environments.
+func known(names []string, envs ...*environments.Environment) error {
+	for _, name := range names {
+		if !slices.ContainsFunc(envs, func(env *environments.Environment) bool {
+			return slices.ContainsFunc(env.Apps, func(app environments.App) bool { return app.Name == name })
+		}) {
+			return usagef("there is no app %q in this environment", name)
+		}
+	}
+	return nil
+}
+
+// unchanged tells without rendering that nothing would happen to an app.
+func unchanged(from, to *environments.Environment, was, app *environments.App) bool {
+	return was.Digest == app.Digest && app.Fault == nil && was.Fault == nil &&
+		samePolicy(was.Rollout, app.Rollout) && samePolicy(from.Rollout, to.Rollout)
+}
+
+// samePolicy reports whether two places of sluice.yaml are of equal files; they may be equal all the same if not.
+func samePolicy(a, b *environments.RawPolicy) bool {
+	return a == nil && b == nil || a != nil && b != nil && bytes.Equal(a.YAML, b.YAML)
+}
+
 // base is the snapshot to compare with; nil when the commit has no parent.
 func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error) {
 	if base != "" {
-		return v.repo.At(base)
+		return v.commit(ctx, "base", base)
 	}
 	history, err := v.repo.Commits(ctx, v.tip.Commit, "", 2)
 	if err != nil || len(history) < 2 {
@@ -167,8 +206,9 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 		p.Hooks = append(p.Hooks, fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", ")))
 	}
 	var old *render.Release
+	var before environments.Policy
 	if was != nil {
-		if old, _, err = v.charts.Release(ctx, from, was); err != nil {
+		if old, before, err = v.charts.Release(ctx, from, was); err != nil {
 			p.Warnings = append(p.Warnings, "what serves now can't be rendered: "+err.Error())
 		}
 	}
@@ -180,15 +220,23 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 		return p
 	}
 	p.From, p.Objects = old.Version, objectChanges(old.Objects, rel.Objects)
+	if !reflect.DeepEqual(before, policy) {
+		p.PolicyBefore = &before
+	}
 	change := project.Compare(old.Objects, rel.Objects)
 	switch {
+	case old.Digest == rel.Digest && p.PolicyBefore == nil:
 	case old.Digest == rel.Digest:
+		p.Action = "Policy"
 	case change == rollout.ChangePods && policy.Strategy == environments.StrategyCanary:
-		p.Action, p.Steps = "Canary", policy.Steps()
+		p.Action = "Canary"
 	case change == rollout.ChangePods:
 		p.Action = "Rolling"
 	default:
 		p.Action = "Apply"
+	}
+	if p.Action == "Canary" || p.Action == "Policy" {
+		p.Steps = policy.Steps()
 	}
 	return p
 }
@@ -293,7 +341,10 @@ func (p *plan) print(w io.Writer, asJSON bool) error {
 		_, e := fmt.Fprintf(w, format, args...)
 		err = errors.Join(err, e)
 	}
-	printf("environment %s: %s -> %s\n", p.Environment, orNone(p.Base), orNone(p.Commit))
+	printf("environment %s: %s -> %s\n", cmp.Or(p.Environment, "without a name"), orNone(p.Base), orNone(p.Commit))
+	if p.Fault != "" {
+		printf("fault: %s\n", p.Fault)
+	}
 	for _, warning := range p.Warnings {
 		printf("warning: %s\n", warning)
 	}
@@ -319,10 +370,9 @@ func (a *appPlan) print(printf func(string, ...any)) {
 	default:
 		printf("\n%s: %s %s -> %s\n", a.App, strings.ToLower(a.Action), a.From, a.To)
 	}
-	printf("  policy: %s, from %s\n", a.Policy.Strategy, a.Policy.Source)
-	if len(a.Steps) > 0 {
-		printf("  steps: %v %%, each for at least %s; rolled back after %d failed checks\n",
-			a.Steps, a.Policy.Analysis.Interval, a.Policy.Analysis.Threshold)
+	printf("  policy: %s\n", policyLine(a.Policy, a.Steps))
+	if a.PolicyBefore != nil {
+		printf("    before: %s\n", policyLine(a.PolicyBefore, a.PolicyBefore.Steps()))
 	}
 	for _, h := range a.Hooks {
 		printf("  hook, not run: %s\n", h)
@@ -333,11 +383,38 @@ func (a *appPlan) print(printf func(string, ...any)) {
 	for _, o := range a.Objects {
 		printf("  %s %s\n", o.Change, o.Object)
 		if o.Change == "change" {
-			for line := range strings.Lines(o.Diff) {
+			// Without the lines that name two files.
+			hunks := o.Diff[max(0, strings.Index(o.Diff, "@@")):]
+			for line := range strings.Lines(hunks) {
 				printf("      %s\n", strings.TrimSuffix(line, "\n"))
 			}
 		}
 	}
+}
+
+// policyLine tells a policy and where it stands; steps are empty where nothing canaries.
+func policyLine(p *environments.Policy, steps []int) string {
+	text := fmt.Sprintf("%s, from %s", p.Strategy, p.Source)
+	if p.Suspend {
+		text += "; suspended"
+	}
+	switch {
+	case p.Strategy != environments.StrategyCanary || len(steps) == 0:
+	case p.SkipAnalysis:
+		text += "; promoted without analysis once the canary is ready"
+	default:
+		text += fmt.Sprintf("; steps %s %%, each for at least %s; rolled back after %s",
+			strings.Trim(fmt.Sprint(steps), "[]"), p.Analysis.Interval, counted(p.Analysis.Threshold, "failed check"))
+	}
+	return text
+}
+
+// counted is "1 failed check" or "5 failed checks".
+func counted(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 // orNone shortens a commit for people.

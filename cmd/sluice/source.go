@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/spf13/cobra"
 
 	"github.com/sluice-cd/sluice/gitsync"
@@ -20,6 +23,7 @@ type sourceFlags struct {
 	cluster            string
 	username           string
 	passwordFile       string
+	caFile             string
 	sshKeyFile         string
 	knownHostsFile     string
 }
@@ -33,32 +37,30 @@ func (f *sourceFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.cluster, "cluster", "", "name of the cluster, where the environment has several")
 	fl.StringVar(&f.username, "username", "", "user name for https")
 	fl.StringVar(&f.passwordFile, "password-file", "", "file with the password or token for https")
+	fl.StringVar(&f.caFile, "ca-file", "", "file with certificate authorities for https, besides the system's")
 	fl.StringVar(&f.sshKeyFile, "ssh-key-file", "", "private key for ssh")
 	fl.StringVar(&f.knownHostsFile, "known-hosts-file", "", "known_hosts file for ssh")
 }
 
 // remote is the repository at the given branch; empty: the environment branch.
 func (f *sourceFlags) remote(branch string) (gitsync.Remote, error) {
-	r := gitsync.Remote{URL: f.repo, Branch: branch, Auth: gitsync.Auth{
+	r := gitsync.Remote{URL: f.repo, Branch: branch, CAFile: f.caFile, Auth: gitsync.Auth{
 		Username: f.username, PasswordFile: f.passwordFile, SSHKeyFile: f.sshKeyFile, KnownHostsFile: f.knownHostsFile,
 	}}
 	if r.Branch == "" {
 		r.Branch = f.branch
 	}
-	if isRemote(f.repo) {
+	path, isFile := strings.CutPrefix(f.repo, "file://")
+	if !isFile && isRemote(f.repo) {
 		return r, nil
 	}
-	dir, err := filepath.Abs(f.repo)
+	dir, err := filepath.Abs(path)
 	if err != nil {
 		return r, fmt.Errorf("resolving %s: %w", f.repo, err)
 	}
-	r.URL, r.AllowFile = dir, true
-	if r.Branch == "" {
-		if r.Branch, err = checkedOut(dir); err != nil {
-			return r, err
-		}
-	}
-	return r, nil
+	r.URL, r.AllowFile, r.Auth, r.CAFile = dir, true, gitsync.Auth{}, ""
+	r.Branch, err = localBranch(dir, r.Branch)
+	return r, err
 }
 
 // isRemote tells a URL from a directory.
@@ -73,20 +75,49 @@ func isRemote(repo string) bool {
 	return ok && !strings.Contains(host, "/")
 }
 
-// checkedOut is the branch that a local repository is on.
-func checkedOut(dir string) (string, error) {
-	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true})
+// localBranch finds a branch of a repository on this machine as git does: its own, else what it last saw of its
+// remotes'. Empty: the one that is checked out.
+func localBranch(dir, branch string) (string, error) {
+	repo, err := git.PlainOpen(dir)
 	if err != nil {
 		return "", fmt.Errorf("opening the git repository at %s: %w", dir, err)
 	}
-	head, err := repo.Head()
+	if branch == "" {
+		head, err := repo.Reference(plumbing.HEAD, false)
+		if err != nil {
+			return "", fmt.Errorf("reading HEAD of %s: %w", dir, err)
+		}
+		if !head.Target().IsBranch() {
+			return "", fmt.Errorf("%s has no branch checked out; name one with --branch", dir)
+		}
+		return head.Target().Short(), nil
+	}
+	if _, err := repo.Reference(plumbing.NewBranchReferenceName(branch), false); err == nil {
+		return branch, nil
+	}
+	remotes, err := repo.Remotes()
 	if err != nil {
-		return "", fmt.Errorf("reading HEAD of %s: %w", dir, err)
+		return "", fmt.Errorf("reading the remotes of %s: %w", dir, err)
 	}
-	if !head.Name().IsBranch() {
-		return "", fmt.Errorf("%s has no branch checked out; name one with --branch", dir)
+	// origin first, the others in the order of their names.
+	slices.SortFunc(remotes, func(a, b *git.Remote) int {
+		return cmp.Or(strings.Compare(rank(a), rank(b)), strings.Compare(a.Config().Name, b.Config().Name))
+	})
+	for _, r := range remotes {
+		seen := plumbing.NewRemoteReferenceName(r.Config().Name, branch)
+		if _, err := repo.Reference(seen, false); err == nil {
+			return seen.String(), nil
+		}
 	}
-	return head.Name().Short(), nil
+	return branch, nil
+}
+
+// rank sorts origin before the others.
+func rank(r *git.Remote) string {
+	if r.Config().Name == git.DefaultRemoteName {
+		return ""
+	}
+	return "other"
 }
 
 // open fetches a branch into a directory that lasts as long as the command.
