@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,18 +22,25 @@ import (
 )
 
 func newAgent() *cobra.Command {
-	var path, logFormat string
+	var f agentFlags
+	var logFormat string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Deliver environments until told to stop",
-		Long: `Follows the environment repositories of the configuration file, delivers what they ask
-for and writes the outcome back. SIGTERM and SIGINT end it after what is being
-written has been written; killed at any other moment, it goes on where it was.`,
-		Example: `  sluice agent --config /etc/sluice/agent.yaml`,
-		Args:    cobra.NoArgs,
+		Long: `Follows environment repositories, delivers what they ask for and writes the outcome
+back. What to follow stands in a configuration file, or, for a single environment, in
+flags. Flags win over the file.
+
+SIGTERM and SIGINT end it after what is being written has been written; killed at any
+other moment, it goes on where it was. It listens for /healthz, /readyz and /metrics.`,
+		Example: `  sluice agent --config /etc/sluice/agent.yaml
+  sluice agent --config agent.yaml --kubeconfig ~/.kube/config --listen 127.0.0.1:8080
+  sluice agent --environment production --repo https://git.example.com/production.git \
+    --username sluice --password-file git-token --prometheus http://prometheus.istio-system:9090`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(path)
+			c, err := f.config(cmd)
 			if err != nil {
 				return &codedError{exitUsage, err}
 			}
@@ -43,7 +51,7 @@ written has been written; killed at any other moment, it goes on where it was.`,
 			return runAgent(cmd.Context(), c, log)
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "agent.yaml", "configuration file")
+	f.register(cmd)
 	cmd.Flags().StringVar(&logFormat, "log-format", "text", "text or json")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log what is looked at, not only what happens")
 	return cmd
@@ -105,11 +113,9 @@ func serve(ctx context.Context, listen string, environments []*environment, regi
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		for _, e := range environments {
-			if !e.agent.Synced() {
-				http.Error(w, "waiting for "+e.Name, http.StatusServiceUnavailable)
-				return
-			}
+		if waiting := unready(environments); len(waiting) > 0 {
+			http.Error(w, "waiting for "+strings.Join(waiting, ", "), http.StatusServiceUnavailable)
+			return
 		}
 		fmt.Fprintln(w, "ok")
 	})
@@ -128,11 +134,23 @@ func serve(ctx context.Context, listen string, environments []*environment, regi
 	return nil
 }
 
+// unready names the environments that this process delivers and has not looked at once. One that another process
+// leads is none of them: a process that stands by is ready to, or an update that waits for it would never end.
+func unready(environments []*environment) []string {
+	var names []string
+	for _, e := range environments {
+		if !e.standby.Load() && !e.agent.Synced() {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
 // remote is how the agent reaches an environment repository.
 func (r repositoryConfig) remote() gitsync.Remote {
-	return gitsync.Remote{URL: r.URL, Branch: r.Branch, AllowFile: r.AllowFile, Auth: gitsync.Auth{
+	return gitsync.Remote{URL: r.URL, Branch: r.Branch, AllowFile: r.AllowFile, CAFile: r.CAFile, Auth: gitsync.Auth{
 		Username: r.Username, PasswordFile: r.PasswordFile, TokenFile: r.TokenFile,
-		SSHKeyFile: r.SSHKeyFile, KnownHostsFile: r.KnownHostsFile,
+		SSHKeyFile: r.SSHKeyFile, PassphraseFile: r.PassphraseFile, KnownHostsFile: r.KnownHostsFile,
 	}}
 }
 

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // config is the agent's configuration file. Unknown keys are refused.
@@ -73,63 +71,70 @@ type envConfig struct {
 type repositoryConfig struct {
 	URL    string `yaml:"url"`
 	Branch string `yaml:"branch"`
-	// UsernameFile and PasswordFile, or TokenFile, for https.
+	// Username and PasswordFile, or TokenFile (sent as a bearer token), for https.
 	Username     string `yaml:"username"`
 	PasswordFile string `yaml:"passwordFile"`
 	TokenFile    string `yaml:"tokenFile"`
-	// SSHKeyFile and KnownHostsFile for ssh.
+	// CAFile holds certificate authorities for https besides the system's.
+	CAFile string `yaml:"caFile"`
+	// SSHKeyFile, PassphraseFile where the key has one, and KnownHostsFile for ssh.
 	SSHKeyFile     string `yaml:"sshKeyFile"`
+	PassphraseFile string `yaml:"passphraseFile"`
 	KnownHostsFile string `yaml:"knownHostsFile"`
 	// AllowFile permits file:// and plain paths.
 	AllowFile bool `yaml:"allowFile"`
 }
 
-// duration is a time.Duration written as Go writes it.
+// duration is a time.Duration written as Go writes it; not negative.
 type duration time.Duration
 
-func (d *duration) UnmarshalYAML(n *yaml.Node) error {
-	v, err := time.ParseDuration(n.Value)
-	if err != nil || v < 0 {
-		return fmt.Errorf("line %d: %q is not a duration; expected one such as 30s or 1m", n.Line, n.Value)
-	}
-	*d = duration(v)
-	return nil
-}
-
-// loadConfig reads, completes and checks the file.
-func loadConfig(path string) (*config, error) {
+// readConfig reads the file. What it says is yet to be completed and checked; the decoder knows the lines, and holds
+// the faults so far.
+func readConfig(path string) (*config, *decoder, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return nil, nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	defer f.Close()
-	dec := yaml.NewDecoder(f)
-	dec.KnownFields(true)
-	var c config
-	if err := dec.Decode(&c); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
+	d := &decoder{file: path}
+	c := &config{}
+	if err := d.decode(f, c); err != nil {
+		return nil, nil, err
 	}
-	if err := c.complete(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("checking %s: %w", path, err)
-	}
-	return &c, nil
-}
-
-// complete fills in defaults, resolves file names against dir and joins every fault.
-func (c *config) complete(dir string) error {
-	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if c.APIVersion != "sluice.dev/v1alpha1" {
-		fault("apiVersion: got %q, expected sluice.dev/v1alpha1", c.APIVersion)
+		d.fault("apiVersion", orMissing(c.APIVersion), "sluice.dev/v1alpha1")
 	}
 	if c.Kind != "Agent" {
-		fault("kind: got %q, expected Agent", c.Kind)
+		d.fault("kind", orMissing(c.Kind), "Agent")
 	}
+	dir := filepath.Dir(path)
+	for _, p := range c.files() {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	return c, d, nil
+}
+
+func orMissing(value string) string {
+	if value == "" {
+		return "missing"
+	}
+	return fmt.Sprintf("is %q", value)
+}
+
+// complete fills in defaults, and tells every fault.
+func (c *config) complete(fault func(field, problem, expected string)) {
 	if c.Prometheus.Address == "" {
-		fault("prometheus.address: missing; expected a URL such as http://prometheus:9090")
+		fault("prometheus.address", "missing", "a URL such as http://prometheus:9090")
+	}
+	cluster := c.Cluster
+	if cluster != "" && !isName(cluster) {
+		fault("cluster", "is no name", expectedName)
+		cluster = ""
 	}
 	if len(c.Environments) == 0 {
-		fault("environments: expected at least one")
+		fault("environments", "missing", "at least one")
 	}
 	if c.Listen == "" {
 		c.Listen = ":8080"
@@ -137,33 +142,71 @@ func (c *config) complete(dir string) error {
 	if c.DataDir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			fault("dataDir: missing, and there is no default: %w", err)
+			fault("dataDir", "missing, and there is no default ("+err.Error()+")", "a directory")
 		}
 		c.DataDir = filepath.Join(cache, "sluice")
 	}
-	seen := map[string]bool{}
+	for i, a := range c.Charts {
+		if a.URL == "" {
+			fault(fmt.Sprintf("charts[%d].url", i), "missing", "a URL such as https://charts.example.com")
+		}
+	}
+	names, branches := map[string]bool{}, map[string]bool{}
 	for i := range c.Environments {
 		e := &c.Environments[i]
-		at := fmt.Sprintf("environments[%d]", i)
-		if e.Name == "" {
-			fault("%s.name: missing", at)
+		at := fmt.Sprintf("environments[%d].", i)
+		e.complete(cluster)
+		if e.faults(func(field, problem, expected string) { fault(at+field, problem, expected) }) {
+			continue
 		}
-		if seen[e.Name] {
-			fault("%s.name: %q stands twice", at, e.Name)
+		branch := e.Repository.URL + " " + e.StatusBranch
+		switch {
+		case names[e.Name]:
+			fault(at+"name", "stands twice", "another name")
+		case branches[branch]:
+			fault(at+"statusBranch", "is that of another environment", "another branch")
 		}
-		seen[e.Name] = true
-		if e.Repository.URL == "" {
-			fault("%s.repository.url: missing", at)
-		}
-		e.complete(c.Cluster)
+		names[e.Name], branches[branch] = true, true
 	}
-	for _, p := range c.files() {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, *p)
-		}
-	}
-	return errors.Join(faults...)
 }
+
+// faults tells what is wrong with an environment, and whether anything is.
+func (e *envConfig) faults(tell func(field, problem, expected string)) (any bool) {
+	fault := func(field, problem, expected string) {
+		tell(field, problem, expected)
+		any = true
+	}
+	if !isName(e.Name) {
+		problem := "is no name"
+		if e.Name == "" {
+			problem = "missing"
+		}
+		fault("name", problem, expectedName)
+	}
+	if e.Repository.URL == "" {
+		fault("repository.url", "missing", "a URL such as https://git.example.com/production.git")
+		return any
+	}
+	remote := e.Repository.remote()
+	if err := remote.Validate(); err != nil {
+		fault("repository", strings.ReplaceAll(err.Error(), "\n", "; "), "")
+		return any
+	}
+	remote.Branch = e.StatusBranch
+	switch {
+	case any: // the branch is named after the environment
+	case remote.Validate() != nil:
+		fault("statusBranch", "is not a branch name", "one such as sluice/status/production")
+	case e.StatusBranch == e.Repository.Branch:
+		fault("statusBranch", "is the environment branch", "a branch of its own")
+	}
+	return any
+}
+
+// Names end up in names of branches, Secrets and directories.
+var isName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`).MatchString
+
+const expectedName = "lower-case letters, digits and hyphens, at most 63"
 
 func (e *envConfig) complete(cluster string) {
 	if e.Repository.Branch == "" {
@@ -193,7 +236,7 @@ func (c *config) files() []*string {
 	}
 	for i := range c.Environments {
 		r := &c.Environments[i].Repository
-		out = append(out, &r.PasswordFile, &r.TokenFile, &r.SSHKeyFile, &r.KnownHostsFile)
+		out = append(out, &r.PasswordFile, &r.TokenFile, &r.CAFile, &r.SSHKeyFile, &r.PassphraseFile, &r.KnownHostsFile)
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -29,6 +30,8 @@ type environment struct {
 	envConfig
 	agent  *reconcile.Agent
 	client *cluster.Client
+	// standby: another process leads, or may.
+	standby atomic.Bool
 }
 
 // open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.
@@ -65,5 +68,9 @@ func (e *environment) run(ctx context.Context, c *config) error {
 	if !c.LeaderElection {
 		return e.agent.Run(ctx)
 	}
-	return e.client.Lead(ctx, "sluice-"+e.Name, hostIdentity(), e.agent.Run)
+	e.standby.Store(true)
+	return e.client.Lead(ctx, "sluice-"+e.Name, hostIdentity(), func(ctx context.Context) error {
+		e.standby.Store(false)
+		return e.agent.Run(ctx)
+	})
 }
