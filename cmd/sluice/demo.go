@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -22,7 +21,6 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed"
-	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
 
 // The demo's app and its versions.
@@ -34,6 +32,9 @@ const (
 
 	// demoPatience is how long nothing may happen.
 	demoPatience = 2 * time.Minute
+
+	// demoImage is what pods run on a cluster that runs pods: it answers on the port of the chart.
+	demoImage, demoImageTag = "docker.io/nginxinc/nginx-unprivileged", "stable-alpine"
 )
 
 // demoCharts is the app's chart, in the shape of the talk's.
@@ -42,9 +43,8 @@ const (
 var demoCharts embed.FS
 
 func newDemo() *cobra.Command {
-	var interval time.Duration
-	var dir string
-	var keep bool
+	d := &demo{}
+	var kubeconfig, kubeContext string
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "See a promotion that succeeds and one that is rolled back in git",
@@ -53,22 +53,40 @@ loopback, creates a staging and a production repository, and merges two new vers
 of croc-hunter-java: 0.0.130, which is fine, and 0.0.131, which answers with 500s.
 
 It runs from a checkout of Sluice and builds those servers the first time, which takes
-about twelve minutes on two cores. What has no place on one machine is played and said
-so: pods that become ready, and users whose requests follow the real routing objects.`,
+about a quarter of an hour on two cores. What has no place on one machine is played and
+said so: pods that become ready, and users whose requests follow the real routing objects.
+
+With --kubeconfig a cluster of yours takes the place of the control plane. It needs
+Istio's routing objects (Istio's base chart is enough) and runs real pods, of the image
+` + demoImage + `:` + demoImageTag + `; users are played here all the same.
+The demo works in the namespaces sluice-demo-staging and sluice-demo-production, which
+must not exist yet and are deleted at the end.`,
 		Example: `  sluice demo
-  sluice demo --interval 5s --keep`,
+  sluice demo --interval 5s --keep
+  sluice demo --kubeconfig ~/.kube/config --context kind-kind`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if interval < time.Second {
-				return usagef("--interval: got %s, expected 1s or more", interval)
+			if d.interval < time.Second {
+				return usagef("--interval: got %s, expected 1s or more", d.interval)
 			}
-			d := &demo{out: newNarrator(cmd.OutOrStdout()), interval: interval, dir: dir, keep: keep}
+			if kubeContext != "" && kubeconfig == "" {
+				return usagef("--context: expected --kubeconfig with it")
+			}
+			if kubeconfig != "" {
+				var err error
+				if d.guest, err = newGuest(kubeconfig, kubeContext); err != nil {
+					return err
+				}
+			}
+			d.out = newNarrator(cmd.OutOrStdout())
 			return d.run(cmd.Context())
 		},
 	}
-	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between checks, and the least time at each step")
-	cmd.Flags().StringVar(&dir, "dir", "", "keep everything in this directory (default: a temporary one, removed at the end)")
-	cmd.Flags().BoolVar(&keep, "keep", false, "leave it running at the end, and print how to look around")
+	cmd.Flags().DurationVar(&d.interval, "interval", time.Second, "time between checks, and the least time at each step")
+	cmd.Flags().StringVar(&d.dir, "dir", "", "keep everything in this directory (default: a temporary one, removed at the end)")
+	cmd.Flags().BoolVar(&d.keep, "keep", false, "leave it running at the end, and print how to look around")
+	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "use this cluster instead of a control plane of the demo's own")
+	cmd.Flags().StringVar(&kubeContext, "context", "", "context of the kubeconfig")
 	return cmd
 }
 
@@ -78,6 +96,8 @@ type demo struct {
 	interval time.Duration
 	dir      string
 	keep     bool
+	// guest is the cluster of the user; nil: the demo has its own.
+	guest *guest
 
 	bed    *bed.Bed
 	events chan demoEvent
@@ -85,6 +105,8 @@ type demo struct {
 	ended map[string]rollout.EventType
 	// environments by name, once they are delivered.
 	environments map[string]*environment
+	// told: the story is over.
+	told bool
 }
 
 // demoEvent is an event with the environment that it happened in.
@@ -93,31 +115,68 @@ type demoEvent struct {
 	rollout.Event
 }
 
+// run makes a place for the demo, plays it, and leaves the place behind only where it was asked for or tells of a failure.
 func (d *demo) run(ctx context.Context) error {
 	defer d.out.close()
-	if d.dir == "" {
+	temporary := d.dir == ""
+	if temporary {
 		dir, err := os.MkdirTemp("", "sluice-demo-")
 		if err != nil {
 			return fmt.Errorf("making a directory for the demo: %w", err)
 		}
 		d.dir = dir
-		if !d.keep {
-			defer os.RemoveAll(dir) //nolint:errcheck // what is left is in the temporary directory
-		}
 	}
+	dir, err := filepath.Abs(d.dir)
+	if err != nil {
+		return fmt.Errorf("making a directory for the demo: %w", err)
+	}
+	d.dir = dir
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return fmt.Errorf("making a directory for the demo: %w", err)
 	}
-	d.out.heading("Starting the servers")
-	if err := d.start(ctx); err != nil {
+	err = d.perform(ctx)
+	if ctx.Err() != nil {
+		err = nil
+		if !d.told {
+			err = errors.New("the demo was interrupted")
+		}
+	} else if err != nil && temporary {
+		d.out.say("what the agents and the servers logged is kept in %s", d.dir)
 		return err
 	}
-	defer d.bed.Close() //nolint:errcheck // everything that was worth keeping was printed
+	if temporary {
+		_ = os.RemoveAll(d.dir) // what is left is in the temporary directory
+	}
+	return err
+}
+
+// perform starts everything, plays, and stops everything.
+func (d *demo) perform(ctx context.Context) error {
+	if d.guest != nil {
+		if err := d.guest.check(ctx, d.namespaces()); err != nil {
+			return err
+		}
+	}
+	d.out.heading("Starting the servers")
+	b, err := bed.Start(ctx, bed.Options{Dir: filepath.Join(d.dir, "bed"), Progress: d.out, Cluster: d.guest.config()})
+	if err != nil {
+		return err
+	}
+	defer b.Close() //nolint:errcheck // everything that was worth keeping was printed
+	d.bed = b
+	if err := d.fill(ctx); err != nil {
+		return err
+	}
+	if d.guest != nil {
+		// Also of an interrupted demo.
+		defer d.guest.remove(context.WithoutCancel(ctx), d.namespaces(), d.out)
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	if err := d.deliver(ctx, g); err != nil {
-		return err
+		stop()
+		return errors.Join(err, g.Wait())
 	}
 	g.Go(func() error {
 		defer stop()
@@ -129,27 +188,38 @@ func (d *demo) run(ctx context.Context) error {
 	return nil
 }
 
-// start starts the servers and fills them.
-func (d *demo) start(ctx context.Context) error {
-	b, err := bed.Start(ctx, bed.Options{Dir: filepath.Join(d.dir, "bed"), Progress: d.out})
-	if err != nil {
-		return err
-	}
-	d.bed = b
-	// 30 % of its requests fail: bad enough for every check, not so bad that one check would do.
-	b.Behaviours.Set(demoApp+":"+demoBad, behaviour.Behaviour{ErrorRate: 0.3})
+// fill publishes the chart and makes the repositories.
+func (d *demo) fill(ctx context.Context) error {
 	if err := d.publish(); err != nil {
 		return err
 	}
 	if err := os.WriteFile(d.passwordFile(), []byte(bed.Password), 0o600); err != nil {
 		return fmt.Errorf("writing the demo's password: %w", err)
 	}
-	for _, name := range []string{"staging", "production"} {
+	for _, name := range demoEnvironments {
 		if err := d.createRepository(ctx, name); err != nil {
 			return fmt.Errorf("creating the %s repository: %w", name, err)
 		}
 	}
 	return nil
+}
+
+var demoEnvironments = []string{"staging", "production"}
+
+// namespace of an environment: as Jenkins X has it, and on somebody's cluster one that is surely the demo's.
+func (d *demo) namespace(environment string) string {
+	if d.guest != nil {
+		return "sluice-demo-" + environment
+	}
+	return "jx-" + environment
+}
+
+func (d *demo) namespaces() []string {
+	var all []string
+	for _, name := range demoEnvironments {
+		all = append(all, d.namespace(name))
+	}
+	return all
 }
 
 // publish puts the chart's versions into the chart repository.
@@ -166,11 +236,26 @@ func (d *demo) publish() error {
 		return fmt.Errorf("unpacking the demo's chart: %w", err)
 	}
 	for _, v := range []string{demoFirst, demoGood, demoBad} {
+		if v == demoBad {
+			// 30 % of its requests fail: bad enough for every check, not so bad that one check would do.
+			if err := appendFile(filepath.Join(dir, demoApp, "values.yaml"), "behaviour: {errorRate: 0.3}\n"); err != nil {
+				return fmt.Errorf("publishing %s %s: %w", demoApp, v, err)
+			}
+		}
 		if err := d.bed.Charts.AddVersion(filepath.Join(dir, demoApp), v); err != nil {
 			return fmt.Errorf("publishing %s %s: %w", demoApp, v, err)
 		}
 	}
 	return nil
+}
+
+func appendFile(name, text string) error {
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
 
 func (d *demo) passwordFile() string { return filepath.Join(d.dir, "password") }
@@ -189,14 +274,19 @@ func (d *demo) createRepository(ctx context.Context, name string) error {
 	if name == "staging" {
 		canary = "  canary:\n    enable: false # staging takes a new version at once\n"
 	}
+	image := ""
+	if d.guest != nil {
+		image = "  image: {repository: " + demoImage + ", tag: " + demoImageTag + "}\n" +
+			"  resources: {requests: {cpu: 10m, memory: 16Mi}}\n"
+	}
 	files := map[string][]byte{
 		"sluice.yaml": []byte("apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: " + name + "\n" +
-			"namespace: jx-" + name + "\n"),
+			"namespace: " + d.namespace(name) + "\n"),
 		"env/Chart.yaml": []byte("apiVersion: v1\nname: env\nversion: 0.0.1\n"),
 		"env/requirements.yaml": []byte("# What " + name + " runs. Promotion is a pull request that changes a version here.\n" +
 			"dependencies:\n- name: " + demoApp + "\n  version: " + demoFirst + "  # written by jx promote\n" +
 			"  repository: " + d.bed.Charts.URL() + "\n"),
-		"env/values.yaml": []byte(demoApp + ":\n  greeting: \"G'day from " + name + "\"\n" + canary),
+		"env/values.yaml": []byte(demoApp + ":\n  greeting: \"G'day from " + name + "\"\n" + image + canary),
 	}
 	return d.commit(ctx, name, func(*gitsync.Snapshot) (*gitsync.Change, error) {
 		return &gitsync.Change{Files: files, Message: "chore: environment " + name}, nil
@@ -261,9 +351,9 @@ func (d *demo) deliver(ctx context.Context, g *errgroup.Group) error {
 	all := &delivery{config: c, rest: d.bed.REST(), metrics: asker, log: log, onEvent: func(env, app string, e rollout.Event) {
 		d.events <- demoEvent{env, app, e}
 	}}
-	for _, name := range []string{"staging", "production"} {
+	for _, name := range demoEnvironments {
 		e := envConfig{
-			Name: name, Repository: d.repository(name), Interval: duration(d.interval), CheckInterval: duration(d.interval),
+			Name: name, Namespace: d.namespace(name), Repository: d.repository(name), Interval: duration(d.interval), CheckInterval: duration(d.interval),
 		}
 		e.complete("")
 		env, err := all.open(ctx, e)
@@ -288,7 +378,7 @@ func (d *demo) logger() (*slog.Logger, error) {
 // play is the story.
 func (d *demo) play(ctx context.Context) error {
 	d.out.heading("First install of " + demoFirst + ", which never canaries")
-	for _, name := range []string{"staging", "production"} {
+	for _, name := range demoEnvironments {
 		if err := d.await(ctx, name, demoFirst, rollout.Installed); err != nil {
 			return err
 		}
@@ -307,6 +397,7 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.showGit(ctx); err != nil {
 		return err
 	}
+	d.told = true
 	return d.lookAround(ctx)
 }
 
@@ -345,7 +436,7 @@ func (d *demo) await(ctx context.Context, name, version string, want rollout.Eve
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-quiet.C:
-			return fmt.Errorf("nothing happened to %s in %s for %s; see %s", version, name, demoPatience, filepath.Join(d.dir, "agent.log"))
+			return fmt.Errorf("nothing happened to %s in %s for %s", version, name, demoPatience)
 		case e := <-d.events:
 			quiet.Reset(demoPatience)
 			d.out.event(e)
@@ -382,7 +473,7 @@ func (d *demo) showGit(ctx context.Context) error {
 			return err
 		}
 		for _, c := range history {
-			d.out.say("%.10s  %s  %-11s  %s", c.Hash, c.Time.Format(time.TimeOnly), c.Author.Name, c.Subject())
+			d.out.block(fmt.Sprintf("%.10s  %s  %-11s  %s", c.Hash, c.Time.Local().Format(time.TimeOnly), c.Author.Name, c.Subject()))
 		}
 		if branch != e.Repository.Branch {
 			continue
@@ -436,7 +527,7 @@ func (d *demo) showCommit(ctx context.Context, c gitsync.Commit) error {
 			return err
 		}
 	}
-	d.out.block(c.Message)
+	d.out.block(strings.TrimRight(c.Message, "\n") + "\n\n")
 	d.out.block(unifiedText("env/requirements.yaml", texts[0], texts[1]))
 	return nil
 }
@@ -447,14 +538,7 @@ func (d *demo) lookAround(ctx context.Context) error {
 		return nil
 	}
 	d.out.heading("Everything is left running; Ctrl-C ends it")
-	d.out.block(strings.Join([]string{
-		"export KUBECONFIG=" + d.bed.Kubeconfig,
-		"kubectl -n jx-production get deployments,pods,virtualservices",
-		"helm -n jx-production history " + demoApp,
-		"git clone http://" + bed.User + ":" + bed.Password + "@" + strings.TrimPrefix(d.bed.Git.URL("production"), "http://"),
-		"curl '" + d.bed.PrometheusURL + "/api/v1/query?query=istio_requests_total'",
-		"less " + filepath.Join(d.dir, "agent.log"),
-	}, "\n"))
+	d.out.block(strings.Join(d.commands(), "\n"))
 	for {
 		select {
 		case <-ctx.Done():
@@ -465,4 +549,35 @@ func (d *demo) lookAround(ctx context.Context) error {
 	}
 }
 
-var _ io.Writer = (*narrator)(nil)
+// commands to look around with, as they are typed in another terminal.
+func (d *demo) commands() []string {
+	kubeconfig, flags := d.bed.Kubeconfig, ""
+	if d.guest != nil {
+		kubeconfig = d.guest.kubeconfig
+		if d.guest.context != "" {
+			flags = " --context " + quoted(d.guest.context)
+		}
+	}
+	namespace := " -n " + d.namespace("production")
+	clone := quoted(filepath.Join(d.dir, "look", "production"))
+	remote := "http://" + bed.User + ":" + bed.Password + "@" + strings.TrimPrefix(d.bed.Git.URL("production"), "http://")
+	return []string{
+		"export KUBECONFIG=" + quoted(kubeconfig),
+		"kubectl" + flags + namespace + " get deployments,pods,virtualservices",
+		"helm" + strings.ReplaceAll(flags, "--context", "--kube-context") + namespace + " history " + demoApp,
+		"git clone " + remote + " " + clone,
+		"git -C " + clone + " show main",
+		"git -C " + clone + " log origin/sluice/status/production",
+		"go run ./cmd/sluice status --environment production --repo " + clone,
+		"curl " + quoted(d.bed.PrometheusURL+"/api/v1/query?query=istio_requests_total"),
+		"less " + quoted(filepath.Join(d.dir, "agent.log")),
+	}
+}
+
+// quoted is an argument as a shell takes it.
+func quoted(arg string) string {
+	if strings.Trim(arg, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._:@=,+-") == "" {
+		return arg
+	}
+	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+}

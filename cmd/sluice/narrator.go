@@ -20,7 +20,9 @@ type narrator struct {
 	mu       sync.Mutex
 	w        io.Writer
 	terminal bool
-	start    time.Time
+	// width of the terminal in columns, asked for each time, for it may change.
+	width func() int
+	start time.Time
 	// bar is the line at the bottom of a terminal; empty: none is shown.
 	bar string
 	// rest is the part of a line that Write has not seen the end of.
@@ -28,8 +30,18 @@ type narrator struct {
 }
 
 func newNarrator(w io.Writer) *narrator {
-	f, ok := w.(*os.File)
-	return &narrator{w: w, terminal: ok && term.IsTerminal(int(f.Fd())), start: time.Now()}
+	n := &narrator{w: w, start: time.Now()}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		n.terminal = true
+		n.width = func() int {
+			columns, _, err := term.GetSize(int(f.Fd()))
+			if err != nil || columns < 1 {
+				return 80
+			}
+			return columns
+		}
+	}
+	return n
 }
 
 // say prints a line with the time since the start.
@@ -42,6 +54,7 @@ func (n *narrator) say(format string, args ...any) {
 func (n *narrator) heading(text string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.erase()
 	n.bar = ""
 	n.line("")
 	n.line("== " + text)
@@ -59,10 +72,15 @@ func (n *narrator) block(text string) {
 // event tells one event.
 func (n *narrator) event(e demoEvent) {
 	n.say("%-10s  %s", e.environment, audit.Describe(e.app, e.Event))
+	n.show(bar(e))
+}
+
+// show puts a line at the bottom of a terminal in place of the one that is there.
+func (n *narrator) show(bar string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.erase()
-	n.bar = bar(e)
+	n.bar = bar
 	n.draw()
 }
 
@@ -71,13 +89,14 @@ func bar(e demoEvent) string {
 	if ends[e.Type] && e.Type != rollout.Degraded || e.To.IsZero() {
 		return ""
 	}
-	const width = 40
+	const width = 30
 	full := e.Weight * width / 100
 	return fmt.Sprintf("%s  %s -> %s  [%s%s] %d %%", e.environment, e.From.Version, e.To.Version,
 		strings.Repeat("#", full), strings.Repeat(".", width-full), e.Weight)
 }
 
-// Write prints whole lines, for what reports its progress to a writer.
+// Write prints whole lines, for what reports its progress to a writer. Indented ones are details of the one before, which
+// follow one another fast: a terminal shows the newest at its bottom.
 func (n *narrator) Write(p []byte) (int, error) {
 	n.mu.Lock()
 	text := n.rest + string(p)
@@ -85,7 +104,14 @@ func (n *narrator) Write(p []byte) (int, error) {
 	n.rest = text[end:]
 	n.mu.Unlock()
 	for line := range strings.Lines(text[:end]) {
-		n.say("%s", strings.TrimRight(line, "\n"))
+		line = strings.TrimRight(line, "\n")
+		detail := strings.TrimPrefix(line, "  ")
+		if !n.terminal || detail == line {
+			n.show("")
+			n.say("%s", line)
+			continue
+		}
+		n.show(detail)
 	}
 	return len(p), nil
 }
@@ -111,6 +137,7 @@ func (n *narrator) erase() {
 
 func (n *narrator) draw() {
 	if n.terminal && n.bar != "" {
-		fmt.Fprint(n.w, n.bar)
+		// A line that wraps could not be erased.
+		fmt.Fprintf(n.w, "%.*s", n.width()-1, n.bar)
 	}
 }

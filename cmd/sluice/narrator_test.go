@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// tell is a piece of the story, with all that a narrator can be asked to say.
+func tell(n *narrator) {
+	n.heading("Starting")
+	fmt.Fprint(n, "building: 200 packages\n  56 packages compiled, 10s\n  99 packages")
+	fmt.Fprint(n, " compiled, 20s\nbuilt\n")
+	from, to := rollout.Release{Version: "0.0.129", Digest: "a"}, rollout.Release{Version: "0.0.130", Digest: "b"}
+	n.event(demoEvent{"production", "web", rollout.Event{Type: rollout.Advanced, From: from, To: to, Weight: 50, Reason: "the canary is ready"}})
+	n.say("a word between")
+	n.event(demoEvent{"production", "web", rollout.Event{Type: rollout.Promoted, From: from, To: to}})
+	n.block("one\ntwo\n")
+	n.close()
+}
+
+var times = regexp.MustCompile(`(?m)^ +\d+\.\d+s`)
+
+func TestNarratorInAPipe(t *testing.T) {
+	var b bytes.Buffer
+	tell(newNarrator(&b))
+	const want = `
+== Starting
+ 0.0s  building: 200 packages
+ 0.0s    56 packages compiled, 10s
+ 0.0s    99 packages compiled, 20s
+ 0.0s  built
+ 0.0s  production  web: advanced to 50% (0.0.129 -> 0.0.130): the canary is ready
+ 0.0s  a word between
+ 0.0s  production  web: promoted (0.0.129 -> 0.0.130)
+    one
+    two
+`
+	if got := times.ReplaceAllString(b.String(), " 0.0s"); got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// A terminal shows the newest detail and the present weight at its bottom, never in two lines, and keeps neither.
+func TestNarratorInATerminal(t *testing.T) {
+	for _, width := range []int{20, 80, 200} {
+		var b bytes.Buffer
+		n := newNarrator(&b)
+		n.terminal, n.width = true, func() int { return width }
+		tell(n)
+		kept := screen(t, b.String(), width)
+		for _, line := range strings.Split(kept, "\n") {
+			if strings.Contains(line, "packages compiled") || strings.Contains(line, "[#") {
+				t.Errorf("%d columns: a progress line was kept: %q", width, line)
+			}
+		}
+		for _, shown := range []string{"99 packages compiled", "production  0.0.129 -> 0.0.130  [###############...............] 50 %"} {
+			if shown = shown[:min(len(shown), width-1)]; !strings.Contains(b.String(), shown) {
+				t.Errorf("%d columns: %q was never shown", width, shown)
+			}
+		}
+		for _, said := range []string{"built", "a word between", "promoted (0.0.129 -> 0.0.130)", "    two"} {
+			if !strings.Contains(kept, said) {
+				t.Errorf("%d columns: %q was not kept", width, said)
+			}
+		}
+	}
+}
+
+// screen is what a terminal keeps of text: a line that is erased is gone. What is erased must not have wrapped.
+func screen(t *testing.T, text string, width int) string {
+	t.Helper()
+	const erase = "\r\x1b[K"
+	var kept strings.Builder
+	line := ""
+	for text != "" {
+		switch {
+		case strings.HasPrefix(text, erase):
+			if len(line) >= width {
+				t.Errorf("%d columns: %q wraps and is erased", width, line)
+			}
+			line, text = "", text[len(erase):]
+		case text[0] == '\n':
+			kept.WriteString(line + "\n")
+			line, text = "", text[1:]
+		default:
+			line, text = line+text[:1], text[1:]
+		}
+	}
+	return kept.String() + line
+}
