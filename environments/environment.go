@@ -1,5 +1,7 @@
 package environments
 
+import "reflect"
+
 // WriteBackMode says how a rollback reaches the environment branch.
 type WriteBackMode string
 
@@ -103,4 +105,12 @@ type RawPolicy struct {
 	Path []string
 	// value is what Path leads to when the text has been parsed already; nil: parse it.
 	value any
+}
+
+// Equal reports whether two policies of sluice.yaml say the same, wherever it is written.
+func (p *RawPolicy) Equal(q *RawPolicy) bool {
+	if p == nil || q == nil {
+		return p == q
+	}
+	return reflect.DeepEqual(p.value, q.value)
 }

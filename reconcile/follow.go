@@ -36,6 +36,8 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 		a.tellGit()
 		return
 	}
+	// Policies are no part of an app's digest: another threshold is no other release.
+	samePolicy := a.source.Env != nil && a.source.Env.Rollout.Equal(env.Rollout)
 	a.source = Source{Snapshot: s, Env: env}
 	first := a.unsynced == nil
 	if first {
@@ -54,12 +56,14 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 			ap = &app{name: in.Name}
 			a.apps[in.Name] = ap
 		}
-		if ap.input != nil && ap.input.Digest == in.Digest && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
+		ruled := samePolicy && ap.input != nil && ap.input.Rollout.Equal(in.Rollout)
+		if ruled && ap.input.Digest == in.Digest && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
 			ap.input = in
 			continue
 		}
-		if ap.rejected() {
-			// The same release again may be another commit asking for it, so the asking commit is looked up anew.
+		if !ruled || ap.rejected() {
+			// The same release under another policy; or again, which may be another commit asking for it: then that
+			// commit is looked up anew.
 			ap.asked = desired{}
 		}
 		ap.input, ap.removed, ap.gone = in, false, false

@@ -64,8 +64,8 @@ func (g *guest) check(ctx context.Context, namespaces []string) error {
 	for _, name := range namespaces {
 		switch _, err := g.kube.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); {
 		case err == nil:
-			return fmt.Errorf("namespace %s exists on the cluster at %s: another demo runs there, or did; kubectl delete namespace %s makes room",
-				name, g.rest.Host, name)
+			return fmt.Errorf("namespace %s exists on the cluster at %s, where the demo makes one of its own: end the demo that made it, or use another cluster",
+				name, g.rest.Host)
 		case !apierrors.IsNotFound(err):
 			return fmt.Errorf("looking for namespace %s: %w", name, err)
 		}

@@ -1,0 +1,75 @@
+package reconcile
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sluice-cd/sluice/gitsync"
+)
+
+// TestPolicyEditIsFollowed: a policy that changes in sluice.yaml is followed, without the app being another release.
+func TestPolicyEditIsFollowed(t *testing.T) {
+	charts, _ := serveCharts(t, 1)
+	const head = "apiVersion: sluice.dev/v1alpha1\nkind: Environment\n"
+	const rollout = "rollout: {analysis: {interval: 10s, threshold: %d, maxWeight: 50, stepWeight: 10}, service: {port: 80}}\n"
+	var in strings.Builder
+	file := func(name, text string) { fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text) }
+	commit := func(settings string) {
+		in.WriteString("commit refs/heads/main\ncommitter Bob <bob@example.com> 1700000000 +0000\ndata 1\nc\n")
+		file("sluice.yaml", head+settings)
+		file("env/Chart.yaml", "apiVersion: v1\nname: env\nversion: 0.0.1\n")
+		file("env/requirements.yaml", "dependencies:\n- {name: app, version: 1.0.0, repository: "+charts+"}\n")
+	}
+	commit("apps: {app: {" + strings.TrimSpace(fmt.Sprintf(rollout, 5)) + "}}\n")
+	commit("# a remark\napps: {app: {" + strings.TrimSpace(fmt.Sprintf(rollout, 5)) + "}}\n")
+	commit("apps: {app: {" + strings.TrimSpace(fmt.Sprintf(rollout, 3)) + "}}\n")
+	commit(fmt.Sprintf(rollout, 2))
+	commit(fmt.Sprintf(rollout, 1))
+	dir := filepath.Join(t.TempDir(), "env.git")
+	git(t, ".", "", "init", "--quiet", "--bare", dir)
+	git(t, dir, in.String(), "fast-import", "--quiet")
+	repo, err := gitsync.Open(t.Context(), gitsync.Remote{URL: "file://" + dir, AllowFile: true}, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = repo.Close() })
+	if _, err := repo.Fetch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := newReader(t)
+	a.repo = repo
+	digest := ""
+	for i, want := range []struct {
+		threshold int
+		queued    bool
+	}{{5, true}, {5, false}, {3, true}, {2, true}, {1, true}} {
+		commits := strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main"))
+		s, err := repo.At(commits[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.read(s)
+		_, queued := a.queue.take()
+		a.queue.Done("app")
+		if queued != want.queued {
+			t.Errorf("commit %d: queued: %t", i, queued)
+		}
+		w, ok := a.begin("app")
+		if !ok {
+			t.Fatal("the app is not there")
+		}
+		asked, err := a.refresh(t.Context(), &w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := asked.policy.Analysis.Threshold; got != want.threshold {
+			t.Errorf("commit %d: the threshold is %d, want %d", i, got, want.threshold)
+		}
+		if digest != "" && asked.id.Digest != digest {
+			t.Errorf("commit %d: another release", i)
+		}
+		digest = asked.id.Digest
+	}
+}
