@@ -40,6 +40,9 @@ type Remote struct {
 type Limits struct {
 	// Pack is the most bytes that one fetch may transfer; default 512 MiB.
 	Pack int64
+	// Objects is the most objects that one fetch may bring; default 2 million. Indexing a pack takes some 400 bytes of
+	// memory for each, however small it is.
+	Objects int64
 	// Object is the size in bytes above which no object is taken over; default 64 MiB.
 	Object int64
 	// File is the size in bytes above which a file is not read from a Snapshot; default 10 MiB.
@@ -105,6 +108,9 @@ func (r Remote) withDefaults() Remote {
 	if r.Limits.Pack == 0 {
 		r.Limits.Pack = 512 << 20
 	}
+	if r.Limits.Objects == 0 {
+		r.Limits.Objects = 2_000_000
+	}
 	if r.Limits.Object == 0 {
 		r.Limits.Object = 64 << 20
 	}
@@ -129,7 +135,7 @@ func (r Remote) Validate() error {
 	if r.Timeout < 0 {
 		fault("timeout: must not be negative")
 	}
-	if r.Limits.Pack < 0 || r.Limits.Object < 0 || r.Limits.File < 0 {
+	if r.Limits.Pack < 0 || r.Limits.Objects < 0 || r.Limits.Object < 0 || r.Limits.File < 0 {
 		fault("limits: must not be negative")
 	}
 	loc, err := parseLocation(r.URL)

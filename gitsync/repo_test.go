@@ -490,6 +490,13 @@ func TestLimits(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+	t.Run("objects", func(t *testing.T) {
+		r := srv.remote()
+		r.Limits.Objects = 3 // a commit, a tree and two files are four
+		if _, err := mustOpen(t, r).Fetch(t.Context()); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "4 objects") {
+			t.Errorf("error %v", err)
+		}
+	})
 	t.Run("pack", func(t *testing.T) {
 		r := srv.remote()
 		r.Limits.Pack = 500

@@ -300,6 +300,9 @@ func (s *store) receive(ctx context.Context, r io.Reader) (err error) {
 	if err != nil || objects == 0 {
 		return err
 	}
+	if int64(objects) > s.limits.Objects {
+		return fmt.Errorf("the pack is %w: %d objects, where the limit is %d", ErrTooLarge, objects, s.limits.Objects)
+	}
 	if pack, err = spool.reader(); err != nil {
 		return err
 	}
