@@ -21,8 +21,8 @@ const (
 	// markerFile shows that a directory is ours to delete; it names the remote and the branch.
 	markerFile = "sluice-remote"
 	// objectCache and treeCacheSize bound the caches of one store, in bytes.
-	objectCache   = 8 * cache.MiByte
-	treeCacheSize = 16 << 20
+	objectCache   = 4 * cache.MiByte
+	treeCacheSize = 4 << 20
 	// maxSmallPacks is the number at which small packs are joined: each fetch adds one, and looking up an object
 	// asks them all.
 	maxSmallPacks = 50
