@@ -153,5 +153,5 @@ func (w *world) quiet() {
 func (w *world) intervals(n int) {
 	w.Helper()
 	end := time.Now().Add(time.Duration(n) * time.Second)
-	w.await("time to pass", func() (bool, string) { return time.Now().After(end), "" })
+	w.awaitFor(time.Until(end)+patience, 100*time.Millisecond, "time to pass", func() (bool, string) { return time.Now().After(end), "" })
 }

@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"helm.sh/helm/v3/pkg/chart"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
+)
+
+// small is a chart of a Deployment, a Service and a ConfigMap.
+func small() *chart.Chart {
+	return &chart.Chart{
+		Metadata: &chart.Metadata{APIVersion: "v2", Name: "small", Version: "1.0.0"},
+		Templates: []*chart.File{{Name: "templates/all.yaml", Data: []byte(`apiVersion: v1
+kind: ConfigMap
+metadata: {name: {{ .Release.Name }}}
+data: {greeting: hello}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: {{ .Release.Name }}}
+spec: {selector: {app: {{ .Release.Name }}}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: {{ .Release.Name }}, labels: {app: {{ .Release.Name }}}}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: {{ .Release.Name }}}}
+  template:
+    metadata: {labels: {app: {{ .Release.Name }}}}
+    spec:
+      containers: [{name: app, image: small:1, envFrom: [{configMapRef: {name: {{ .Release.Name }}}}]}]
+`)}},
+	}
+}
+
+// BenchmarkThousandApps installs 1,000 apps of three objects and a pod each, with an agent that is a process of its
+// own, lets it rest, and restarts it. The control plane, its controllers and the played pods share the machine.
+//
+//	go test -run=^$ -bench=ThousandApps -benchtime=1x ./test/e2e
+func BenchmarkThousandApps(b *testing.B) {
+	const apps = 1000
+	for b.Loop() {
+		w := newWorld(b)
+		w.interval = 30 * time.Second // as it is by default
+		w.must(w.bed.Charts.AddChart(small()))
+		list := strings.Builder{}
+		for n := range apps {
+			fmt.Fprintf(&list, "- name: small\n  alias: app-%d\n  version: 1.0.0\n  repository: %s\n", n, w.bed.Charts.URL())
+		}
+		w.commit("many apps", map[string]string{requirements: "dependencies:\n" + list.String(), "env/values.yaml": "{}\n"})
+
+		begin := time.Now()
+		w.start()
+		w.awaitFor(10*time.Minute, time.Second, "all apps to be ready", func() (bool, string) {
+			n := w.ready()
+			return n == apps, fmt.Sprint(n)
+		})
+		b.ReportMetric(time.Since(begin).Seconds(), "cold-ready-s")
+		w.awaitFor(10*time.Minute, time.Second, "git to tell of all apps", func() (bool, string) {
+			n := w.installed()
+			return n == apps, fmt.Sprint(n)
+		})
+		b.ReportMetric(time.Since(begin).Seconds(), "cold-told-s")
+		w.rests()
+		b.ReportMetric(float64(len(w.requests(begin)))/apps, "cold-requests/app")
+		b.ReportMetric(float64(len(w.writes(begin)))/apps, "cold-writes/app")
+		b.ReportMetric(w.memory("VmHWM"), "cold-peak-RSS-MB")
+		b.Logf("a cold sync asks\n%s", w.tally(begin))
+
+		w.idle(b, "idle")
+
+		w.stop()
+		begin = time.Now()
+		w.start()
+		w.rests()
+		b.ReportMetric(float64(len(w.requests(begin)))/apps, "restart-requests/app")
+		b.ReportMetric(float64(len(w.writes(begin))), "restart-writes")
+		w.idle(b, "restarted-idle")
+		w.stop()
+	}
+}
+
+// idle measures an agent that has nothing to do for a minute, in which it looks at the branch twice.
+func (w *world) idle(b *testing.B, name string) {
+	w.Helper()
+	const minute = 60
+	begin, used := time.Now(), w.cpu()
+	w.intervals(minute)
+	b.ReportMetric(float64(w.cpu()-used)/float64(time.Since(begin))*100, name+"-%-of-a-core")
+	b.ReportMetric(float64(len(w.writes(begin))), name+"-writes")
+	b.ReportMetric(w.memory("VmRSS"), name+"-RSS-MB")
+}
+
+// BenchmarkDecisiveFailure makes a canary fail beyond doubt in the middle of its analysis, and reports how long after
+// Prometheus shows that the canary has no traffic any more, in seconds: at most the check's interval and one.
+//
+//	go test -run=^$ -bench=DecisiveFailure -benchtime=5x ./test/e2e
+func BenchmarkDecisiveFailure(b *testing.B) {
+	for _, interval := range []time.Duration{time.Second, 5 * time.Second} {
+		b.Run(interval.String(), func(b *testing.B) {
+			var sum, worst float64
+			for range b.N {
+				took := decisiveFailure(b, interval).Seconds()
+				sum, worst = sum+took, max(worst, took)
+			}
+			b.ReportMetric(sum/float64(b.N), "s-to-zero")
+			b.ReportMetric(worst, "s-to-zero-at-worst")
+			b.ReportMetric((interval + time.Second).Seconds(), "s-allowed")
+		})
+	}
+}
+
+func decisiveFailure(b *testing.B, interval time.Duration) time.Duration {
+	w := newWorld(b)
+	w.checkInterval = interval
+	w.install()
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 1})
+	// What the agent asks, and what makes an answer decisive: less than 50 % of at least 10 requests.
+	series := fmt.Sprintf(`istio_requests_total{reporter="destination",destination_workload_namespace=%q,destination_workload=%q`, w.name, app+"-canary")
+	window := fmt.Sprintf("[%ds]", int(interval.Seconds()))
+	visible := fmt.Sprintf(`sum(rate(%[1]s,response_code!~"5.*"}%[2]s)) / sum(rate(%[1]s}%[2]s)) < 0.5 and sum(increase(%[1]s}%[2]s)) >= 10`, series, window)
+	w.await("Prometheus to show the failure", func() (bool, string) { return w.holds(visible), "" })
+	seen := time.Now()
+	w.await("the canary to have no traffic", func() (bool, string) {
+		shares := w.canaryShares()
+		return shares[len(shares)-1] == 0, fmt.Sprint(shares)
+	})
+	history := w.bed.Traffic.History(w.name, w.host())
+	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
+	w.stop()
+	return history[len(history)-1].Time.Sub(seen)
+}
+
+// holds reports whether Prometheus has an answer to a comparison.
+func (w *world) holds(comparison string) bool {
+	w.Helper()
+	response, err := http.Get(w.bed.PrometheusURL + "/api/v1/query?query=" + url.QueryEscape(comparison))
+	w.must(err)
+	defer response.Body.Close()
+	text := bufio.NewScanner(response.Body)
+	return text.Scan() && strings.Contains(text.Text(), `"value"`)
+}
+
+// ready counts the apps whose pod is ready.
+func (w *world) ready() (n int) {
+	w.Helper()
+	list, err := w.kube.AppsV1().Deployments(w.name).List(context.Background(), metav1.ListOptions{ResourceVersion: "0"})
+	w.must(err)
+	for i := range list.Items {
+		n += int(list.Items[i].Status.ReadyReplicas)
+	}
+	return n
+}
+
+// installed counts the apps whose installation is in the audit log.
+func (w *world) installed() (n int) {
+	w.Helper()
+	for _, c := range w.history(w.statusBranch()) {
+		if e, ok := audit.ParseMessage(c.Message); ok && e.Type == rollout.Installed {
+			n++
+		}
+	}
+	return n
+}
+
+// rests waits until the agent has asked nothing for some seconds.
+func (w *world) rests() {
+	w.Helper()
+	w.awaitFor(5*time.Minute, 5*time.Second, "the agent to rest", func() (bool, string) {
+		since := time.Now().Add(-5 * time.Second)
+		all := slices.DeleteFunc(w.requests(since), func(r bed.Request) bool { return r.Verb == "watch" })
+		return len(all) == 0 && len(w.requests(w.begun)) > 0, fmt.Sprintf("%d requests in 5 s", len(all))
+	})
+}
+
+// tally counts the agent's requests by what they are, the most frequent first.
+func (w *world) tally(since time.Time) string {
+	w.Helper()
+	counts := map[string]int{}
+	for _, r := range w.requests(since) {
+		counts[strings.TrimSuffix(r.Verb+" "+r.Resource+"/"+r.Subresource, "/")]++
+	}
+	kinds := slices.SortedFunc(maps.Keys(counts), func(x, y string) int { return cmp.Or(counts[y]-counts[x], strings.Compare(x, y)) })
+	var lines strings.Builder
+	for _, kind := range kinds {
+		fmt.Fprintf(&lines, "%6d %s\n", counts[kind], kind)
+	}
+	return lines.String()
+}
+
+// cpu is the processor time that the agent's threads have used.
+func (w *world) cpu() (used time.Duration) {
+	w.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", w.agent.Process.Pid))
+	w.must(err)
+	for _, file := range threads {
+		text, err := os.ReadFile(file)
+		w.must(err)
+		ns, _, _ := strings.Cut(string(text), " ")
+		n, err := strconv.ParseInt(ns, 10, 64)
+		w.must(err)
+		used += time.Duration(n)
+	}
+	return used
+}
+
+// memory of the agent, in MB: VmRSS at present, VmHWM at most so far.
+func (w *world) memory(field string) float64 {
+	w.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.agent.Process.Pid))
+	w.must(err)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
+			kb, err := strconv.Atoi(strings.Fields(value)[0])
+			w.must(err)
+			return float64(kb) / 1024
+		}
+	}
+	w.Fatalf("there is no %s on %s", field, runtime.GOOS)
+	return 0
+}
