@@ -37,6 +37,8 @@ type agent struct {
 	// told: there is something for git; gitTimer: another try, zero for none.
 	told     bool
 	gitTimer time.Time
+	// writing is what is on its way to git, beside the passes; nil for nothing.
+	writing *writing
 	// fetchAt is when the branch is looked at again.
 	fetchAt time.Time
 	// newsAt is when a cache that was behind hears of what it missed; zero: it is not behind.
@@ -50,6 +52,14 @@ type asked struct {
 	input  string
 	id     rollout.Release
 	policy environments.Policy
+}
+
+// writing is a rollback commit and events, as they were when the writer set out.
+type writing struct {
+	until   time.Time
+	revert  *rollout.Revert
+	events  []rollout.Event
+	lastSeq int64
 }
 
 // look is what was seen, and the state that it was seen for.
@@ -381,33 +391,58 @@ func (a *agent) prune(phase rollout.Phase, d project.Desired) error {
 func (a *agent) forget() error {
 	err := a.w.api("forget", func() { a.w.cluster.saved, a.w.cluster.inventory = nil, nil })
 	if err == nil {
-		fetchAt, since := a.fetchAt, a.since
-		*a = agent{w: a.w, since: since, fetchAt: fetchAt, removed: true}
+		*a = agent{w: a.w, since: a.since, fetchAt: a.fetchAt, writing: a.writing, recorded: a.recorded, removed: true}
 	}
 	return err
 }
 
-// flush writes rollback commits and then the status branch.
+// flush sets out to write a rollback commit and then the status branch.
 func (a *agent) flush() {
+	if a.writing != nil {
+		return
+	}
 	a.told, a.gitTimer = false, time.Time{}
-	errRevert := a.revert()
-	errStatus := a.writeStatus()
-	if err := errors.Join(errRevert, errStatus); err != nil {
+	slowest := 4000
+	if a.w.chance(5) {
+		slowest = 120_000
+	}
+	on := &writing{until: a.w.now.Add(time.Duration(a.w.r.IntN(slowest)) * time.Millisecond), lastSeq: a.state.LastSeq}
+	if r := a.state.Revert; r != nil && (a.reverted == nil || a.reverted.Rollout != r.Rollout) {
+		on.revert = r
+	}
+	for _, e := range a.state.Outbox {
+		if e.Seq > a.recorded {
+			on.events = append(on.events, e)
+		}
+	}
+	a.writing = on
+}
+
+// arrive ends what flush began.
+func (a *agent) arrive() {
+	on := a.writing
+	a.writing = nil
+	if err := errors.Join(a.revert(on.revert), a.writeStatus(on)); err != nil {
 		a.w.logf("git: %v", err)
 		a.gitTimer = a.w.now.Add(time.Duration(1+a.w.r.IntN(8)) * time.Second)
 	}
 }
 
-func (a *agent) revert() error {
-	r := a.state.Revert
-	if r == nil || a.reverted != nil {
+func (a *agent) revert(r *rollout.Revert) error {
+	if r == nil {
 		return nil
 	}
 	answer := rollout.Reverted{Rollout: r.Rollout}
 	var id string
 	var changed bool
 	var moved error
-	err := a.w.push("rollback of "+describe(r.From), func() { id, changed, moved = a.w.git.revert(*r) })
+	err := a.w.push("rollback of "+describe(r.From), func() {
+		if a.w.protected {
+			moved = errProtected
+			return
+		}
+		id, changed, moved = a.w.git.revert(*r)
+	})
 	switch {
 	case err != nil:
 		return err
@@ -427,24 +462,18 @@ func (a *agent) revert() error {
 	return nil
 }
 
-func (a *agent) writeStatus() error {
-	var events []rollout.Event
-	for _, e := range a.state.Outbox {
-		if e.Seq > a.recorded {
-			events = append(events, e)
-		}
-	}
-	if len(events) == 0 {
+func (a *agent) writeStatus(on *writing) error {
+	if len(on.events) == 0 {
 		return nil
 	}
 	var ahead int64
-	if err := a.w.push("status", func() { ahead = a.w.git.record(a.state.LastSeq, events) }); err != nil {
+	if err := a.w.push("status", func() { ahead = a.w.git.record(on.lastSeq, on.events) }); err != nil {
 		return err
 	}
 	if ahead > 0 {
 		a.recorded = ahead
 	} else {
-		a.recorded = max(a.recorded, events[len(events)-1].Seq)
+		a.recorded = max(a.recorded, on.events[len(on.events)-1].Seq)
 	}
 	a.add()
 	return nil

@@ -4,7 +4,8 @@
 // git server with an environment branch and a status branch, a metrics server, people who push, and an agent that
 // does in memory what package reconcile does: project, observe, decide, save, apply object by object, prune, and write
 // to git. The agent may be stopped between any two effects; every server may be away, refuse, or do what it was asked
-// and lose the answer; people edit and delete what the agent applied.
+// and lose the answer; what is on its way to git gets there late, and meets a protected branch in some runs; people edit
+// and delete what the agent applied.
 //
 // A run is a function of its seed: one goroutine, a virtual clock, one source of random numbers, and no map whose order
 // matters. After each effect the invariants are looked at in the objects that the cluster holds, in the labels of the

@@ -20,6 +20,8 @@ type watch struct {
 	peak      int64
 	peakSince time.Time
 	pass      passing
+	// emptied is when the agent last took all traffic from the canary.
+	emptied time.Time
 	// serving are the images that the stable track came by without a canary.
 	serving map[string]bool
 	// tampered: people have changed objects since the last whole pass.
@@ -33,6 +35,8 @@ type watch struct {
 	darkNow bool
 	// canaryUp and stableUp are what the agent last saw of those who serve.
 	canaryUp, stableUp bool
+	// failed are releases, by digest and commit, that were rolled back.
+	failed map[string]bool
 	// owed are the events of saved states, in order.
 	owed   []rollout.Event
 	writes int
@@ -43,6 +47,9 @@ func (c *watch) passed(image string, weight int64, at time.Time) { c.pass = pass
 func (c *watch) observed(s seen) {
 	cl := c.w.cluster
 	c.canaryUp, c.stableUp = cl.up(canaryName), cl.up(appName)
+	if weight := cl.canaryWeight(); s.applied && weight > c.peak {
+		c.peak, c.peakSince = weight, c.w.now // somebody else has set just what was to be set
+	}
 	c.darkNow = cl.canaryWeight() > 0 && !c.canaryUp && s.stable.Available
 }
 
@@ -63,6 +70,9 @@ func (c *watch) passDone(fresh bool) {
 // wrote looks at an object that the agent applied in place of another.
 func (c *watch) wrote(was, o *unstructured.Unstructured) {
 	c.writes++
+	if n, found, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); found && n < 2 {
+		c.w.failf("%s gets %d replicas, the chart says 2", keyOf(o), n)
+	}
 	switch keyOf(o) {
 	case "Deployment " + appName:
 		c.wroteStable(was, o)
@@ -118,6 +128,9 @@ func (c *watch) routed(before, weight int64) {
 	if weight > before && !c.canaryUp && c.stableUp && !c.tampered {
 		c.w.failf("weight rises from %d to %d without ready canary pods", before, weight)
 	}
+	if weight == 0 && before > 0 && !c.tampered {
+		c.emptied = c.w.now
+	}
 	if weight <= c.peak {
 		return
 	}
@@ -136,6 +149,9 @@ func (c *watch) routed(before, weight int64) {
 func (c *watch) deleted(was *unstructured.Unstructured) {
 	c.writes++
 	if was != nil && keyOf(was) == "Deployment "+canaryName {
+		if held := c.w.now.Sub(c.emptied); held < interval && !c.removing {
+			c.w.failf("the canary goes %s after its traffic", held)
+		}
 		c.image, c.peak, c.pass = "", 0, passing{}
 	}
 }
@@ -192,8 +208,23 @@ func (c *watch) decided(events []rollout.Event, s rollout.State) {
 		if e.Type == rollout.RollbackStarted && kind(e.To.Digest) == "good" && c.w.now.Sub(c.hurt) > 3*deadline {
 			c.w.failf("%s is rolled back although nothing was wrong with it: %s", e.To.Digest, e.Reason)
 		}
+		c.tried(e)
 	}
 	c.owe(events)
+}
+
+// tried: what failed is not tried again until somebody asks.
+func (c *watch) tried(e rollout.Event) {
+	switch e.Type {
+	case rollout.RollbackStarted:
+		c.failed[describe(e.To)] = true
+	case rollout.RolloutStarted:
+		if c.failed[describe(e.To)] {
+			c.w.failf("%s is tried again, and nobody asked", describe(e.To))
+		}
+	case rollout.Removed:
+		clear(c.failed)
+	}
 }
 
 // owe notes the events of a saved state that git is to hold.
@@ -266,6 +297,7 @@ func (c *watch) rest() {
 		a.fetch()
 		a.turn()
 		a.flush()
+		a.arrive()
 	}
 	if c.writes != writes || len(g.commits) != commits || len(g.log) != log || normal(a.state) != before {
 		c.w.failf("an idle pass changes something:\n%s\n%s", before, normal(a.state))

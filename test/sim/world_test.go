@@ -33,8 +33,10 @@ type world struct {
 	watch   *watch
 	seen    map[rollout.EventType]int
 
-	strategy                   environments.Strategy
-	promotionStep              int
+	strategy      environments.Strategy
+	promotionStep int
+	// protected: the environment branch takes rollback commits from people only.
+	protected                  bool
 	troubled                   bool
 	apiAway, gitAway, promAway bool
 	// pushing is how often people push, in a thousand steps.
@@ -67,7 +69,8 @@ func newWorld(seed uint64) *world {
 	if seed%3 == 0 {
 		w.promotionStep = 25
 	}
-	w.watch = &watch{w: w, serving: map[string]bool{}}
+	w.protected = seed%5 == 4
+	w.watch = &watch{w: w, serving: map[string]bool{}, failed: map[string]bool{}}
 	w.git.push(func(c *commit) { c.digest, c.policy = "good0", w.base() })
 	w.agent = start(w)
 	return w
@@ -154,6 +157,9 @@ func (w *world) act() {
 		a.fetch()
 	}
 	for range 4 {
+		if a.writing != nil && !w.now.Before(a.writing.until) {
+			a.arrive()
+		}
 		if a.told || !a.gitTimer.IsZero() && !w.now.Before(a.gitTimer) {
 			a.flush()
 		}
@@ -246,6 +252,9 @@ func (w *world) meanwhile() {
 	}
 	if w.chance(3) {
 		w.agent.flush()
+	}
+	if w.chance(3) && w.agent.writing != nil {
+		w.agent.arrive()
 	}
 	if w.chance(10) {
 		w.now = w.now.Add(time.Duration(w.r.IntN(2000)) * time.Millisecond)
@@ -365,7 +374,11 @@ func (w *world) calm() {
 // resting reports whether the agent believes that all is done, and has read the newest commit.
 func (w *world) resting() bool {
 	a := w.agent
-	if a == nil || w.now.Before(w.watch.hurt.Add(deadline)) || a.input == nil || a.input.id != w.git.tip().id || a.queued || a.told || a.failures > 0 || !a.newsAt.IsZero() {
+	if a == nil || w.now.Before(w.watch.hurt.Add(deadline)) || a.input == nil || a.input.id != w.git.tip().id || a.queued || a.told || a.writing != nil || a.failures > 0 || !a.newsAt.IsZero() {
+		return false
+	}
+	if w.protected && !a.state.InFlight() && a.state.Stable.Digest != w.git.tip().digest {
+		w.git.push(func(c *commit) { c.digest = a.state.Stable.Digest }) // somebody merges the rollback
 		return false
 	}
 	if a.state.Phase == rollout.Installing && w.installedForGood() {
