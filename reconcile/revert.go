@@ -27,7 +27,7 @@ func (a *Agent) reverts() []revert {
 	}
 	var due []revert
 	for name, ap := range a.apps {
-		if r := ap.saved.State.Revert; r != nil && ap.reverted == nil {
+		if r := ap.saved.State.Revert; r != nil && (ap.reverted == nil || ap.reverted.Rollout != r.Rollout) {
 			due = append(due, revert{name, *r})
 		}
 	}
