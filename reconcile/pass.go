@@ -337,7 +337,13 @@ func (a *Agent) observation(ctx context.Context, w *work, asked desired, s rollo
 			return o, err
 		}
 	}
-	if seen.Applied && s.CheckDue(o.Policy, o.Now) {
+	// A check waits for a cluster that is not as desired, as after a hand edit, but not for long: an object that can't be
+	// applied must not keep a failing canary from being judged.
+	due := o.Now
+	if !seen.Applied {
+		due = due.Add(-inFlightPoll)
+	}
+	if s.CheckDue(o.Policy, due) {
 		v, err := a.judge(ctx, w, d, o.Policy)
 		if err != nil {
 			return o, err

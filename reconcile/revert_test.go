@@ -83,3 +83,21 @@ func TestSkipped(t *testing.T) {
 		}
 	}
 }
+
+// An answer to one rollback that comes when the next is due already does not keep that from being written.
+func TestLateAnswerOfARollback(t *testing.T) {
+	a := newReader(t)
+	a.source.Snapshot = &gitsync.Snapshot{}
+	ap := &app{name: "app"}
+	ap.saved.State.Revert = &rollout.Revert{Rollout: 2}
+	a.apps["app"] = ap
+	for _, tt := range []struct {
+		answer *rollout.Reverted
+		due    int
+	}{{nil, 1}, {&rollout.Reverted{Rollout: 1}, 1}, {&rollout.Reverted{Rollout: 2}, 0}} {
+		ap.reverted = tt.answer
+		if due := a.reverts(); len(due) != tt.due {
+			t.Errorf("answered %+v: %d are due, want %d", tt.answer, len(due), tt.due)
+		}
+	}
+}

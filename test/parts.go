@@ -115,7 +115,7 @@ var lateEnd = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\w+ \([0-9.]+s\)\n    conte
 // fuzzOne fuzzes one target. go test -fuzz compiles everything that a package needs once more, to learn what its
 // inputs cover; where that is Kubernetes or Helm it takes longer than the fuzzing, so those go without.
 func (s *session) fuzzOne(t target) error {
-	flags := []string{"-run=^$", "-fuzz=^" + t.name + "$", "-fuzztime=" + s.fuzzTime.String(), "-fuzzminimizetime=1s"}
+	flags := []string{"-run=^$", "-fuzz=^" + t.name + "$", "-fuzztime=" + s.fuzzTime.String(), "-fuzzminimizetime=20x"}
 	heavy := slices.ContainsFunc(s.found, func(p pkg) bool { return p.path == t.path && p.heavy })
 	if !heavy {
 		return s.goTest(append(flags, t.path)...)

@@ -198,7 +198,12 @@ func (a *agent) pass() (again time.Time, err error) {
 		o.FromStable = w.charts.change(state.Stable.Digest, asked.id.Digest)
 		o.FromTarget = w.charts.change(state.Target.Digest, asked.id.Digest)
 	}
-	if seen.applied && state.CheckDue(o.Policy, o.Now) {
+	// As the agent has it: a check waits a little for a cluster that is not as desired.
+	due := o.Now
+	if !seen.applied {
+		due = due.Add(-5 * time.Second)
+	}
+	if state.CheckDue(o.Policy, due) {
 		w.mayCrash("before asking metrics")
 		v := w.ask()
 		o.Verdict = &v
