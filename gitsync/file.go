@@ -8,7 +8,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
+	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
@@ -38,8 +41,17 @@ func openLocal(loc location) (*localRepo, error) {
 	if fi, err := os.Stat(filepath.Join(dir, "objects")); err != nil || !fi.IsDir() {
 		return nil, transport.ErrRepositoryNotFound
 	}
-	sto := filesystem.NewStorage(osfs.New(dir, osfs.WithBoundOS()), cache.NewObjectLRU(8*cache.MiByte))
+	sto := filesystem.NewStorage(withoutLocks{osfs.New(dir, osfs.WithBoundOS())}, cache.NewObjectLRU(8*cache.MiByte))
 	return &localRepo{dir: dir, bare: bare, sto: sto}, nil
+}
+
+// withoutLocks hides git's lock files, which go-git lists as references. One that is just being written is empty, and
+// that made reading any reference fail.
+type withoutLocks struct{ billy.Filesystem }
+
+func (f withoutLocks) ReadDir(path string) ([]os.FileInfo, error) {
+	infos, err := f.Filesystem.ReadDir(path)
+	return slices.DeleteFunc(infos, func(fi os.FileInfo) bool { return strings.HasSuffix(fi.Name(), ".lock") }), err
 }
 
 // Load makes a localRepo the only repository of a server.

@@ -550,3 +550,20 @@ func TestContextEndsAnExchange(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// A reference that somebody is just writing, and a lock that a crash left, keep nobody from reading the others.
+func TestLocksAreNoReferences(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		first := o.commit("first", map[string]string{"a": "1"})
+		if err := os.WriteFile(filepath.Join(o.dir, "refs", "heads", "other.lock"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		repo := mustOpen(t, r)
+		if s := mustFetch(t, repo); s.Commit != first {
+			t.Errorf("commit %s, want %s", s.Commit, first)
+		}
+		if _, err := mustWriter(t, WriterConfig{Remote: r}).Commit(t.Context(), put("x", "y")); err != nil {
+			t.Error(err)
+		}
+	})
+}
