@@ -171,10 +171,10 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 }
 
 // faults tells what is wrong with an environment, and whether anything is.
-func (e *envConfig) faults(tell func(field, problem, expected string)) (any bool) {
+func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bool) {
 	fault := func(field, problem, expected string) {
 		tell(field, problem, expected)
-		any = true
+		wrong = true
 	}
 	if !isName(e.Name) {
 		problem := "is no name"
@@ -185,22 +185,22 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (any bool
 	}
 	if e.Repository.URL == "" {
 		fault("repository.url", "missing", "a URL such as https://git.example.com/production.git")
-		return any
+		return wrong
 	}
 	remote := e.Repository.remote()
 	if err := remote.Validate(); err != nil {
 		fault("repository", strings.ReplaceAll(err.Error(), "\n", "; "), "")
-		return any
+		return wrong
 	}
 	remote.Branch = e.StatusBranch
 	switch {
-	case any: // the branch is named after the environment
+	case wrong: // the branch is named after the environment
 	case remote.Validate() != nil:
 		fault("statusBranch", "is not a branch name", "one such as sluice/status/production")
 	case e.StatusBranch == e.Repository.Branch:
 		fault("statusBranch", "is the environment branch", "a branch of its own")
 	}
-	return any
+	return wrong
 }
 
 // Names end up in names of branches, Secrets and directories.

@@ -118,6 +118,11 @@ type demoEvent struct {
 // run makes a place for the demo, plays it, and leaves the place behind only where it was asked for or tells of a failure.
 func (d *demo) run(ctx context.Context) error {
 	defer d.out.close()
+	if d.guest != nil {
+		if err := d.guest.check(ctx, d.namespaces()); err != nil {
+			return err
+		}
+	}
 	temporary := d.dir == ""
 	if temporary {
 		dir, err := os.MkdirTemp("", "sluice-demo-")
@@ -140,7 +145,7 @@ func (d *demo) run(ctx context.Context) error {
 		if !d.told {
 			err = errors.New("the demo was interrupted")
 		}
-	} else if err != nil && temporary {
+	} else if err != nil && temporary && d.bed != nil {
 		d.out.say("what the agents and the servers logged is kept in %s", d.dir)
 		return err
 	}
@@ -152,11 +157,6 @@ func (d *demo) run(ctx context.Context) error {
 
 // perform starts everything, plays, and stops everything.
 func (d *demo) perform(ctx context.Context) error {
-	if d.guest != nil {
-		if err := d.guest.check(ctx, d.namespaces()); err != nil {
-			return err
-		}
-	}
 	d.out.heading("Starting the servers")
 	b, err := bed.Start(ctx, bed.Options{Dir: filepath.Join(d.dir, "bed"), Progress: d.out, Cluster: d.guest.config()})
 	if err != nil {
@@ -270,9 +270,10 @@ func (d *demo) createRepository(ctx context.Context, name string) error {
 	if err := d.bed.Git.CreateRepo(name); err != nil {
 		return err
 	}
-	canary := ""
+	// A host of its own: on somebody's cluster another namespace may have the chart's.
+	canary := "  canary:\n    service: {hosts: [croc-hunter." + d.namespace(name) + ".example.com]}\n"
 	if name == "staging" {
-		canary = "  canary:\n    enable: false # staging takes a new version at once\n"
+		canary += "    enable: false # staging takes a new version at once\n"
 	}
 	image := ""
 	if d.guest != nil {

@@ -47,8 +47,10 @@ type view struct {
 	tip    *gitsync.Snapshot
 	loader *environments.Loader
 	charts *reconcile.Charts
-	f      *inspection
-	close  func()
+	// cluster is asked about what lives in it; nil: there is none.
+	cluster *cluster.Client
+	f       *inspection
+	close   func()
 }
 
 func (f *inspection) view(ctx context.Context) (*view, error) {
@@ -65,7 +67,7 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 			return nil, err
 		}
 	}
-	if v.charts, err = f.charts(ctx); err != nil {
+	if v.charts, v.cluster, err = f.charts(ctx); err != nil {
 		done()
 		return nil, err
 	}
@@ -100,10 +102,11 @@ func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot
 	return v.repo.At(found)
 }
 
-func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, error) {
+// charts renders for the cluster of the kubeconfig, which is nil when there is none.
+func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, *cluster.Client, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return nil, fmt.Errorf("finding a directory for charts: %w", err)
+		return nil, nil, fmt.Errorf("finding a directory for charts: %w", err)
 	}
 	var access []chartCredential
 	if f.chartURL != "" {
@@ -111,19 +114,19 @@ func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, error) {
 	}
 	c, err := newCharts(filepath.Join(cache, "sluice", "charts"), access)
 	if err != nil || f.kubeconfig == "" {
-		return c, err
+		return c, nil, err
 	}
 	rest, err := cluster.LoadREST(f.kubeconfig, f.context, true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	// It is only asked what it serves; the names are for what a delivery would save.
+	// It is only asked; the names are for what a delivery would save.
 	k, err := cluster.New(ctx, cluster.Config{REST: rest, Namespace: "default", Environment: "none"})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.Capabilities, c.Namespaced = k.Capabilities, k.Namespaced
-	return c, nil
+	return c, k, nil
 }
 
 // newCharts makes what fetches and renders charts.

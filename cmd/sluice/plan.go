@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -72,7 +71,8 @@ func newPlan() *cobra.Command {
 that differs what would happen: a first install, a canary, a rolling update, a plain
 apply of what no pod sees, another policy, or a removal; which policy decides and where
 it is written; and the objects that change. Values of Secrets are never shown. Helm
-hooks are listed; they are not run yet.`,
+hooks are listed; they are not run yet. With --kubeconfig it also warns of objects in
+that cluster that treat stable pods otherwise than they would the canary's.`,
 		Example: `  sluice plan --repo . --environment production
   sluice plan --repo . --branch promote-croc-hunter-java --base $(git merge-base main HEAD)
   sluice plan --repo https://git.example.com/production.git --environment production --json croc-hunter-java`,
@@ -170,12 +170,7 @@ func known(names []string, envs ...*environments.Environment) error {
 // unchanged tells without rendering that nothing would happen to an app.
 func unchanged(from, to *environments.Environment, was, app *environments.App) bool {
 	return was.Digest == app.Digest && app.Fault == nil && was.Fault == nil &&
-		samePolicy(was.Rollout, app.Rollout) && samePolicy(from.Rollout, to.Rollout)
-}
-
-// samePolicy reports whether two places of sluice.yaml are of equal files; they may be equal all the same if not.
-func samePolicy(a, b *environments.RawPolicy) bool {
-	return a == nil && b == nil || a != nil && b != nil && bytes.Equal(a.YAML, b.YAML)
+		was.Rollout.Equal(app.Rollout) && from.Rollout.Equal(to.Rollout)
 }
 
 // base is the snapshot to compare with; nil when the commit has no parent.
@@ -238,7 +233,32 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 	if p.Action == "Canary" || p.Action == "Policy" {
 		p.Steps = policy.Steps()
 	}
+	if p.Action == "Canary" {
+		in := project.Input{App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Policy: policy}
+		if err := project.Check(in); err != nil {
+			p.Action, p.Fault = "Fault", err.Error()
+			return p
+		}
+		p.Warnings = append(p.Warnings, v.warnings(ctx, in)...)
+	}
 	return p
+}
+
+// warnings tell of what the canary will not have, and of what lives in the cluster, if there is one, and would treat it
+// otherwise than what serves.
+func (v *view) warnings(ctx context.Context, in project.Input) []string {
+	var live []*unstructured.Unstructured
+	if v.cluster != nil {
+		var err error
+		if live, err = v.cluster.Outside(ctx, in.Namespace); err != nil {
+			return []string{"what else is in the cluster is not known: " + err.Error()}
+		}
+	}
+	warnings, err := project.Warnings(in, live)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	return warnings
 }
 
 // objectChanges compares objects by identity, in the order of the new release, what goes last.
