@@ -281,7 +281,7 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 	src, err := v.at(v.tip)
 	if err != nil {
 		out.Faults = append(out.Faults, err.Error())
-		return out, nil //nolint:nilerr // that is what was asked
+		return out, nil
 	}
 	out.Environment, out.Warnings = src.Env.Name, src.Env.Warnings
 	if src.Env.Incomplete != nil {

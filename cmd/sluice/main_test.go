@@ -98,7 +98,7 @@ func writeHistory(ts *testscript.TestScript, neg bool, args []string) {
 		Identity: gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"},
 	}, filepath.Join(ts.MkAbs("cache"), "history"))
 	ts.Check(err)
-	defer w.Close() //nolint:errcheck // a cache
+	defer w.Close()
 	batch := story()
 	if len(args) > 2 {
 		batch.Apps = append(batch.Apps, audit.App{Name: "web", Fault: "env/requirements.yaml:7: dependencies.web.version: missing"})
