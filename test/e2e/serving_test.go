@@ -74,8 +74,10 @@ func (w *world) live() map[string]*unstructured.Unstructured {
 	w.Helper()
 	all := map[string]*unstructured.Unstructured{}
 	for _, resource := range []schema.GroupVersionResource{
-		{Group: "apps", Version: "v1", Resource: "deployments"}, {Version: "v1", Resource: "services"},
-		{Version: "v1", Resource: "configmaps"}, virtualServices,
+		{Group: "apps", Version: "v1", Resource: "deployments"},
+		{Version: "v1", Resource: "services"},
+		{Version: "v1", Resource: "configmaps"},
+		virtualServices,
 		{Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"},
 	} {
 		list, err := w.dyn.Resource(resource).Namespace(w.name).List(context.Background(), metav1.ListOptions{})
