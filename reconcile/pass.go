@@ -99,7 +99,9 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 	}
 	if fault == nil {
 		if until, fight := a.fight(name, seen); fight != nil {
-			return earliest(again, until), a.blameQuietly(name, fight)
+			// It does not keep the pass from being finished, so it is told and not returned.
+			_ = a.blame(name, fight)
+			return earliest(again, until), nil
 		}
 	}
 	return again, a.blame(name, fault)
@@ -484,12 +486,6 @@ func (a *Agent) blameRefusal(name string, err error) error {
 		return a.blame(name, err)
 	}
 	return err
-}
-
-// blameQuietly is blame for a fault that does not keep a pass from being finished.
-func (a *Agent) blameQuietly(name string, fault error) error {
-	_ = a.blame(name, fault)
-	return nil
 }
 
 // blame keeps why an app can't be delivered, for the status branch, and returns it.
