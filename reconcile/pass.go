@@ -83,7 +83,7 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 		}
 		a.announce(name, events)
 	}
-	again = a.lookAgain(next, o)
+	again = lookAgain(next, o, a.now())
 	// Without a policy there is nothing to project: the app has just been removed.
 	if next.Policy != nil && (moved || !seen.Applied && a.mayCorrect(name)) {
 		changes, err := a.apply(ctx, &w, asked, next)
@@ -124,6 +124,9 @@ func (a *Agent) consider(ctx context.Context, w *work, asked desired, serving ro
 	if unfit = project.Check(in); unfit != nil {
 		o.Desired, o.FromStable, o.FromTarget, o.Policy = rollout.Release{}, rollout.ChangeNone, rollout.ChangeNone, held
 		return o, fmt.Errorf("beginning a rollout to %s: %w", asked.id.Version, unfit), nil
+	}
+	if in.Policy.Strategy != environments.StrategyCanary {
+		return o, nil, nil // no canary to be missed by anything
 	}
 	live, err := a.cluster.Outside(ctx, w.app.Namespace)
 	if err != nil {
@@ -451,10 +454,6 @@ func (a *Agent) apply(ctx context.Context, w *work, asked desired, s rollout.Sta
 }
 
 // lookAgain is when time alone could change the answer.
-func (a *Agent) lookAgain(s rollout.State, o rollout.Observation) time.Time {
-	return lookAgain(s, o, a.now())
-}
-
 func lookAgain(s rollout.State, o rollout.Observation, now time.Time) time.Time {
 	if !s.InFlight() {
 		return time.Time{}

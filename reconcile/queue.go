@@ -85,28 +85,24 @@ func (q *queue) after(name string, d time.Duration, urgent bool) {
 
 // Get waits for a name; ok is false when ctx is done.
 func (q *queue) Get(ctx context.Context) (name string, ok bool) {
-	for {
-		select {
-		case <-ctx.Done():
-			return "", false
-		case <-q.common.wake:
-		case <-q.urgent.wake:
-		}
-		if name, ok := q.take(); ok {
-			return name, true
-		}
-	}
+	return next(ctx, q.common.wake, q.urgent.wake, q.take)
 }
 
 // GetUrgent is Get for a worker that is kept free for what is urgent.
 func (q *queue) GetUrgent(ctx context.Context) (name string, ok bool) {
+	return next(ctx, nil, q.urgent.wake, q.takeUrgent)
+}
+
+// next takes a name as soon as there is one, and tries when a lane wakes it; a nil common never does.
+func next(ctx context.Context, common, urgent <-chan struct{}, take func() (string, bool)) (name string, ok bool) {
 	for {
 		select {
 		case <-ctx.Done():
 			return "", false
-		case <-q.urgent.wake:
+		case <-common:
+		case <-urgent:
 		}
-		if name, ok := q.takeUrgent(); ok {
+		if name, ok := take(); ok {
 			return name, true
 		}
 	}
