@@ -3,11 +3,8 @@ package reconcile
 import (
 	"fmt"
 	"maps"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/sluice-cd/sluice/gitsync"
 )
 
 // TestBadRepositories gives an environment one bad app or file. What is wrong has to be said in words that lead to the
@@ -69,15 +66,7 @@ func TestBadRepositories(t *testing.T) {
 				}
 				fmt.Fprintf(&in, "M %s inline %s\ndata %d\n%s\n", mode, name, len(text), text)
 			}
-			dir := filepath.Join(t.TempDir(), "env.git")
-			git(t, ".", "", "init", "--quiet", "--bare", dir)
-			git(t, dir, in.String(), "fast-import", "--quiet")
-			repo, err := gitsync.Open(t.Context(), gitsync.Remote{URL: "file://" + dir, AllowFile: true}, t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = repo.Close() })
-			s, err := repo.Fetch(t.Context())
+			s, err := openRepository(t, importRepository(t, in.String())).Fetch(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -31,11 +31,7 @@ func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 	const bumps = 60
 	charts, _ := serveCharts(b, bumps)
 	dir, commits := newEnvironment(b, charts, apps, bumps, ownFiles)
-	repo, err := gitsync.Open(b.Context(), gitsync.Remote{URL: "file://" + dir, AllowFile: true}, b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = repo.Close() })
+	repo := openRepository(b, dir)
 	fetch := func(commit string) *gitsync.Snapshot {
 		git(b, dir, "", "update-ref", "refs/heads/main", commit)
 		s, err := repo.Fetch(b.Context())
@@ -140,10 +136,28 @@ func newEnvironment(b *testing.B, charts string, apps, bumps int, ownFiles bool)
 		fmt.Fprintf(&in, "commit refs/heads/all\nmark :%d\n%s", n+1, who)
 		file("env/requirements.yaml", list())
 	}
-	dir = filepath.Join(b.TempDir(), "env.git")
-	git(b, ".", "", "init", "--quiet", "--bare", dir)
-	git(b, dir, in.String(), "fast-import", "--quiet")
+	dir = importRepository(b, in.String())
 	return dir, strings.Fields(git(b, dir, "", "rev-list", "--reverse", "all"))
+}
+
+// importRepository makes a repository of what git fast-import reads.
+func importRepository(tb testing.TB, input string) (dir string) {
+	tb.Helper()
+	dir = filepath.Join(tb.TempDir(), "env.git")
+	git(tb, ".", "", "init", "--quiet", "--bare", dir)
+	git(tb, dir, input, "fast-import", "--quiet")
+	return dir
+}
+
+// openRepository reads branch main of a repository on this machine.
+func openRepository(tb testing.TB, dir string) *gitsync.Repo {
+	tb.Helper()
+	repo, err := gitsync.Open(tb.Context(), gitsync.Remote{URL: "file://" + dir, AllowFile: true}, tb.TempDir())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = repo.Close() })
+	return repo
 }
 
 func git(tb testing.TB, dir, input string, args ...string) string {

@@ -2,11 +2,8 @@ package reconcile
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/sluice-cd/sluice/gitsync"
 )
 
 // TestPolicyEditIsFollowed: a policy that changes in sluice.yaml is followed, without the app being another release.
@@ -27,25 +24,19 @@ func TestPolicyEditIsFollowed(t *testing.T) {
 	commit("apps: {app: {" + strings.TrimSpace(fmt.Sprintf(rollout, 3)) + "}}\n")
 	commit(fmt.Sprintf(rollout, 2))
 	commit(fmt.Sprintf(rollout, 1))
-	dir := filepath.Join(t.TempDir(), "env.git")
-	git(t, ".", "", "init", "--quiet", "--bare", dir)
-	git(t, dir, in.String(), "fast-import", "--quiet")
-	repo, err := gitsync.Open(t.Context(), gitsync.Remote{URL: "file://" + dir, AllowFile: true}, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = repo.Close() })
+	dir := importRepository(t, in.String())
+	repo := openRepository(t, dir)
 	if _, err := repo.Fetch(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	a := newReader(t)
 	a.repo = repo
 	digest := ""
+	commits := strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main"))
 	for i, want := range []struct {
 		threshold int
 		queued    bool
 	}{{5, true}, {5, false}, {3, true}, {2, true}, {1, true}} {
-		commits := strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main"))
 		s, err := repo.At(commits[i])
 		if err != nil {
 			t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
@@ -41,14 +40,10 @@ func newRecorder(t testing.TB) *recorder {
 
 func newAgentOf(t testing.TB, dir string) *Agent {
 	t.Helper()
-	a := &Agent{
-		cfg: Config{
-			Environment: "staging", Path: "env", StatusBranch: statusBranch, DataDir: t.TempDir(),
-			Remote: gitsync.Remote{URL: "file://" + dir, AllowFile: true},
-		},
-		log: slog.New(slog.DiscardHandler), loader: &environments.Loader{Environment: "staging"}, now: time.Now,
-		queue: newQueue(), outbox: make(chan struct{}, 1), apps: map[string]*app{},
-	}
+	a := New(Config{
+		Environment: "staging", Path: "env", StatusBranch: statusBranch, DataDir: t.TempDir(),
+		Remote: gitsync.Remote{URL: "file://" + dir, AllowFile: true}, Log: slog.New(slog.DiscardHandler),
+	}, nil, nil, nil)
 	if err := a.openGit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
