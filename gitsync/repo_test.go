@@ -178,13 +178,7 @@ func TestBrokenStoreIsFetchedAgain(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "repo")
-			repo, err := Open(t.Context(), r, dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustFetch(t, repo)
-			_ = repo.Close()
+			dir := filledStore(t, r)
 			packs, _ := filepath.Glob(filepath.Join(dir, "objects/pack/*.pack"))
 			if len(packs) != 1 {
 				t.Fatalf("packs: %v", packs)
@@ -197,14 +191,34 @@ func TestBrokenStoreIsFetchedAgain(t *testing.T) {
 			if err := damage(packs[0]); err != nil {
 				t.Fatal(err)
 			}
-			if repo, err = Open(t.Context(), r, dir); err != nil {
-				t.Fatal(err)
-			}
-			defer repo.Close()
-			if b, err := fs.ReadFile(mustFetch(t, repo).FS(), "a"); err != nil || string(b) != "1" {
-				t.Errorf("read %q, %v", b, err)
-			}
+			readsOne(t, r, dir)
 		})
+	}
+}
+
+// filledStore is the directory of a closed Repo that has fetched.
+func filledStore(t *testing.T, r Remote) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "repo")
+	repo, err := Open(t.Context(), r, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustFetch(t, repo)
+	_ = repo.Close()
+	return dir
+}
+
+// readsOne opens a store again and reads "1" from file a.
+func readsOne(t *testing.T, r Remote, dir string) {
+	t.Helper()
+	repo, err := Open(t.Context(), r, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer repo.Close()
+	if b, err := fs.ReadFile(mustFetch(t, repo).FS(), "a"); err != nil || string(b) != "1" {
+		t.Errorf("read %q, %v", b, err)
 	}
 }
 
@@ -215,17 +229,12 @@ func TestHalfWrittenIndex(t *testing.T) {
 	o.commit("first", map[string]string{"a": "1"})
 	for name, pack := range map[string]bool{"before its pack": false, "beside its pack": true} {
 		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "repo")
-			repo, err := Open(t.Context(), r, dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustFetch(t, repo)
-			_ = repo.Close()
+			dir := filledStore(t, r)
 			files, _ := filepath.Glob(filepath.Join(dir, "objects/pack/*"))
 			if len(files) != 2 {
 				t.Fatalf("pack directory holds %v", files)
 			}
+			var err error
 			for _, f := range files {
 				_ = os.Chmod(f, 0o600)
 				switch {
@@ -238,13 +247,7 @@ func TestHalfWrittenIndex(t *testing.T) {
 			if err := errors.Join(err, os.Remove(filepath.Join(dir, "refs/heads/main"))); err != nil {
 				t.Fatal(err)
 			}
-			if repo, err = Open(t.Context(), r, dir); err != nil {
-				t.Fatal(err)
-			}
-			defer repo.Close()
-			if b, err := fs.ReadFile(mustFetch(t, repo).FS(), "a"); err != nil || string(b) != "1" {
-				t.Errorf("read %q, %v", b, err)
-			}
+			readsOne(t, r, dir)
 		})
 	}
 }
