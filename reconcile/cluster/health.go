@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -34,6 +35,7 @@ type Seen struct {
 // nothing. Workloads cost a request only when their status has changed since the last look; pods are listed only
 // for workloads that are not ready, whose news the function given to OnChange is told of.
 //
+// A track is ready when its workloads are and all its objects are as desired; the routing's count with the stable track's.
 // A track without workloads is ready. A workload that is to have no pods is ready and available.
 func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen, error) {
 	plan, err := c.plan(app, d)
@@ -58,6 +60,15 @@ func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen,
 	}
 	if seen.Canary, err = c.track(ctx, m, app, trackCanary, d.CanaryWorkloads, pending); err != nil {
 		return Seen{}, err
+	}
+	unready(&seen.Stable, plan, pending, trackStable, trackRouting)
+	unready(&seen.Canary, plan, pending, trackCanary)
+	if len(d.Outgoing) > 0 {
+		out, err := c.track(ctx, m, app, trackStable, d.Outgoing, pending)
+		if err != nil {
+			return Seen{}, err
+		}
+		seen.Stable.Available = out.Available
 	}
 	if len(d.CanaryWorkloads) == 0 {
 		seen.Canary = rollout.Track{}
@@ -174,6 +185,21 @@ func (c *Client) track(ctx context.Context, m *memory, app App, t track, workloa
 	}
 	sum.Message = strings.Join(messages, "; ")
 	return sum, nil
+}
+
+// unready takes back that a track is ready while an object of it is not as desired: a workload can be up without the
+// Service that leads to it.
+func unready(sum *rollout.Track, plan []planned, pending map[Key]string, tracks ...track) {
+	var missing []string
+	for _, p := range plan {
+		if why := pending[p.key]; why != "" && slices.Contains(tracks, p.track) {
+			missing = append(missing, fmt.Sprintf("%s %s is %s", p.key.Kind, p.key.Name, why))
+		}
+	}
+	if sum.Ready && len(missing) > 0 {
+		sum.Ready, sum.Available = false, true
+		sum.Message = firstOf(missing, 3)
+	}
 }
 
 // waitFor asks for every news of a workload, or no longer for more than changes by others.

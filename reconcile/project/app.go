@@ -13,9 +13,9 @@ import (
 // app is one app as its objects show it.
 type app struct {
 	in Input
-	// stable is the release that serves before promotion, serving what the stable track shows, coming what the
-	// canary track is made from (nil without a canary).
-	stable, serving, coming objects
+	tracks
+	// stable is the release that serves before promotion.
+	stable objects
 	// workload under judgement, of coming where there is one, else of serving; nil when there is none.
 	workload *unstructured.Unstructured
 	// services are the Services through which the stable track's pods are reached, in order.
@@ -24,15 +24,15 @@ type app struct {
 	split *split
 }
 
-func newApp(in Input, serving, coming objects) (*app, error) {
-	a := &app{in: in, stable: applied(in.Stable), serving: serving, coming: coming}
-	source := serving
-	if len(coming) > 0 {
-		source = coming
+func newApp(in Input, t tracks) (*app, error) {
+	a := &app{in: in, stable: applied(in.Stable), tracks: t}
+	source := t.release
+	if len(t.coming) > 0 {
+		source = t.coming
 	}
 	var err error
 	a.workload, err = FindTarget(source, in.Policy.Target)
-	if err != nil && len(coming) == 0 && !slices.ContainsFunc(source, in.named) {
+	if err != nil && len(t.coming) == 0 && !slices.ContainsFunc(source, in.named) {
 		// At rest the policy may be that of another release, which names its workload otherwise.
 		if only, otherwise := FindTarget(source, environments.Target{}); otherwise == nil && only != nil {
 			a.workload, err = only, nil
@@ -42,12 +42,12 @@ func newApp(in Input, serving, coming objects) (*app, error) {
 		return nil, err
 	}
 	if a.workload == nil {
-		if len(coming) > 0 {
+		if len(t.coming) > 0 {
 			return nil, fmt.Errorf("the release under way has no Deployment to make a canary of")
 		}
 		return a, nil
 	}
-	a.services = selecting(a.servingWorkload(), serving)
+	a.services = selecting(a.servingWorkload(), a.serving)
 	return a, nil
 }
 
@@ -56,13 +56,17 @@ func (in Input) named(obj *unstructured.Unstructured) bool {
 	return isWorkload(obj) && names(in.Policy.Target, obj)
 }
 
-// servingWorkload is the stable track's workload; where the release under way renamed it, the only one that there is.
+// servingWorkload is the one that the stable track serves with; where the release under way renamed it, the one that it
+// no longer has, as long as there is no doubt which that is.
 func (a *app) servingWorkload() *unstructured.Unstructured {
-	if w := a.serving.find(keyOf(a.workload)); w != nil {
+	handedOver := len(a.outgoing) > 0 && a.stable.find(keyOf(a.workload)) == nil
+	if w := a.serving.find(keyOf(a.workload)); w != nil && !handedOver {
 		return w
 	}
-	if w, err := FindTarget(a.serving, environments.Target{}); err == nil && w != nil {
-		return w
+	for _, candidates := range []objects{a.outgoing, a.stable.without(a.coming), a.serving} {
+		if w, err := FindTarget(candidates, environments.Target{}); err == nil && w != nil {
+			return w
+		}
 	}
 	return a.workload
 }

@@ -34,11 +34,16 @@ type Desired struct {
 	// StableWorkloads and CanaryWorkloads are the objects of Stable and Canary whose readiness is the track's:
 	// Deployments, StatefulSets and DaemonSets.
 	StableWorkloads, CanaryWorkloads []*unstructured.Unstructured
+	// Outgoing are the objects of Stable that serve in place of StableWorkloads which have other names, until those are
+	// ready: the stable track is available when they are. Empty outside such a handover.
+	Outgoing []*unstructured.Unstructured
 	// Service that users address; empty when the app has none or its releases are not routed.
 	// CanaryName is the canary workload's name, for queries; empty without a canary.
 	Service, CanaryName string
 	// Warnings of what the canary will not have, for people; see Warnings.
 	Warnings []string
+	// retained are the workloads of Stable that belong to the release before.
+	retained []*unstructured.Unstructured
 }
 
 // Project returns what the cluster should hold for in.State, whose Tracks say which release is where.
@@ -53,6 +58,11 @@ type Desired struct {
 //
 // RollingBack without Target's objects (they can no longer be rendered) is projected as Drained: going back never
 // waits.
+//
+// Nothing of Stable that Target does not have is taken away before the rollout is over, but for what leads to pods
+// (Services, routes, policies): in Updating, Promoting and Draining it is held beside Target's objects. Where a workload
+// that serves goes by another name in Target, Updating and Promoting also keep what leads to pods as it was, so that the
+// traffic changes over when the new workload is ready, and back at once should it have to.
 //
 // Routing is there when the policy's strategy is Canary or a canary is under way. It is an error when the release then
 // does not show which workload is meant (see FindTarget), when no rewriting of labels keeps the canary's pods apart,
@@ -73,21 +83,21 @@ func project(in Input) (Desired, error) {
 		return Desired{}, fmt.Errorf("weight %d in phase %s, expected 0 to 100", in.State.Weight, in.State.Phase)
 	}
 	stable, target := applied(in.Stable), applied(in.Target)
-	serving, coming, err := tracks(in.State, stable, target)
+	t, err := tracksOf(in, stable, target)
 	if err != nil {
 		return Desired{}, err
 	}
-	if len(coming) == 0 && (len(serving) == 0 || in.Policy.Strategy != environments.StrategyCanary) {
-		return atRest(serving), nil
+	if len(t.coming) == 0 && (len(t.serving) == 0 || in.Policy.Strategy != environments.StrategyCanary) {
+		return t.atRest(), nil
 	}
-	a, err := newApp(in, serving, coming)
+	a, err := newApp(in, t)
 	if err != nil {
 		return Desired{}, err
 	}
 	if a.workload == nil {
-		return atRest(serving), nil
+		return t.atRest(), nil
 	}
-	if len(coming) > 0 {
+	if len(t.coming) > 0 {
 		if a.split, err = newSplit(a.workload, stable, target); err != nil {
 			return Desired{}, err
 		}
@@ -127,42 +137,13 @@ func spelled(workload *unstructured.Unstructured) string {
 	return strconv.Quote(selector.String())
 }
 
-// tracks returns the objects of the releases that State.Tracks names.
-func tracks(state rollout.State, stable, target objects) (serving, coming objects, err error) {
-	switch state.Phase {
-	case rollout.Idle:
-		return stable, nil, nil
-	case rollout.Installing, rollout.Updating:
-		return target, nil, nil
-	case rollout.Starting, rollout.Analyzing:
-		serving, coming = stable, target
-	case rollout.Promoting, rollout.Draining:
-		serving, coming = target, target
-	case rollout.RollingBack:
-		if len(target) == 0 {
-			return stable, nil, nil
-		}
-		serving, coming = stable, target
-	case rollout.Removing:
-		return nil, nil, nil
-	default:
-		return nil, nil, fmt.Errorf("unknown phase %q", state.Phase)
-	}
-	if state.Drained {
-		return serving, nil, nil
-	}
-	if len(coming) == 0 {
-		return nil, nil, fmt.Errorf("phase %s without objects of the release under way", state.Phase)
-	}
-	return serving, coming, nil
-}
-
-// atRest is a release alone, without routing.
-func atRest(serving objects) Desired {
+// atRest is the stable track alone, without routing.
+func (t tracks) atRest() Desired {
 	var d Desired
-	for _, obj := range serving {
-		d.addStable(obj, serving)
+	for _, obj := range t.serving {
+		d.addStable(obj, t)
 	}
+	d.retain(t)
 	return d
 }
 
@@ -181,9 +162,10 @@ func (a *app) project(stable, target objects) (Desired, error) {
 		if routed != nil {
 			d.Routing = append(d.Routing, routed)
 		} else {
-			d.addStable(obj, a.serving)
+			d.addStable(obj, a.tracks)
 		}
 	}
+	d.retain(a.tracks)
 	generated, err := routing.generate()
 	if err != nil {
 		return Desired{}, err
@@ -213,14 +195,32 @@ func (d *Desired) unique() error {
 	return nil
 }
 
-// addStable adds a copy of obj, an object of release, to the stable track.
-func (d *Desired) addStable(obj *unstructured.Unstructured, release objects) {
+// addStable adds a copy of obj, an object that the stable track holds.
+func (d *Desired) addStable(obj *unstructured.Unstructured, t tracks) {
 	c := copyOf(obj)
 	d.Stable = append(d.Stable, c)
 	if isWorkload(c) {
 		d.StableWorkloads = append(d.StableWorkloads, c)
-		if release.scaler(obj) != nil {
+		if t.release.scaler(obj) != nil {
 			unstructured.RemoveNestedField(c.Object, "spec", "replicas")
+		}
+	}
+}
+
+// retain adds what stays of the release before, just as it is.
+func (d *Desired) retain(t tracks) {
+	for _, obj := range t.retained {
+		c := copyOf(obj)
+		d.Stable = append(d.Stable, c)
+		if !isWorkload(c) {
+			continue
+		}
+		if t.before.scaler(obj) != nil {
+			unstructured.RemoveNestedField(c.Object, "spec", "replicas")
+		}
+		d.retained = append(d.retained, c)
+		if slices.Contains(t.outgoing, obj) {
+			d.Outgoing = append(d.Outgoing, c)
 		}
 	}
 }

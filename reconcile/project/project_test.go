@@ -63,7 +63,7 @@ func TestAtRest(t *testing.T) {
 		}
 		in := input(t, archive)
 		releases := [][]*unstructured.Unstructured{in.Stable, in.Target}
-		for i, phase := range []rollout.Phase{rollout.Idle, rollout.Updating} {
+		for i, phase := range []rollout.Phase{rollout.Idle, rollout.Installing} {
 			in.State = rollout.State{Phase: phase}
 			d, err := Project(in)
 			if err != nil {
@@ -162,6 +162,9 @@ func show(in Input, before Desired) (string, Desired) {
 	list("routing", d.Routing)
 	fmt.Fprintf(&out, "---\nservice: %s\ncanaryName: %s\nstableWorkloads: %s\ncanaryWorkloads: %s\n",
 		d.Service, d.CanaryName, listNames(d.StableWorkloads), listNames(d.CanaryWorkloads))
+	if len(d.Outgoing) > 0 {
+		fmt.Fprintf(&out, "outgoing: %s\n", listNames(d.Outgoing))
+	}
 	for _, w := range d.Warnings {
 		fmt.Fprintf(&out, "warning: %s\n", w)
 	}

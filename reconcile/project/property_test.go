@@ -84,6 +84,7 @@ func (c *checker) check() {
 	} else {
 		c.checkTracks()
 	}
+	c.checkRetained()
 	c.checkWeights()
 }
 
@@ -101,8 +102,30 @@ func (c *checker) checkRest() {
 			c.t.Errorf("%s: %s is not as rendered", c.at, describe(obj))
 		}
 	}
-	if len(c.d.Stable) > len(release) {
-		c.t.Errorf("%s: %d objects in the stable track, %d rendered", c.at, len(c.d.Stable), len(release))
+	for _, obj := range c.d.Stable {
+		if !contains(release, obj) && !c.retains(obj) {
+			c.t.Errorf("%s: %s is not of the release", c.at, describe(obj))
+		}
+	}
+}
+
+// retains reports whether an object may be there because the release before has it and the rollout is not over.
+func (c *checker) retains(obj *unstructured.Unstructured) bool {
+	switch c.in.State.Phase {
+	case rollout.Updating, rollout.Promoting, rollout.Draining:
+		return contains(c.in.Stable, obj) && objects(c.in.Target).find(keyOf(obj)) == nil
+	default:
+		return false
+	}
+}
+
+// checkRetained: what pods of the release before may need is there until the rollout is over.
+func (c *checker) checkRetained() {
+	c.t.Helper()
+	for _, obj := range c.in.Stable {
+		if c.retains(obj) && !leads(obj) && !contains(c.d.Stable, obj) {
+			c.t.Errorf("%s: %s is taken away too soon", c.at, describe(obj))
+		}
 	}
 }
 

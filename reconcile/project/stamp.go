@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -48,17 +49,21 @@ func Stamp(from, to []*unstructured.Unstructured) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// stamp puts the stamp of the release on the stable track onto the pod templates of its workloads that use config.
+// stamp puts the stamps of the releases on the stable track onto the pod templates of their workloads that use config.
 func (d *Desired) stamp(in Input) error {
 	serving, _ := in.State.Tracks()
-	if serving.Stamp == "" {
+	return errors.Join(stampAll(d.StableWorkloads, serving.Stamp), stampAll(d.retained, in.State.Stable.Stamp))
+}
+
+func stampAll(workloads []*unstructured.Unstructured, stamp string) error {
+	if stamp == "" {
 		return nil
 	}
-	for _, workload := range d.StableWorkloads {
+	for _, workload := range workloads {
 		if len(configOf(podSpec(workload))) == 0 {
 			continue
 		}
-		err := unstructured.SetNestedField(workload.Object, serving.Stamp,
+		err := unstructured.SetNestedField(workload.Object, stamp,
 			"spec", "template", "metadata", "annotations", StampAnnotation)
 		if err != nil {
 			return fmt.Errorf("stamping the pods of %s: %w", describe(workload), err)

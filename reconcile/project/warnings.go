@@ -46,7 +46,7 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := newApp(in, stable, target)
+	a, err := newApp(in, tracks{release: stable, serving: stable, coming: target})
 	if err != nil {
 		return nil, err
 	}

@@ -1,14 +1,20 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed"
@@ -104,4 +110,121 @@ func TestWarnsOfWhatMissesTheCanary(t *testing.T) {
 	if !strings.Contains(e.Reason, "PodDisruptionBudget by-hand") || !strings.Contains(e.Reason, "would miss its canary's") {
 		t.Errorf("the rollout's reason is %q", e.Reason)
 	}
+}
+
+const named = "{{ .Values.service.name }}"
+
+// renameDeployment gives the Deployment and its pods another name than the app's other objects.
+func renameDeployment(c *chart.Chart) {
+	d, s := template(c, "deployment.yaml"), template(c, "service.yaml")
+	text := strings.ReplaceAll(string(d.Data), named, named+"-web")
+	d.Data = []byte(strings.Replace(text, "configMapRef:\n                name: "+named+"-web", "configMapRef:\n                name: "+named, 1))
+	s.Data = []byte(strings.Replace(string(s.Data), "selector:\n    app: "+named, "selector:\n    app: "+named+"-web", 1))
+}
+
+// renameAll gives all objects another name.
+func renameAll(c *chart.Chart) {
+	for _, t := range c.Templates {
+		t.Data = []byte(strings.ReplaceAll(string(t.Data), named, named+"-web"))
+	}
+}
+
+// slowly makes the chart's pods take their time.
+func slowly(c *chart.Chart, seconds int) {
+	for _, f := range c.Raw {
+		if f.Name == chartutil.ValuesfileName {
+			f.Data = fmt.Appendf(f.Data, "behaviour: {ready: slow, readyAfterSeconds: %d}\n", seconds)
+		}
+	}
+}
+
+// routeUsers leads the app's users to its Service, which is the canary's routing's business where there is one.
+func (w *world) routeUsers() {
+	w.Helper()
+	_, err := w.dyn.Resource(virtualServices).Namespace(w.name).Create(context.Background(), &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": map[string]any{"name": "users"},
+		"spec": map[string]any{
+			"hosts": []any{w.host()}, "gateways": []any{"istio-system/gateway"},
+			"http": []any{map[string]any{"route": []any{map[string]any{"destination": map[string]any{"host": app}}}}},
+		},
+	}}, metav1.CreateOptions{})
+	w.must(err)
+	w.await("users to be served", func() (bool, string) {
+		history := w.bed.Traffic.History(w.name, w.host())
+		return len(history) > 0 && history[len(history)-1].Unserved == 0, fmt.Sprint(history)
+	})
+}
+
+// servedAlways fails the test when users of the app found no ready pod at some time since.
+func (w *world) servedAlways(since time.Time) {
+	w.Helper()
+	history := w.bed.Traffic.History(w.name, w.host())
+	for i, h := range history {
+		over := i+1 < len(history) && history[i+1].Time.Before(since)
+		if h.Unserved > 0 && !over {
+			w.Errorf("%.0f %% of the requests find no pod, %s after the bump: %v", h.Unserved*100, h.Time.Sub(since).Round(time.Millisecond), h.ByWorkload)
+		}
+	}
+	if len(history) == 0 {
+		w.Errorf("%s had no users", w.host())
+	}
+}
+
+// A release that gives the Deployment another name, or all of its objects, takes over when its pods are ready: users are
+// served all the time, and the old pods go when the rollout is over.
+func TestRenamed(t *testing.T) {
+	for _, test := range []struct {
+		name, version string
+		edit          func(*chart.Chart)
+		strategy      string
+		routing       []string
+	}{
+		{"deployment", "0.2.0", renameDeployment, "Canary", []string{"VirtualService/" + app}},
+		{"all", "0.2.1", renameAll, "Canary", []string{"VirtualService/" + app + "-web"}},
+		{"rolling", "0.2.2", renameDeployment, "Rolling", []string{"VirtualService/users"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.variant(test.version, func(c *chart.Chart) {
+				test.edit(c)
+				slowly(c, 3)
+			})
+			w.commit("strategy", map[string]string{"sluice.yaml": w.file("main", "sluice.yaml") +
+				"apps: {" + app + ": {rollout: {strategy: " + test.strategy + "}}}\n"})
+			w.install()
+			if test.strategy == "Rolling" {
+				w.routeUsers()
+			}
+			begun := time.Now()
+			w.bump(test.version)
+			w.awaitEvent(rollout.Promoted, test.version, 1)
+			w.await("the old Deployment to be gone", func() (bool, string) {
+				names := w.names("apps", "v1", "deployments")
+				return slices.Equal(names, []string{app + "-web"}), strings.Join(names, ", ")
+			})
+			w.servedAlways(begun)
+			w.serves(test.routing...)
+		})
+	}
+}
+
+// Going back in the middle of the change of names is at once, since what served is still there.
+func TestRenamedAndReverted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.variant("0.2.3", func(c *chart.Chart) {
+		renameDeployment(c)
+		slowly(c, 5)
+	})
+	w.install()
+	before, begun := w.pods(app), time.Now()
+	w.bump("0.2.3")
+	w.awaitEvent(rollout.PromotionStarted, "0.2.3", 1)
+	w.bump("0.0.129")
+	w.awaitEvent(rollout.Aborted, "0.2.3", 1)
+	w.settled()
+	w.samePods(before)
+	w.servedAlways(begun)
+	w.servesGit()
 }

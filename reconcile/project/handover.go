@@ -1,0 +1,161 @@
+package project
+
+import (
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// tracks are the objects of an app's tracks in one state.
+type tracks struct {
+	// release is the one that the stable track has or is given; coming is the one that the canary track is made from,
+	// nil without a canary.
+	release, coming objects
+	// serving is what the stable track holds: the release's objects and, in a handover, what leads to the release
+	// before it.
+	serving objects
+	// retained are the other objects of the release before that the new one does not have. They stay until the rollout
+	// is over: pods that run on them are still there, or are wanted back when the release fails.
+	retained objects
+	// before is the release that retained and outgoing are of.
+	before objects
+	// outgoing are the workloads among them that serve until those in their place are ready; nil outside a handover.
+	outgoing objects
+}
+
+// tracksOf returns the objects of the releases that State.Tracks names.
+func tracksOf(in Input, stable, target objects) (tracks, error) {
+	var t tracks
+	switch in.State.Phase {
+	case rollout.Idle:
+		t = tracks{release: stable}
+	case rollout.Installing, rollout.Updating:
+		t = tracks{release: target}
+	case rollout.Starting, rollout.Analyzing:
+		t = tracks{release: stable, coming: target}
+	case rollout.Promoting, rollout.Draining:
+		t = tracks{release: target, coming: target}
+	case rollout.RollingBack:
+		t = tracks{release: stable}
+		if len(target) > 0 {
+			t.coming = target
+		}
+	case rollout.Removing:
+		return tracks{}, nil
+	default:
+		return tracks{}, fmt.Errorf("unknown phase %q", in.State.Phase)
+	}
+	t.serving = t.release
+	switch in.State.Phase {
+	case rollout.Updating, rollout.Promoting:
+		t.retain(stable)
+		t.handOver(in.Policy)
+	case rollout.Draining:
+		t.retain(stable)
+	}
+	if in.State.Drained {
+		t.coming = nil
+		return t, nil
+	}
+	if t.coming != nil && len(t.coming) == 0 {
+		return tracks{}, fmt.Errorf("phase %s without objects of the release under way", in.State.Phase)
+	}
+	return t, nil
+}
+
+// retain keeps what the release before has and this one has not, but for what leads to pods: a Service that is gone from
+// the release is gone as soon as the routes that lead past it are there.
+func (t *tracks) retain(before objects) {
+	t.before = before
+	for _, obj := range before {
+		if !leads(obj) && t.release.find(keyOf(obj)) == nil {
+			t.retained = append(t.retained, obj)
+		}
+	}
+}
+
+// handOver keeps the traffic of a workload that the release names otherwise where it is, until the new one is ready: a
+// Deployment that is updated replaces its pods one by one, but one of another name starts with none. Everything that leads
+// to pods stays that of the release before; the rest is the new release's.
+func (t *tracks) handOver(policy environments.Policy) {
+	before := t.before
+	leaving := before.without(t.release)
+	if len(leaving) == 0 || len(t.release.without(before)) == 0 {
+		return
+	}
+	handed := func(service *unstructured.Unstructured) bool {
+		selector := serviceSelector(service)
+		stays := slices.ContainsFunc(before, func(obj *unstructured.Unstructured) bool {
+			return isWorkload(obj) && t.release.find(keyOf(obj)) != nil && selector.Matches(podLabels(obj))
+		})
+		return !stays && leaving.selects(selector) != nil
+	}
+	for _, workload := range leaving {
+		if slices.ContainsFunc(selecting(workload, before), handed) {
+			t.outgoing = append(t.outgoing, workload)
+		}
+	}
+	if len(t.outgoing) == 0 {
+		return // nobody is served by what leaves
+	}
+	t.serving = nil
+	for _, obj := range t.release {
+		if !leads(obj) {
+			t.serving = append(t.serving, obj)
+			continue
+		}
+		old := before.find(keyOf(obj))
+		switch {
+		case old == nil && (isRoute(obj) || isService(obj) && obj.GetName() == policy.Service.Name):
+			// It would lead where nothing serves yet.
+		case old == nil, isService(obj) && !handed(old):
+			t.serving = append(t.serving, obj)
+		default:
+			t.serving = append(t.serving, old)
+		}
+	}
+	for _, obj := range before {
+		if leads(obj) && t.release.find(keyOf(obj)) == nil {
+			t.serving = append(t.serving, obj)
+		}
+	}
+}
+
+// without returns the workloads that another release does not have.
+func (o objects) without(other objects) objects {
+	var found objects
+	for _, obj := range o {
+		if isWorkload(obj) && other.find(keyOf(obj)) == nil {
+			found = append(found, obj)
+		}
+	}
+	return found
+}
+
+// leads reports whether an object sends traffic to pods, or makes rules for the pods that a selector of its own finds.
+func leads(obj *unstructured.Unstructured) bool {
+	gk := groupKind(obj)
+	_, selects := selectorFieldOf(gk)
+	return selects || isService(obj) || isRoute(obj) || gk == destinationRule || gk == serviceEntry
+}
+
+// routes are the kinds besides those of the Gateway API by which traffic from outside finds its Service.
+var routes = []schema.GroupKind{
+	virtualService,
+	{Group: "networking.k8s.io", Kind: "Ingress"},
+	{Group: "extensions", Kind: "Ingress"},
+	{Group: "route.openshift.io", Kind: "Route"},
+	{Group: "projectcontour.io", Kind: "HTTPProxy"},
+	{Group: "traefik.io", Kind: "IngressRoute"},
+}
+
+// isRoute reports whether an object leads traffic for some hosts to Services.
+func isRoute(obj *unstructured.Unstructured) bool {
+	gk := groupKind(obj)
+	return gk.Group == "gateway.networking.k8s.io" && gk.Kind != "Gateway" && gk.Kind != "GatewayClass" || slices.Contains(routes, gk)
+}
