@@ -1,8 +1,11 @@
 package bed
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -29,4 +32,38 @@ func TestAssetsAreNotCompiled(t *testing.T) {
 	if len(keys) != 2 {
 		t.Errorf("both are kept as %v", keys)
 	}
+}
+
+// TestAligned: what Sluice and the servers both link is compiled once, which makes the first demo minutes shorter, as long
+// as both name the same versions. One that differs deep down, such as golang.org/x/net, has all above it compiled twice.
+func TestAligned(t *testing.T) {
+	root, err := FindRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := versions(t, root, "./cmd/sluice")
+	for module, version := range versions(t, filepath.Join(root, "test", "bed", "servers"), ".") {
+		if other := ours[module]; other != "" && other != version {
+			t.Errorf("%s is %s in go.mod and %s in test/bed/servers/go.mod: go get the newer one in both", module, other, version)
+		}
+	}
+}
+
+// versions of the modules that a program links.
+func versions(t *testing.T, dir, program string) map[string]string {
+	t.Helper()
+	const format = "{{with .Module}}{{.Path}} {{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}{{end}}"
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", format, program)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("listing what %s links: %v", program, err)
+	}
+	found := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		if module, version, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			found[module] = version
+		}
+	}
+	return found
 }

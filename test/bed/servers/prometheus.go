@@ -111,7 +111,7 @@ func prometheusHandler(db *tsdb.DB, scraping *scrape.Manager, cfg *config.Config
 		Parser:               promParser,
 	})
 	api := apiv1.NewAPI(
-		engine, db, nil, nil, db,
+		engine, db, nil, db,
 		func(context.Context) apiv1.ScrapePoolsRetriever { return scraping },
 		func(context.Context) apiv1.TargetRetriever { return scraping },
 		func(context.Context) apiv1.AlertmanagerRetriever {
@@ -126,14 +126,14 @@ func prometheusHandler(db *tsdb.DB, scraping *scrape.Manager, cfg *config.Config
 		func(context.Context) apiv1.RulesRetriever { return noRules{} },
 		0, 0, 0, false, nil,
 		func() (apiv1.RuntimeInfo, error) { return apiv1.RuntimeInfo{}, nil },
-		&apiv1.PrometheusVersion{Version: "3.15.0", GoVersion: "bed"},
+		&apiv1.PrometheusVersion{Version: "3.16.0", GoVersion: "bed"},
 		func() []notifications.Notification { return nil },
 		func() (<-chan notifications.Notification, func(), bool) { return nil, func() {}, false },
 		prometheus.NewRegistry(), prometheus.NewRegistry(),
-		nil, false, nil, false, false, false, false,
+		nil, false, nil, false, false, false,
 		5*time.Minute, false, false, nil, nil,
-		apiv1.OpenAPIOptions{Version: "3.15.0"},
-		promParser,
+		apiv1.OpenAPIOptions{Version: "3.16.0"},
+		promParser, false, 2*time.Minute,
 	)
 	router := route.New()
 	api.Register(router)
