@@ -440,9 +440,10 @@ func (r *releases) list(ctx context.Context, app App) ([]revision, error) {
 }
 
 // get reads one record. It goes by way of a query because the driver's Get fails badly on a record that can't
-// be decoded.
+// be decoded; the query is answered with the one Secret that can match, so that it does not cost a look at all of them.
 func (r *releases) get(ctx context.Context, app App, number int) (*release.Release, error) {
-	found, err := r.driver(ctx, app).Query(map[string]string{
+	secrets := boundSecrets{SecretInterface: r.c.core.Secrets(app.Namespace), ctx: ctx, only: recordName(app, number)}
+	found, err := driver.NewSecrets(secrets).Query(map[string]string{
 		"owner": "helm", "name": app.ReleaseName, "version": strconv.Itoa(number),
 	})
 	if errors.Is(err, driver.ErrReleaseNotFound) {
@@ -473,6 +474,8 @@ func (r *releases) driver(ctx context.Context, app App) *driver.Secrets {
 type boundSecrets struct {
 	coreclient.SecretInterface
 	ctx context.Context //nolint:containedctx // it lives for one call
+	// only is the one Secret that List finds.
+	only string
 }
 
 func (b boundSecrets) Create(_ context.Context, s *corev1.Secret, o metav1.CreateOptions) (*corev1.Secret, error) {
@@ -483,8 +486,15 @@ func (b boundSecrets) Update(_ context.Context, s *corev1.Secret, o metav1.Updat
 	return b.SecretInterface.Update(b.ctx, s, o)
 }
 
-func (b boundSecrets) List(_ context.Context, o metav1.ListOptions) (*corev1.SecretList, error) {
-	return b.SecretInterface.List(b.ctx, o)
+func (b boundSecrets) List(context.Context, metav1.ListOptions) (*corev1.SecretList, error) {
+	s, err := b.SecretInterface.Get(b.ctx, b.only, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && s.Type != helmSecretType {
+		return &corev1.SecretList{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &corev1.SecretList{Items: []corev1.Secret{*s}}, nil
 }
 
 // digestText writes a SHA-256 in hex, which is a character too long for a label, in base 32.
