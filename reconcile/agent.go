@@ -91,8 +91,10 @@ type app struct {
 	asked desired
 	// fault is why git's wish can't be followed.
 	fault error
-	// saved is the state as the cluster holds it.
-	saved cluster.Saved
+	// saved is the state as the cluster holds it. While it is broken, which is when it can't be read, nothing may be done
+	// to the app.
+	saved  cluster.Saved
+	broken bool
 	// recorded is the newest event that the status branch holds; recordedFault the fault text there, nil while that is
 	// not known.
 	recorded      int64
@@ -185,7 +187,7 @@ func (a *Agent) restore(ctx context.Context) error {
 		return err
 	}
 	a.cluster.OnChange(a.queue.Add)
-	states, err := a.cluster.LoadStates(ctx)
+	states, broken, err := a.cluster.LoadStates(ctx)
 	if err != nil {
 		return fmt.Errorf("loading the saved states of %s: %w", a.cfg.Environment, err)
 	}
@@ -197,6 +199,11 @@ func (a *Agent) restore(ctx context.Context) error {
 			a.queue.Urge(name)
 			a.tellGit()
 		}
+	}
+	for name, err := range broken {
+		a.log.Error("state can't be read", "app", name, "error", err)
+		a.apps[name] = &app{name: name, broken: true, since: a.now()}
+		a.queue.Add(name)
 	}
 	return nil
 }
@@ -281,16 +288,38 @@ func (a *Agent) reload(ctx context.Context, name string) error {
 	if !ok {
 		return nil
 	}
-	saved, found, err := a.cluster.LoadState(ctx, w.app)
-	if err != nil || !found {
-		return err
-	}
+	return a.load(ctx, w.app)
+}
+
+// load reads an app's state anew.
+func (a *Agent) load(ctx context.Context, which cluster.App) error {
+	saved, found, err := a.cluster.LoadState(ctx, which)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if ap := a.apps[name]; ap != nil {
-		ap.saved = saved
+	ap := a.apps[which.Name]
+	switch {
+	case ap == nil:
+	case errors.Is(err, cluster.ErrBrokenState):
+		ap.broken = true
+	case err == nil:
+		ap.broken = false
+		if found {
+			ap.saved = saved
+		}
 	}
-	return nil
+	return err
+}
+
+// mend reads a state again that could not be read. Until it can, or is deleted, nobody knows what the app was in the
+// middle of.
+func (a *Agent) mend(ctx context.Context, name string) error {
+	a.mu.Lock()
+	broken := a.apps[name] != nil && a.apps[name].broken
+	a.mu.Unlock()
+	if !broken {
+		return nil
+	}
+	return a.load(ctx, cluster.App{Name: name})
 }
 
 // backoff doubles from a quarter of a second to half a minute, or to inFlightPoll while a rollout waits.

@@ -28,6 +28,11 @@ const passPatience = 5 * time.Minute
 // pass looks at one app once: observe, decide, save, apply. It returns when to look again, the zero time for
 // when something changes.
 func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err error) {
+	if err := a.mend(ctx, name); errors.Is(err, cluster.ErrBrokenState) {
+		return time.Time{}, a.blame(name, err)
+	} else if err != nil {
+		return time.Time{}, err
+	}
 	w, ok := a.begin(name)
 	if !ok {
 		return time.Time{}, nil

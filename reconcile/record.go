@@ -134,7 +134,9 @@ func (a *Agent) batch() audit.Batch {
 		}
 		looked := a.unsynced != nil && !a.unsynced[name]
 		if len(events) > 0 || looked && (ap.recordedFault == nil || fault != *ap.recordedFault) {
-			b.Apps = append(b.Apps, audit.App{Name: name, LastSeq: s.LastSeq, Fault: fault, KeepFault: !looked, Events: events})
+			b.Apps = append(b.Apps, audit.App{
+				Name: name, LastSeq: s.LastSeq, Unreadable: ap.broken, Fault: fault, KeepFault: !looked, Events: events,
+			})
 		}
 	}
 	slices.SortFunc(b.Apps, func(x, y audit.App) int { return strings.Compare(x.Name, y.Name) })

@@ -28,8 +28,10 @@ type Batch struct {
 // App is one app of a batch.
 type App struct {
 	Name string
-	// LastSeq is the number of the newest event that the app's State knows of.
-	LastSeq int64
+	// LastSeq is the number of the newest event that the app's State knows of. Unreadable: the State is there, and
+	// nobody knows what it says.
+	LastSeq    int64
+	Unreadable bool
 	// Fault says why git's wish for the app can't be delivered; empty: it can. KeepFault: that is not known yet, and
 	// what the branch says of it stays.
 	Fault     string
@@ -157,7 +159,7 @@ func (w *writing) app(a App) error {
 	if err != nil {
 		return err
 	}
-	if r.LastSeq > a.LastSeq && !a.Gone {
+	if r.LastSeq > a.LastSeq && !a.Gone && !a.Unreadable {
 		w.ahead[a.Name] = r.LastSeq
 		return nil
 	}

@@ -100,7 +100,7 @@ func (r *rig) restart(version string) {
 		}
 	})
 	r.Client = c
-	if _, err := c.LoadStates(r.t.Context()); err != nil {
+	if _, _, err := c.LoadStates(r.t.Context()); err != nil {
 		r.t.Fatal(err)
 	}
 }

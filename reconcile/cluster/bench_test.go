@@ -77,7 +77,7 @@ func (r *bench) restart(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := c.LoadStates(b.Context()); err != nil {
+	if _, _, err := c.LoadStates(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	r.c = c
@@ -147,7 +147,7 @@ func (r *bench) count(b *testing.B, since time.Time) (writes, total int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := client.LoadStates(b.Context()); err != nil {
+	if _, _, err := client.LoadStates(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	for seen := false; !seen; {

@@ -86,7 +86,7 @@ func (m *memory) decode(b []byte) error {
 	}
 	var list []item
 	if err := json.Unmarshal(b, &list); err != nil {
-		return fmt.Errorf("decoding the inventory of %s: %w", m.app.Name, err)
+		return fmt.Errorf("decoding the inventory: %w", err)
 	}
 	for _, i := range list {
 		m.put(i)

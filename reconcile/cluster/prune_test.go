@@ -90,7 +90,7 @@ func TestNothingDesiredDeletesNothing(t *testing.T) {
 	if err := r.DeleteState(t.Context(), cluster.Saved{App: r.app}); err != nil {
 		t.Fatal(err)
 	}
-	if states, err := r.LoadStates(t.Context()); err != nil || len(states) > 0 {
+	if states, _, err := r.LoadStates(t.Context()); err != nil || len(states) > 0 {
 		t.Errorf("states = %v, %v", states, err)
 	}
 }
@@ -149,7 +149,7 @@ func TestStatesOfTwoWriters(t *testing.T) {
 	}
 	r.restart("2")
 	second := r.Client
-	states, err := second.LoadStates(t.Context())
+	states, _, err := second.LoadStates(t.Context())
 	if err != nil || states["web"].State.Weight != 10 || states["web"].App != r.app {
 		t.Fatalf("states = %+v, %v", states, err)
 	}
@@ -179,13 +179,40 @@ func TestStatesOfOddNames(t *testing.T) {
 			t.Errorf("%s: %v", n, err)
 		}
 	}
-	states, err := r.LoadStates(t.Context())
+	states, _, err := r.LoadStates(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, n := range names {
 		if states[n].State.Weight != i {
 			t.Errorf("%s has weight %d, want %d", n, states[n].State.Weight, i)
+		}
+	}
+}
+
+// TestBrokenStates: one state that can't be read keeps no other from being read, and names its app.
+func TestBrokenStates(t *testing.T) {
+	r := newRig(t)
+	names := []string{"good", "state", "inventory", "app"}
+	for _, n := range names {
+		if _, err := r.SaveState(t.Context(), cluster.Saved{App: cluster.App{Name: n, Namespace: r.ns, ReleaseName: n}}); err != nil {
+			t.Fatal(err)
+		}
+		if n != "good" {
+			patch := fmt.Sprintf(`{"data": {%q: "e30x"}}`, n)
+			r.edit(configMaps.GroupVersion().WithResource("secrets"), "sluice.production."+n, patch)
+		}
+	}
+	states, broken, err := r.LoadStates(t.Context())
+	if err != nil || len(states) != 1 || states["good"].App.Name != "good" || len(broken) != 3 {
+		t.Fatalf("states %v, broken %v, %v", states, broken, err)
+	}
+	for _, n := range names[1:] {
+		if err := broken[n]; !errors.Is(err, cluster.ErrBrokenState) {
+			t.Errorf("%s: %v", n, err)
+		}
+		if _, _, err := r.LoadState(t.Context(), cluster.App{Name: n}); !errors.Is(err, cluster.ErrBrokenState) {
+			t.Errorf("read alone, %s: %v", n, err)
 		}
 	}
 }

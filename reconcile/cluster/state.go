@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -40,6 +41,10 @@ const (
 // rollouts whose events no status branch has taken.
 var ErrStateTooLarge = errors.New("the state, with the events that git has not taken yet, is larger than the 1 MiB that Kubernetes allows")
 
+// ErrBrokenState is returned for a state that is not as Sluice wrote it. Nobody knows then what the app was in the middle
+// of, so it must be left alone.
+var ErrBrokenState = errors.New("the saved state can't be read")
+
 // Saved is an app's state as the cluster holds it. The inventory beside it is the client's own business.
 type Saved struct {
 	App   App
@@ -47,22 +52,25 @@ type Saved struct {
 }
 
 // LoadStates returns every app's state in the environment by the app's name, and makes the client forget what
-// it knew. It must not run while an app is in somebody's hands.
-func (c *Client) LoadStates(ctx context.Context) (map[string]Saved, error) {
-	out := map[string]Saved{}
+// it knew. A state that can't be read is not in out; broken says why by the app's name, and LoadState tries again. It must
+// not run while an app is in somebody's hands.
+func (c *Client) LoadStates(ctx context.Context) (out map[string]Saved, broken map[string]error, err error) {
+	out, broken = map[string]Saved{}, map[string]error{}
 	apps := map[string]*memory{}
 	opts := metav1.ListOptions{Limit: statePage, LabelSelector: labels.Set{environmentLabel: labelValue(c.cfg.Environment)}.String()}
 	for {
 		list, err := c.core.Secrets(c.cfg.Namespace).List(ctx, opts)
 		if err != nil {
-			return nil, fmt.Errorf("listing the states of %s: %w", c.cfg.Environment, err)
+			return nil, nil, fmt.Errorf("listing the states of %s: %w", c.cfg.Environment, err)
 		}
 		for i := range list.Items {
 			saved, m, err := c.decodeState(&list.Items[i])
-			if err != nil {
-				return nil, err
-			}
-			if m != nil {
+			switch {
+			case err != nil && saved.App.Name == "":
+				return nil, nil, err // nobody knows which app must be left alone
+			case err != nil:
+				broken[saved.App.Name] = err
+			case m != nil:
 				out[saved.App.Name], apps[saved.App.Name] = saved, m
 			}
 		}
@@ -78,7 +86,7 @@ func (c *Client) LoadStates(ctx context.Context) (map[string]Saved, error) {
 			c.claims[k] = claim{owner: name}
 		}
 	}
-	return out, nil
+	return out, broken, nil
 }
 
 // LoadState returns an app's state as it is after ErrConflict, and makes the client go by that. It must be called by
@@ -126,18 +134,20 @@ func (c *Client) decodeState(s *corev1.Secret) (Saved, *memory, error) {
 		return Saved{}, nil, nil
 	}
 	var saved Saved
-	if err := json.Unmarshal(s.Data[appData], &saved.App); err != nil {
-		return saved, nil, fmt.Errorf("decoding whose state Secret %s/%s is: %w", s.Namespace, s.Name, err)
-	}
-	if s.Name != c.stateName(saved.App.Name) {
+	err := json.Unmarshal(s.Data[appData], &saved.App)
+	if label := s.Labels[appLabel]; err != nil && s.Name == c.stateName(label) {
+		saved.App = App{Name: label}
+	} else if err == nil && s.Name != c.stateName(saved.App.Name) {
 		return saved, nil, nil
-	}
-	if err := json.Unmarshal(s.Data[stateData], &saved.State); err != nil {
-		return saved, nil, fmt.Errorf("decoding the state of %s: %w", saved.App.Name, err)
 	}
 	m := newMemory(saved.App)
 	m.version = s.ResourceVersion
-	return saved, m, m.decode(s.Data[inventoryData])
+	err = cmp.Or(err, json.Unmarshal(s.Data[stateData], &saved.State), m.decode(s.Data[inventoryData]))
+	if err != nil {
+		return saved, nil, fmt.Errorf("%w in Secret %s/%s: %w: restore the Secret, or delete it, and what serves is taken over as it is",
+			ErrBrokenState, s.Namespace, s.Name, err)
+	}
+	return saved, m, nil
 }
 
 // SaveState writes an app's state, and the inventory as far as it is known. It returns ErrConflict when somebody

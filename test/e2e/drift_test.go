@@ -155,3 +155,32 @@ func (w *world) intervals(n int) {
 	end := time.Now().Add(time.Duration(n) * time.Second)
 	w.awaitFor(time.Until(end)+patience, 100*time.Millisecond, "time to pass", func() (bool, string) { return time.Now().After(end), "" })
 }
+
+// A saved state that can't be read leaves its app alone, says so, and is got over by deleting it: what serves is taken
+// over as it is, and the audit log goes on where it was.
+func TestBrokenState(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	before := w.pods(app)
+	w.stop()
+	secrets, err := w.kube.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{LabelSelector: "sluice.dev/app=" + app + ",sluice.dev/environment=" + w.name})
+	w.must(err)
+	if len(secrets.Items) != 1 {
+		t.Fatalf("%d states", len(secrets.Items))
+	}
+	state := &secrets.Items[0]
+	state.Data["state"] = []byte(`{"phase": 7}`)
+	_, err = w.kube.CoreV1().Secrets(state.Namespace).Update(t.Context(), state, metav1.UpdateOptions{})
+	w.must(err)
+	w.bump("0.0.130")
+	w.start()
+	w.await("the fault on the status branch", func() (bool, string) {
+		text := w.file(w.statusBranch(), "apps/"+app+".yaml")
+		return strings.Contains(text, "be read in Secret "+state.Namespace+"/"+state.Name), text
+	})
+	w.samePods(before)
+	w.must(w.kube.CoreV1().Secrets(state.Namespace).Delete(t.Context(), state.Name, metav1.DeleteOptions{}))
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.servesGit()
+}
