@@ -43,6 +43,11 @@ func TestBadRepositories(t *testing.T) {
 		"unknown field of a policy": {
 			entry: entry("app", "1.0.0", charts), file: "env/bad/values.yaml", text: "canary: {enable: true, colour: blue}\n", want: []string{"env/bad/values.yaml:1", "colour"},
 		},
+		"query that can't be asked": {
+			entry: entry("app", "1.0.0", charts), file: "env/bad/values.yaml", text: "canary: {enable: true, service: {port: 80}, canaryAnalysis: {" +
+				"interval: 1m, threshold: 1, maxWeight: 50, stepWeight: 10, metrics: [{name: mine, thresholdRange: {max: 1}, query: '{{ target }}_total'}]}}\n",
+			want: []string{"mine", "{{ target }}"},
+		},
 		"broken list":   {entry: "- name: [\n", all: true, want: []string{list}},
 		"unknown field": {file: "sluice.yaml", text: "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nrolout: {}\n", all: true, want: []string{"sluice.yaml:3", "rolout"}},
 	} {

@@ -10,6 +10,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -54,13 +55,18 @@ func (c *Charts) Release(ctx context.Context, src Source, app *environments.App)
 	if c.CheckInterval > 0 {
 		policy = policy.WithInterval(c.CheckInterval)
 	}
-	return rel, policy, projectable(app, rel, policy)
+	return rel, policy, deliverable(app, rel, policy)
 }
 
-// projectable says before anything begins whether a canary of the release could be made.
-func projectable(app *environments.App, rel *render.Release, p environments.Policy) error {
+// deliverable says before anything begins whether a canary of the release could be made and judged.
+func deliverable(app *environments.App, rel *render.Release, p environments.Policy) error {
 	if p.Strategy != environments.StrategyCanary {
 		return nil
+	}
+	// Names like those that the queries will have: outside quotes only a word of PromQL can stand.
+	names := analysis.Vars{Namespace: app.Namespace, Target: app.Name + "-canary", Service: app.Name, Name: app.Name}
+	if _, err := checksOf(p, names); err != nil {
+		return fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
 	return project.Check(project.Input{
 		App: app.Name, Namespace: app.Namespace, Stable: rel.Objects, Target: rel.Objects, Policy: p,
