@@ -30,6 +30,9 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 	env, err := a.loader.Load(s.FS(), a.cfg.Path)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err == nil {
+		err = a.emptied(env)
+	}
 	a.envFault = err
 	if err != nil {
 		a.log.Error("environment can't be read", "commit", s.Commit, "error", err)
@@ -80,6 +83,25 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 		}
 	}
 	a.tellGit()
+}
+
+// emptied refuses an environment that lists no app where several are delivered: a file that was cut off, or moved, looks
+// just like that, and would take everything down. The mutex is held.
+func (a *Agent) emptied(env *environments.Environment) error {
+	if len(env.Apps) > 0 || env.Incomplete != nil {
+		return nil
+	}
+	delivered := 0
+	for _, ap := range a.apps {
+		if s := ap.saved.State; !ap.removed && (!s.Stable.IsZero() || s.InFlight()) {
+			delivered++
+		}
+	}
+	if delivered < 2 {
+		return nil
+	}
+	return fmt.Errorf("the environment lists no app, and %d are delivered: nothing is removed for that; expected at least one "+
+		"app in the list (to remove all, leave one, and take that away in a commit of its own)", delivered)
 }
 
 // helmName is the name of an app's Helm records: its release name, unless it shares that with others, as all apps of

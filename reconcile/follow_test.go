@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // TestPolicyEditIsFollowed: a policy that changes in sluice.yaml is followed, without the app being another release.
@@ -62,5 +64,52 @@ func TestPolicyEditIsFollowed(t *testing.T) {
 			t.Errorf("commit %d: another release", i)
 		}
 		digest = asked.id.Digest
+	}
+}
+
+// TestEmptiedList: a list that has lost all of its apps at once removes none of them.
+func TestEmptiedList(t *testing.T) {
+	charts, _ := serveCharts(t, 1)
+	entry := func(alias string) string {
+		return "- {name: app, alias: " + alias + ", version: 1.0.0, repository: " + charts + "}\n"
+	}
+	var in strings.Builder
+	lists := []string{entry("a") + entry("b"), "", entry("a"), ""}
+	for _, list := range lists {
+		in.WriteString("commit refs/heads/main\ncommitter Bob <bob@example.com> 1700000000 +0000\ndata 1\nc\n")
+		for name, text := range map[string]string{
+			"env/Chart.yaml":        "apiVersion: v1\nname: env\nversion: 0.0.1\n",
+			"env/requirements.yaml": "dependencies:\n" + list,
+		} {
+			fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text)
+		}
+	}
+	dir := importRepository(t, in.String())
+	repo := openRepository(t, dir)
+	if _, err := repo.Fetch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := newReader(t)
+	a.repo = repo
+	commits := strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main"))
+	for i, want := range []struct {
+		fault   bool
+		removed string
+	}{{false, ""}, {true, ""}, {false, "b"}, {false, "ab"}} {
+		s, err := repo.At(commits[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.read(s)
+		removed := ""
+		for _, name := range []string{"a", "b"} {
+			a.apps[name].saved.State.Stable = rollout.Release{Digest: "1"}
+			if a.apps[name].removed {
+				removed += name
+			}
+		}
+		if (a.envFault != nil) != want.fault || removed != want.removed {
+			t.Errorf("list %q: fault %v, removed %q", lists[i], a.envFault, removed)
+		}
 	}
 }
