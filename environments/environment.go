@@ -45,6 +45,8 @@ type App struct {
 	// Values that the environment gives the app: env/values.yaml under the app's key, then env/<app>/values.yaml
 	// over it. Globals are in Umbrella.Globals.
 	Values map[string]any
+	// Switch says whether the app is there at all, which can be for its chart to say.
+	Switch Switch
 	// Rollout is apps.<app>.rollout in sluice.yaml; nil when absent.
 	Rollout *RawPolicy
 	// Pin is where the version stands, for the rollback commit.

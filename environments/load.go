@@ -385,8 +385,12 @@ func (a *assembly) addApps(env *Environment) {
 			a.markTwice(env, d, a.list[first].line)
 			continue
 		}
-		if enabled(d.dependency, a.condition, a.tags) {
-			env.Apps = append(env.Apps, a.app(d))
+		if s := switchOf(d.dependency, a.condition, a.tags); !s.Off || len(s.Conditions) > 0 {
+			app := a.app(d)
+			if app.Switch = s; len(s.Conditions) > 0 {
+				app.Digest = newDigest().add(app.Digest, canonical(s)).String()
+			}
+			env.Apps = append(env.Apps, app)
 		}
 	}
 }
@@ -431,14 +435,15 @@ func (a *assembly) markTwice(env *Environment, d placedDependency, firstLine int
 	env.Apps = append(env.Apps, app)
 }
 
-// condition looks a condition's path up in the values, as Helm does.
-func (a *assembly) condition(dotted string) (any, bool) {
+// condition looks a condition's path up in the values, as Helm does. Known says that the environment settles what is
+// there, even if it is nothing.
+func (a *assembly) condition(dotted string) (value any, known bool) {
 	keys := strings.Split(dotted, ".")
 	if len(keys) > 1 && keys[0] != globalKey {
 		if _, isApp := a.l.names[keys[0]]; isApp {
 			if doc, _ := a.doc(keys[0]); doc != nil && doc.fault == nil {
-				if v, decided, err := lookUp(doc.values, keys[1:]); decided {
-					return v, err == nil
+				if v, decided, _ := lookUp(doc.values, keys[1:]); decided {
+					return v, true
 				}
 			}
 		}
@@ -447,8 +452,8 @@ func (a *assembly) condition(dotted string) (any, bool) {
 	if p.valuesPart == nil || p.fault != nil {
 		return nil, false
 	}
-	v, _, err := lookUp(map[string]any{keys[0]: p.value}, keys)
-	return v, err == nil
+	value, known, _ = lookUp(map[string]any{keys[0]: p.value}, keys)
+	return value, known
 }
 
 // doc is the app's own values file; nil when there is none.

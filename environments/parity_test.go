@@ -18,6 +18,7 @@ func TestEnabledAsHelm(t *testing.T) {
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		dependencies, values := drawUmbrella(random)
+		defaults := drawDefaults(random)
 		text, err := yaml.Marshal(map[string]any{"dependencies": dependencies})
 		if err != nil {
 			t.Fatal(err)
@@ -36,12 +37,14 @@ func TestEnabledAsHelm(t *testing.T) {
 			if app.Fault != nil {
 				t.Fatalf("seed %d: %v", seed, app.Fault)
 			}
-			got = append(got, app.Name)
+			if app.Switch.On(defaults[app.Name]) {
+				got = append(got, app.Name)
+			}
 		}
-		want := helmKeeps(t, text, valuesText)
+		want := helmKeeps(t, text, valuesText, defaults)
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
-			t.Fatalf("seed %d: got %v, Helm keeps %v\n%s\n%s", seed, got, want, text, valuesText)
+			t.Fatalf("seed %d: got %v, Helm keeps %v\n%s\n%s\n%v", seed, got, want, text, valuesText, defaults)
 		}
 	}
 }
@@ -51,6 +54,10 @@ func drawUmbrella(random *rand.Rand) ([]map[string]any, map[string]any) {
 	tags := []string{"x", "y", "z"}
 	var dependencies []map[string]any
 	for _, name := range []string{"a", "b", "c", "d"} {
+		paths := paths
+		if name == "d" {
+			paths = append(paths, "d.on", "d.on", "d.on.more")
+		}
 		d := map[string]any{"name": name, "version": "1.0.0", "repository": "http://charts"}
 		for range random.IntN(3) {
 			condition, _ := d["condition"].(string)
@@ -88,12 +95,28 @@ func drawUmbrella(random *rand.Rand) ([]map[string]any, map[string]any) {
 	maybe(values, "global", global)
 	maybe(values, "tags", tagValues)
 	maybe(values, "flat", coin())
+	maybe(values, "d", []map[string]any{{}, {"on": coin()}, {"on": map[string]any{"more": coin()}}, {"on": "words"}}[random.IntN(4)])
 	maybe(values, "words", "yes please")
 	return dependencies, values
 }
 
+// drawDefaults are the charts' own values. A condition of one chart that another chart's own values decide is not
+// understood, so each condition that is drawn leads to one chart at most: its own, or one whose own values say nothing.
+func drawDefaults(random *rand.Rand) map[string]map[string]any {
+	defaults := map[string]map[string]any{"a": {}, "b": {}, "c": {}, "d": {}}
+	switch random.IntN(4) {
+	case 0:
+		defaults["d"]["on"] = random.IntN(2) == 0
+	case 1:
+		defaults["d"]["on"] = map[string]any{"more": random.IntN(2) == 0}
+	case 2:
+		defaults["d"]["on"] = "words"
+	}
+	return defaults
+}
+
 // helmKeeps are the names of the dependencies that Helm renders.
-func helmKeeps(t *testing.T, list, values []byte) []string {
+func helmKeeps(t *testing.T, list, values []byte, defaults map[string]map[string]any) []string {
 	t.Helper()
 	umbrella := &chart.Chart{Metadata: &chart.Metadata{APIVersion: "v2", Name: "env", Version: "0.0.1"}}
 	if err := yaml.Unmarshal(list, umbrella.Metadata); err != nil {
@@ -105,7 +128,7 @@ func helmKeeps(t *testing.T, list, values []byte) []string {
 	}
 	umbrella.Values = parsed
 	for _, d := range umbrella.Metadata.Dependencies {
-		umbrella.AddDependency(&chart.Chart{Metadata: &chart.Metadata{APIVersion: "v2", Name: d.Name, Version: "1.0.0"}, Values: map[string]any{}})
+		umbrella.AddDependency(&chart.Chart{Metadata: &chart.Metadata{APIVersion: "v2", Name: d.Name, Version: "1.0.0"}, Values: defaults[d.Name]})
 	}
 	if err := chartutil.ProcessDependenciesWithMerge(umbrella, map[string]any{}); err != nil {
 		t.Fatal(err)

@@ -181,7 +181,7 @@ func lookUp(m map[string]any, keys []string) (value any, decided bool, err error
 		table, isTable := v.(map[string]any)
 		if i == len(keys)-1 {
 			if isTable {
-				return nil, false, errNoValue
+				return nil, true, errNoValue
 			}
 			return v, true, nil
 		}

@@ -39,6 +39,9 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 	}
 	loaded := w.saved.State
 	asked, fault := a.refresh(ctx, &w)
+	if errors.Is(fault, ErrSwitchedOff) {
+		w.removed, fault = true, nil
+	}
 	if err := a.adopt(ctx, &w); err != nil {
 		return time.Time{}, a.blameRefusal(name, err)
 	}
@@ -534,9 +537,11 @@ func (a *Agent) forget(ctx context.Context, w *work) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if ap := a.apps[w.name]; ap != nil && ap.removed {
+	if ap := a.apps[w.name]; ap != nil {
 		ap.saved = cluster.Saved{}
-		a.leave(ap)
+		if ap.removed {
+			a.leave(ap)
+		}
 	}
 	return nil
 }

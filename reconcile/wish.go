@@ -35,6 +35,10 @@ type Charts struct {
 	CheckInterval time.Duration
 }
 
+// ErrSwitchedOff is returned for an app that its chart's own default values switch off, as Helm does for the condition of
+// a dependency. It is as if the environment did not list it.
+var ErrSwitchedOff = errors.New("its condition is false in the chart's own values")
+
 // Release renders an app and resolves its policy.
 func (c *Charts) Release(ctx context.Context, src Source, app *environments.App) (*render.Release, environments.Policy, error) {
 	if app.Fault != nil {
@@ -86,6 +90,9 @@ func (c *Charts) render(ctx context.Context, src Source, app *environments.App) 
 	}
 	if in.Chart, err = c.chart(ctx, src, app); err != nil {
 		return nil, err
+	}
+	if !app.Switch.On(in.Chart.Values()) {
+		return nil, ErrSwitchedOff
 	}
 	if in.Umbrella, err = c.umbrella(ctx, src, app); err != nil {
 		return nil, err

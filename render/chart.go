@@ -31,6 +31,9 @@ type Chart struct {
 // Name of the chart.
 func (c *Chart) Name() string { return c.root.Name() }
 
+// Values are the chart's own default values. They are shared and must not be changed.
+func (c *Chart) Values() map[string]any { return c.root.Values }
+
 // Version of the chart, exact.
 func (c *Chart) Version() string { return c.root.Metadata.Version }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -205,6 +206,9 @@ cluster serves any more, which are brought up to date. Warnings go to standard e
 			}
 			for _, app := range apps {
 				rel, _, err := v.charts.Release(cmd.Context(), src, app)
+				if errors.Is(err, reconcile.ErrSwitchedOff) && len(args) == 0 {
+					continue
+				}
 				if err != nil {
 					return err
 				}
@@ -295,6 +299,8 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		a := appValidation{App: app.Name, Version: app.Chart.Version}
 		rel, policy, err := v.charts.Release(ctx, src, app)
 		switch {
+		case errors.Is(err, reconcile.ErrSwitchedOff):
+			continue
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case err != nil:

@@ -189,6 +189,9 @@ func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error)
 func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *environments.App) appPlan {
 	p := appPlan{App: app.Name, To: app.Chart.Version}
 	rel, policy, err := v.charts.Release(ctx, to, app)
+	if errors.Is(err, reconcile.ErrSwitchedOff) {
+		return v.switchedOff(ctx, from, was, app)
+	}
 	if err != nil {
 		p.Action, p.Fault = "Fault", err.Error()
 		return p
@@ -203,7 +206,11 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 	var old *render.Release
 	var before environments.Policy
 	if was != nil {
-		if old, before, err = v.charts.Release(ctx, from, was); err != nil {
+		old, before, err = v.charts.Release(ctx, from, was)
+		switch {
+		case errors.Is(err, reconcile.ErrSwitchedOff):
+			was = nil
+		case err != nil:
 			p.Warnings = append(p.Warnings, "what serves now can't be rendered: "+err.Error())
 		}
 	}
@@ -233,13 +240,26 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 	if p.Action == "Canary" || p.Action == "Policy" {
 		p.Steps = policy.Steps()
 	}
-	if p.Action == "Canary" {
-		in := project.Input{App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Policy: policy}
+	in := project.Input{App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Policy: policy}
+	if change == rollout.ChangePods {
 		if err := project.Check(in); err != nil {
 			p.Action, p.Fault = "Fault", err.Error()
 			return p
 		}
+	}
+	if p.Action == "Canary" {
 		p.Warnings = append(p.Warnings, v.warnings(ctx, in)...)
+	}
+	return p
+}
+
+// switchedOff plans an app that its chart switches off: it goes if it was there.
+func (v *view) switchedOff(ctx context.Context, from reconcile.Source, was, app *environments.App) appPlan {
+	p := appPlan{App: app.Name}
+	if was != nil {
+		if _, _, err := v.charts.Release(ctx, from, was); !errors.Is(err, reconcile.ErrSwitchedOff) {
+			p.Action, p.From = "Remove", was.Chart.Version
+		}
 	}
 	return p
 }

@@ -228,3 +228,34 @@ func TestRenamedAndReverted(t *testing.T) {
 	w.servedAlways(begun)
 	w.servesGit()
 }
+
+// A condition that the environment says nothing of is the chart's own to decide, as in Helm: a version that is off by its
+// own values is as good as taken off the list.
+func TestSwitchedOffByItsChart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.variant("0.3.0", func(c *chart.Chart) {
+		for _, f := range c.Raw {
+			if f.Name == chartutil.ValuesfileName {
+				f.Data = append(f.Data, "enabled: false\n"...)
+			}
+		}
+	})
+	w.commit("a condition", map[string]string{requirements: w.file("main", requirements) + "  condition: " + app + ".enabled\n"})
+	w.install()
+	w.bump("0.3.0")
+	w.await("the app to be removed", func() (bool, string) {
+		list := w.events()
+		last := list[len(list)-1]
+		return last.Type == rollout.Removed, fmt.Sprint(last.Type)
+	})
+	if names := w.names("apps", "v1", "deployments"); len(names) > 0 {
+		t.Errorf("Deployments %v are left", names)
+	}
+	if out := w.render(); out != "" {
+		t.Errorf("render prints %s", out)
+	}
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Installed, "0.0.130", 1)
+	w.servesGit()
+}
