@@ -2,6 +2,7 @@ package gitsync
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -98,6 +99,36 @@ func (f *treeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 		return nil, &fs.PathError{Op: "readdir", Path: name, Err: err}
 	}
 	return list, nil
+}
+
+// List calls each for the entries that ReadDir gives, in git's order, with what Hash says of each; the hash of a
+// symlink is nil, since Hash follows it. It makes no garbage of the entries: name and hash are only good during the call.
+// Unlike ReadDir it does not notice a malformed tree with two entries of one name, and gives both.
+func (f *treeFS) List(name string, each func(name []byte, mode fs.FileMode, hash []byte)) error {
+	dir, err := f.lookup("list", name, true)
+	if err != nil {
+		return err
+	}
+	if !dir.isDir() {
+		return &fs.PathError{Op: "list", Path: name, Err: errNotDir}
+	}
+	t, err := f.tree(dir.hash)
+	if err != nil {
+		return &fs.PathError{Op: "list", Path: name, Err: err}
+	}
+	text := make([]byte, hex.EncodedLen(len(dir.hash)))
+	for i := range t.len() {
+		mode, entry, hash := t.view(i)
+		switch mode {
+		case filemode.Submodule:
+		case filemode.Symlink:
+			each(entry, fileMode(mode).Type(), nil)
+		default:
+			hex.Encode(text, hash)
+			each(entry, fileMode(mode).Type(), text)
+		}
+	}
+	return nil
 }
 
 func (f *treeFS) Stat(name string) (fs.FileInfo, error) { return f.stat("stat", name, true) }

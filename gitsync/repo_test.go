@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -419,6 +420,56 @@ func TestFSConforms(t *testing.T) {
 	}
 	if fi, err := fs.Stat(s.FS(), "top"); err != nil || fi.Mode() != 0o555 {
 		t.Errorf("top: %v, %v", fi, err)
+	}
+}
+
+// List gives what ReadDir and Hash give.
+func TestList(t *testing.T) {
+	o := newOrigin(t)
+	o.write(map[string]string{"env/a/values": "1", "env/a-b": "2", "env/a.d/x": "3", "env/run": "4"})
+	for link, target := range map[string]string{"env/file": "run", "env/dangling": "nowhere", "way": "env"} {
+		if err := os.Symlink(target, filepath.Join(o.work, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(o.work, "env/run"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.git(o.work, "add", ".")
+	o.git(o.work, "update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",env/sub")
+	o.git(o.work, "commit", "-q", "-m", "c")
+	o.git(o.work, "push", "-q", "origin", "HEAD")
+	f := mustFetch(t, mustOpen(t, Remote{URL: o.dir, AllowFile: true})).FS().(*treeFS)
+	for _, dir := range []string{".", "env", "env/a", "way"} {
+		entries, err := f.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want, got []string
+		for _, e := range entries {
+			hash, err := f.Hash(path.Join(dir, e.Name()))
+			if e.Type()&fs.ModeSymlink != 0 {
+				hash, err = "", nil
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, fmt.Sprintln(e.Name(), e.Type(), hash))
+		}
+		err = f.List(dir, func(name []byte, mode fs.FileMode, hash []byte) {
+			got = append(got, fmt.Sprintln(string(name), mode, string(hash)))
+		})
+		if slices.Sort(got); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v\nwant %q", dir, got, err, want)
+		}
+	}
+	for name, want := range map[string]error{
+		"env/run": errNotDir, "nowhere": fs.ErrNotExist, "env/sub": errSubmodule, "env/dangling": fs.ErrNotExist, "../x": fs.ErrInvalid,
+	} {
+		err := f.List(name, func([]byte, fs.FileMode, []byte) { t.Errorf("%s has entries", name) })
+		if !errors.Is(err, want) {
+			t.Errorf("%s: error %v, want %v", name, err, want)
+		}
 	}
 }
 

@@ -39,9 +39,9 @@ func newSnapshot(s *store, c *Commit) *Snapshot {
 // FS reads the commit's files from the object store. Nothing is read before it is asked for: to open one file
 // only the trees on the way to it are.
 //
-// It implements fs.ReadFileFS, fs.ReadDirFS, fs.StatFS and fs.ReadLinkFS. Symlinks are followed as long as they
-// stay inside the tree. Submodules are not listed, and an error when opened. Modification times are the commit's.
-// It remains usable as long as the Repo does.
+// It implements fs.ReadFileFS, fs.ReadDirFS, fs.StatFS and fs.ReadLinkFS, and has Hash, and List for large directories.
+// Symlinks are followed as long as they stay inside the tree. Submodules are not listed, and an error when opened.
+// Modification times are the commit's. It remains usable as long as the Repo does.
 func (s *Snapshot) FS() fs.FS { return s.fs() }
 
 // Hash is git's hash of a file's or directory's content, without reading it. Equal hashes have equal content,

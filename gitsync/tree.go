@@ -114,11 +114,17 @@ func nameByte(name []byte, dir bool, i int) byte {
 
 func (t *tree) len() int { return len(t.offs) }
 
-// at is the i-th entry; its name is a copy.
-func (t *tree) at(i int) entry {
+// view is the i-th entry as it stands in the tree, which is not to be changed.
+func (t *tree) view(i int) (mode filemode.FileMode, name, hash []byte) {
 	mode, name, end, _ := cutEntry(t.raw, int(t.offs[i]))
+	return mode, name, t.raw[end-len(plumbing.Hash{}) : end]
+}
+
+// at is a copy of the i-th entry.
+func (t *tree) at(i int) entry {
+	mode, name, hash := t.view(i)
 	e := entry{name: string(name), mode: mode}
-	copy(e.hash[:], t.raw[end-len(e.hash):end])
+	copy(e.hash[:], hash)
 	return e
 }
 
