@@ -116,8 +116,10 @@ func TestLoad(t *testing.T) {
 	forEachArchive(t, "load", func(t *testing.T, files fstest.MapFS) string {
 		l := &Loader{Environment: "production"}
 		got := describe(l.Load(files, "."))
-		if again := describe((&Loader{Environment: "production"}).Load(hashing{files}, ".")); again != got {
-			t.Errorf("with a Hasher:\n%s\nwithout:\n%s", again, got)
+		for _, fsys := range []fs.FS{hashing{files}, listable{hashing: hashing{files}}} {
+			if again := describe((&Loader{Environment: "production"}).Load(fsys, ".")); again != got {
+				t.Errorf("with a %T:\n%s\nwithout:\n%s", fsys, again, got)
+			}
 		}
 		return got
 	})

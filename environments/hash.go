@@ -18,6 +18,29 @@ type Hasher interface {
 	Hash(name string) (string, error)
 }
 
+// Lister is what a [Hasher] adds when it can list a directory of ten thousand entries without making garbage of each.
+type Lister interface {
+	// List calls each for the entries of a directory, in any order: the name, the type bits of the mode, and what Hash
+	// says of it. The hash is empty where Hash is to be asked, as for a symbolic link, since the directory's own hash
+	// does not tell what that leads to. Name and hash are only good during the call.
+	List(dir string, each func(name []byte, mode fs.FileMode, hash []byte)) error
+}
+
+// listDir calls each for the entries of a directory, without their hashes when fsys is no [Lister].
+func listDir(fsys fs.FS, dir string, each func(name []byte, mode fs.FileMode, hash []byte)) error {
+	if l, ok := fsys.(Lister); ok {
+		return l.List(dir, each)
+	}
+	entries, err := fs.ReadDir(fsys, dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		each([]byte(e.Name()), e.Type(), nil)
+	}
+	return nil
+}
+
 // hashOf is the content hash of the file or directory at name: fsys's own when it is a Hasher, else a SHA-256.
 func hashOf(fsys fs.FS, name string) (string, error) {
 	if h, ok := fsys.(Hasher); ok {
@@ -95,6 +118,19 @@ func exists(fsys fs.FS, name string) (bool, error) {
 
 // refuseSymlinks is a fault when dir, a directory above it, or anything in it is a symbolic link.
 func refuseSymlinks(fsys fs.FS, dir string) error {
+	if err := refuseSymlinksAbove(fsys, dir); err != nil {
+		return err
+	}
+	return fs.WalkDir(fsys, dir, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type()&fs.ModeSymlink != 0 {
+			return symlinkFault(name)
+		}
+		return err
+	})
+}
+
+// refuseSymlinksAbove is a fault when dir or a directory above it is a symbolic link, which the hash of dir does not tell.
+func refuseSymlinksAbove(fsys fs.FS, dir string) error {
 	for at := dir; at != "."; at = path.Dir(at) {
 		info, err := fs.Lstat(fsys, at)
 		if err != nil {
@@ -104,12 +140,7 @@ func refuseSymlinks(fsys fs.FS, dir string) error {
 			return symlinkFault(at)
 		}
 	}
-	return fs.WalkDir(fsys, dir, func(name string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.Type()&fs.ModeSymlink != 0 {
-			return symlinkFault(name)
-		}
-		return err
-	})
+	return nil
 }
 
 func symlinkFault(name string) *Fault {

@@ -27,8 +27,7 @@ type Loader struct {
 	// entries are the dependencies by their text, parts the keys of values.yaml by theirs.
 	entries map[string]*dependency
 	parts   map[string]*valuesPart
-	// docs are the apps' own values files by their directory, trees the charts in the repository by directory.
-	docs  map[string]cachedDoc
+	// trees are the charts in the repository by their directory.
 	trees map[string]chartTree
 	// failed says that the file system failed somewhere in this pass: what came of it is not remembered.
 	failed bool
@@ -41,14 +40,8 @@ type Loader struct {
 	chart    memo[chartMetadata]
 	list     memo[[]placedDependency]
 	values   memo[*valuesFile]
-	listing  memo[map[string]fs.FileMode]
+	listing  listing
 	umbrella memo[umbrellaFiles]
-}
-
-// cachedDoc is an app's own values file, nil when its directory has none, by the hash of the directory.
-type cachedDoc struct {
-	hash string
-	doc  *valuesDoc
 }
 
 // memo remembers the last result for a key.
@@ -74,8 +67,7 @@ func (m *memo[T]) get(key string, compute func() (T, error)) (T, error) {
 func (l *Loader) init() {
 	if l.entries == nil {
 		l.entries, l.parts = map[string]*dependency{}, map[string]*valuesPart{}
-		l.docs, l.trees = map[string]cachedDoc{}, map[string]chartTree{}
-		l.names, l.index = map[string]int{}, map[string]int{}
+		l.trees, l.names, l.index = map[string]chartTree{}, map[string]int{}, map[string]int{}
 	}
 	l.pass++
 }
@@ -136,9 +128,6 @@ func (l *Loader) sweep(entries, parts int) {
 			}
 		}
 	}
-	if len(l.docs) > 2*entries+slack {
-		clear(l.docs)
-	}
 	if len(l.trees) > 2*entries+slack {
 		clear(l.trees)
 	}
@@ -162,8 +151,6 @@ type assembly struct {
 	chart    chartMetadata
 	list     []placedDependency
 	values   *valuesFile
-	// listing holds the directories, and the symbolic links, in the umbrella's directory.
-	listing map[string]fs.FileMode
 	// env is what all apps have in common.
 	env     envInputs
 	globals map[string]any
@@ -272,26 +259,7 @@ func (a *assembly) readValues() (err error) {
 	return nil
 }
 
-func (a *assembly) readListing() error {
-	hash, err := hashOf(a.fsys, a.dir)
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", a.dir, err)
-	}
-	a.listing, err = a.l.listing.get(a.dir+"\n"+hash, func() (map[string]fs.FileMode, error) {
-		entries, err := fs.ReadDir(a.fsys, a.dir)
-		if err != nil {
-			return nil, fmt.Errorf("listing %s: %w", a.dir, err)
-		}
-		listing := map[string]fs.FileMode{}
-		for _, e := range entries {
-			if e.Type()&(fs.ModeDir|fs.ModeSymlink) != 0 {
-				listing[e.Name()] = e.Type()
-			}
-		}
-		return listing, nil
-	})
-	return err
-}
+func (a *assembly) readListing() error { return a.l.listing.update(a.fsys, a.dir, a.l.pass) }
 
 // part is the app's or the environment's key in values.yaml; nil when there is none.
 func (a *assembly) part(key string) placedPart {
@@ -454,46 +422,6 @@ func (a *assembly) condition(dotted string) (value any, known bool) {
 	}
 	value, known, _ = lookUp(map[string]any{keys[0]: p.value}, keys)
 	return value, known
-}
-
-// doc is the app's own values file; nil when there is none.
-func (a *assembly) doc(app string) (*valuesDoc, *Fault) {
-	mode, ok := a.listing[app]
-	if !ok {
-		return nil, nil
-	}
-	if mode&fs.ModeSymlink != 0 {
-		return nil, symlinkFault(path.Join(a.dir, app))
-	}
-	// The directory's hash is in the parent's listing; the file's would take a look into the directory.
-	dir := path.Join(a.dir, app)
-	hash, err := hashOf(a.fsys, dir)
-	if err != nil {
-		return nil, a.l.unreadable(dir, err)
-	}
-	if cached, ok := a.l.docs[dir]; ok && cached.hash == hash {
-		return cached.doc, nil
-	}
-	doc, fault := a.readDoc(path.Join(dir, valuesName))
-	if fault == nil {
-		a.l.docs[dir] = cachedDoc{hash, doc}
-	}
-	return doc, fault
-}
-
-func (a *assembly) readDoc(file string) (*valuesDoc, *Fault) {
-	ok, err := exists(a.fsys, file)
-	if err != nil {
-		return nil, a.l.unreadable(file, err)
-	}
-	if !ok {
-		return nil, nil
-	}
-	text, err := fs.ReadFile(a.fsys, file)
-	if err != nil {
-		return nil, a.l.unreadable(file, err)
-	}
-	return newValuesDoc(file, text), nil
 }
 
 // app builds the app of an entry, or finds it unchanged.

@@ -61,55 +61,60 @@ func rendersAnything(templates []string) bool {
 // umbrellaFiles looks at the umbrella's own files, when it has templates.
 func (a *assembly) umbrellaFiles() (umbrellaFiles, *Fault) {
 	dir := path.Join(a.dir, templatesDir)
-	if mode := a.listing[templatesDir]; mode&fs.ModeSymlink != 0 {
+	e := a.l.listing.entries[templatesDir]
+	switch {
+	case e == nil:
+		return umbrellaFiles{}, nil
+	case e.mode&fs.ModeSymlink != 0:
 		return umbrellaFiles{}, symlinkFault(dir)
-	} else if !mode.IsDir() {
+	case !e.mode.IsDir():
 		return umbrellaFiles{}, nil
 	}
-	files, err := a.l.umbrella.get(a.l.listing.key, func() (umbrellaFiles, error) { return a.readUmbrella(dir) })
+	files, err := a.readUmbrella(dir)
 	if err != nil {
 		return umbrellaFiles{}, a.l.unreadable(dir, err)
 	}
 	return files, nil
 }
 
+// readUmbrella reads the templates when they have changed. The other files are not read, they have hashes.
 func (a *assembly) readUmbrella(templates string) (umbrellaFiles, error) {
-	var files umbrellaFiles
-	if err := refuseSymlinks(a.fsys, templates); err != nil {
+	if err := refuseSymlinksAbove(a.fsys, templates); err != nil {
+		return umbrellaFiles{}, err
+	}
+	hash, err := a.l.listing.hashOf(a.fsys, templatesDir)
+	if err != nil {
+		return umbrellaFiles{}, err
+	}
+	files, err := a.l.umbrella.get(templates+"\n"+hash, func() (umbrellaFiles, error) {
+		return readTemplates(a.fsys, templates)
+	})
+	if err != nil {
 		return files, err
 	}
+	files.digest, err = a.l.listing.digest(a.fsys, func(name string) bool { return !a.isOthers(name) })
+	return files, err
+}
+
+// readTemplates reads what of umbrellaFiles is in the templates' directory.
+func readTemplates(fsys fs.FS, dir string) (umbrellaFiles, error) {
+	var files umbrellaFiles
 	definitions := newDigest()
-	err := fs.WalkDir(a.fsys, templates, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+	err := fs.WalkDir(fsys, dir, func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil || entry.IsDir():
 			return err
+		case entry.Type()&fs.ModeSymlink != 0:
+			return symlinkFault(name)
 		}
 		files.templates = append(files.templates, name)
-		text, err := fs.ReadFile(a.fsys, name)
+		text, err := fs.ReadFile(fsys, name)
 		if bytes.Contains(text, []byte("define")) {
 			files.definitions = definitions.add(name, string(text)).String()
 		}
 		return err
 	})
-	if err != nil {
-		return files, err
-	}
-	entries, err := fs.ReadDir(a.fsys, a.dir)
-	if err != nil {
-		return files, err
-	}
-	sum := newDigest()
-	for _, e := range entries {
-		if a.isOthers(e.Name()) {
-			continue
-		}
-		hash, err := hashOf(a.fsys, path.Join(a.dir, e.Name()))
-		if err != nil {
-			return files, err
-		}
-		sum.add(e.Name(), hash)
-	}
-	files.digest = sum.String()
-	return files, nil
+	return files, err
 }
 
 // isOthers reports whether an entry of the umbrella's directory is covered elsewhere, or is no matter of the
@@ -120,7 +125,7 @@ func (a *assembly) isOthers(name string) bool {
 		return true
 	}
 	_, isApp := a.l.names[name]
-	return isApp && a.listing[name].IsDir()
+	return isApp && a.l.listing.entries[name].mode.IsDir()
 }
 
 // umbrellaApp is the app that stands for the environment's own objects. Its values are the whole of values.yaml,

@@ -27,6 +27,37 @@ func BenchmarkOneOf10000Apps(b *testing.B) {
 	b.Run("values in own files, with templates", func(b *testing.B) { benchmarkBump(b, 10_000, true) })
 }
 
+// TestBumpCostsOneApp: what it takes to read a commit that bumps one app does not grow with the number of the others.
+func TestBumpCostsOneApp(t *testing.T) {
+	const few, many = 20, 1000
+	for _, ownFiles := range []bool{false, true} {
+		allocs := map[int]float64{}
+		for _, apps := range []int{few, many} {
+			dir, commits := newEnvironment(t, "http://charts", apps, 1, ownFiles)
+			repo := openRepository(t, dir)
+			var snapshots []*gitsync.Snapshot
+			for _, commit := range commits {
+				git(t, dir, "", "update-ref", "refs/heads/main", commit)
+				s, err := repo.Fetch(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				snapshots = append(snapshots, s)
+			}
+			a, n := newReader(t), 0
+			allocs[apps] = testing.AllocsPerRun(20, func() {
+				n++
+				if a.read(snapshots[n%2]); a.envFault != nil {
+					t.Fatal(a.envFault)
+				}
+			})
+		}
+		if allocs[many] > allocs[few]+100 {
+			t.Errorf("own files %v: %.0f allocations with %d apps, %.0f with %d", ownFiles, allocs[few], few, allocs[many], many)
+		}
+	}
+}
+
 func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 	const bumps = 60
 	charts, _ := serveCharts(b, bumps)
@@ -100,8 +131,8 @@ func settledAgent(b *testing.B, s *gitsync.Snapshot) *Agent {
 
 // newEnvironment makes a bare repository with a Jenkins X environment of so many apps, and a commit for each bump. It
 // returns its directory and the commits, oldest first.
-func newEnvironment(b *testing.B, charts string, apps, bumps int, ownFiles bool) (dir string, commits []string) {
-	b.Helper()
+func newEnvironment(tb testing.TB, charts string, apps, bumps int, ownFiles bool) (dir string, commits []string) {
+	tb.Helper()
 	var in strings.Builder
 	file := func(name, text string) { fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text) }
 	versions := map[int]string{}
@@ -136,8 +167,8 @@ func newEnvironment(b *testing.B, charts string, apps, bumps int, ownFiles bool)
 		fmt.Fprintf(&in, "commit refs/heads/all\nmark :%d\n%s", n+1, who)
 		file("env/requirements.yaml", list())
 	}
-	dir = importRepository(b, in.String())
-	return dir, strings.Fields(git(b, dir, "", "rev-list", "--reverse", "all"))
+	dir = importRepository(tb, in.String())
+	return dir, strings.Fields(git(tb, dir, "", "rev-list", "--reverse", "all"))
 }
 
 // importRepository makes a repository of what git fast-import reads.
