@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io/fs"
 	"path"
 	"strconv"
@@ -84,22 +85,35 @@ func hashFile(fsys fs.FS, name string, mode fs.FileMode) (string, error) {
 }
 
 // digest is a SHA-256 over strings, each with its length so that no two lists of strings look alike.
-type digest struct{ data []byte }
+type digest struct {
+	hash hash.Hash
+	// data is what hash has not seen yet. It stays small: an umbrella app's digest covers ten thousand short strings.
+	data []byte
+}
 
-func newDigest() *digest { return &digest{} }
+func newDigest() *digest { return &digest{hash: sha256.New()} }
 
 func (d *digest) add(parts ...string) *digest {
 	for _, p := range parts {
 		d.data = strconv.AppendInt(d.data, int64(len(p)), 10)
 		d.data = append(d.data, ':')
 		d.data = append(d.data, p...)
+		if len(d.data) >= 4096 {
+			d.flush()
+		}
 	}
 	return d
 }
 
+func (d *digest) flush() {
+	d.hash.Write(d.data)
+	d.data = d.data[:0]
+}
+
+// String is the digest of what was added so far.
 func (d *digest) String() string {
-	sum := sha256.Sum256(d.data)
-	return hex.EncodeToString(sum[:])
+	d.flush()
+	return hex.EncodeToString(d.hash.Sum(nil))
 }
 
 // exists reports whether there is a regular file at name. A symlink is not one: nothing is read through symlinks.

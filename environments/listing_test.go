@@ -1,7 +1,9 @@
 package environments
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"path"
@@ -219,5 +221,21 @@ func TestUnchangedFilesAreReused(t *testing.T) {
 	}
 	if webChanged, dbSame := load("env/web/values.yaml", "b: 2\n"); webChanged == web || dbSame != db {
 		t.Errorf("a value: web was parsed again: %v, db: %v", webChanged != web, dbSame != db)
+	}
+}
+
+// TestDigestOfMany: a digest does not depend on how it was gathered, and may be asked for on the way.
+func TestDigestOfMany(t *testing.T) {
+	var all strings.Builder
+	d := newDigest()
+	for i := range 3000 {
+		part := strings.Repeat("x", i%7)
+		d.add(part)
+		fmt.Fprintf(&all, "%d:%s", len(part), part)
+		if i%100 == 0 || i == 2999 {
+			if want := fmt.Sprintf("%x", sha256.Sum256([]byte(all.String()))); d.String() != want {
+				t.Fatalf("after %d strings: %s, want %s", i+1, d, want)
+			}
+		}
 	}
 }

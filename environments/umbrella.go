@@ -137,7 +137,7 @@ func (a *assembly) umbrellaApp(env *Environment, files umbrellaFiles, fault *Fau
 		ReleaseName: orDefault(a.settings.releaseName, a.chart.name),
 		Namespace:   env.Namespace,
 		Chart:       ChartRef{Name: a.chart.name, Version: a.chart.version, Repository: "file://.", Path: a.dir},
-		Values:      map[string]any{},
+		Values:      make(map[string]any, max(len(a.values.parts), len(env.Apps))),
 		Pin:         a.chart.at,
 	}
 	app.apply(s)
