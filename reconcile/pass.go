@@ -89,6 +89,7 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 		if err := a.save(ctx, &w, asked, next); err != nil {
 			return time.Time{}, a.blameRefusal(name, err)
 		}
+		next = w.saved.State // with the numbers and stamps of its releases
 		a.announce(name, events)
 	}
 	again = lookAgain(next, o, a.now())
@@ -385,6 +386,19 @@ func (a *Agent) change(ctx context.Context, w *work, asked desired, r rollout.Re
 	return rollout.ChangePlain, nil
 }
 
+// intend saves one request: what a state brings is put into the inventory that is saved with it. What can't be projected is
+// for apply to tell.
+func (a *Agent) intend(ctx context.Context, w *work, asked desired, next rollout.State) error {
+	if next.Policy == nil {
+		return nil
+	}
+	d, err := a.project(ctx, w, asked, next)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	return a.cluster.Intend(w.app, d)
+}
+
 // save numbers the releases that have no record yet, keeps their manifests, and saves the state. Nothing of
 // it is acted upon before this returns nil.
 func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.State) error {
@@ -403,6 +417,11 @@ func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.S
 		}
 		r.Revision = n
 		if err := a.stamp(ctx, w, asked, r); err != nil {
+			return err
+		}
+	}
+	if old := w.saved.State; next.Phase != old.Phase || next.Target.Digest != old.Target.Digest {
+		if err := a.intend(ctx, w, asked, next); err != nil {
 			return err
 		}
 	}

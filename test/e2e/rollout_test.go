@@ -22,6 +22,15 @@ func TestFirstInstallNeverCanaries(t *testing.T) {
 	if got := w.canaryShares(); !slices.Equal(got, []int{0}) {
 		t.Errorf("users saw the canary's share as %v", got)
 	}
+	var record []string
+	for _, r := range w.writes(w.begun) {
+		if r.Name == "sh.helm.release.v1."+app+".v1" {
+			record = append(record, r.Verb)
+		}
+	}
+	if want := []string{"create", "update"}; !slices.Equal(record, want) {
+		t.Errorf("the Helm record was written by %v, want %v: pending, and then deployed", record, want)
+	}
 }
 
 func TestGoodBump(t *testing.T) {
