@@ -95,8 +95,9 @@ func (t *tracks) handOver(policy environments.Policy) {
 		})
 		return !stays && leaving.selects(selector) != nil
 	}
+	made := t.madeFor(leaving, policy)
 	for _, workload := range leaving {
-		if slices.ContainsFunc(selecting(workload, before), handed) {
+		if workload == made || slices.ContainsFunc(selecting(workload, before), handed) {
 			t.outgoing = append(t.outgoing, workload)
 		}
 	}
@@ -124,6 +125,27 @@ func (t *tracks) handOver(policy environments.Policy) {
 			t.serving = append(t.serving, obj)
 		}
 	}
+}
+
+// madeFor returns the workload among those that leave which the Service that the policy asks for leads to, where the
+// release before has no such Service: see missingService. It is nil where there is none, or in doubt.
+func (t *tracks) madeFor(leaving objects, policy environments.Policy) *unstructured.Unstructured {
+	if len(t.coming) == 0 && policy.Strategy != environments.StrategyCanary {
+		return nil // nothing is routed
+	}
+	if comes, err := FindTarget(t.release, policy.Target); err != nil || comes == nil || t.before.find(keyOf(comes)) != nil {
+		return nil
+	}
+	workload, err := FindTarget(leaving, environments.Target{})
+	if err != nil || workload == nil {
+		return nil
+	}
+	services := selecting(workload, t.before)
+	named := func(service *unstructured.Unstructured) bool { return service.GetName() == policy.Service.Name }
+	if policy.Service.Name == "" && (policy.Service.Port <= 0 || len(services) > 0) || slices.ContainsFunc(services, named) {
+		return nil
+	}
+	return workload
 }
 
 // without returns the workloads that another release does not have.
