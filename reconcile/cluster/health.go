@@ -36,6 +36,7 @@ type Seen struct {
 // for workloads that are not ready, whose news the function given to OnChange is told of.
 //
 // A track is ready when its workloads are and all its objects are as desired; the routing's count with the stable track's.
+// The canary track is not while the workload of a canary before is on it: a Service may select the pods of both.
 // A track without workloads is ready. A workload that is to have no pods is ready and available.
 func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen, error) {
 	plan, err := c.plan(app, d)
@@ -48,8 +49,12 @@ func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen,
 	if err != nil {
 		return Seen{}, err
 	}
+	var others []string
 	for _, i := range c.leftovers(m, plan) {
 		pending[i.key()] = "not deleted yet"
+		if i.Track == trackCanary && scalesPods(i.key().groupKind()) {
+			others = append(others, fmt.Sprintf("%s %s is %s", i.Kind, i.Name, pending[i.key()]))
+		}
 	}
 	for _, i := range c.items(m) {
 		seen.CanaryGone = seen.CanaryGone && i.Track != trackCanary
@@ -61,8 +66,8 @@ func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen,
 	if seen.Canary, err = c.track(ctx, m, app, trackCanary, d.CanaryWorkloads, pending); err != nil {
 		return Seen{}, err
 	}
-	unready(&seen.Stable, plan, pending, trackStable, trackRouting)
-	unready(&seen.Canary, plan, pending, trackCanary)
+	unready(&seen.Stable, amiss(plan, pending, trackStable, trackRouting))
+	unready(&seen.Canary, append(amiss(plan, pending, trackCanary), others...))
 	if len(d.Outgoing) > 0 {
 		out, err := c.track(ctx, m, app, trackStable, d.Outgoing, pending)
 		if err != nil {
@@ -187,18 +192,23 @@ func (c *Client) track(ctx context.Context, m *memory, app App, t track, workloa
 	return sum, nil
 }
 
-// unready takes back that a track is ready while an object of it is not as desired: a workload can be up without the
-// Service that leads to it.
-func unready(sum *rollout.Track, plan []planned, pending map[Key]string, tracks ...track) {
-	var missing []string
+// amiss says what is planned for some tracks and not as desired.
+func amiss(plan []planned, pending map[Key]string, tracks ...track) []string {
+	var out []string
 	for _, p := range plan {
 		if why := pending[p.key]; why != "" && slices.Contains(tracks, p.track) {
-			missing = append(missing, fmt.Sprintf("%s %s is %s", p.key.Kind, p.key.Name, why))
+			out = append(out, fmt.Sprintf("%s %s is %s", p.key.Kind, p.key.Name, why))
 		}
 	}
-	if sum.Ready && len(missing) > 0 {
+	return out
+}
+
+// unready takes back that a track is ready while something is amiss with its objects: a workload can be up without the
+// Service that leads to it.
+func unready(sum *rollout.Track, amiss []string) {
+	if sum.Ready && len(amiss) > 0 {
 		sum.Ready, sum.Available = false, true
-		sum.Message = firstOf(missing, 3)
+		sum.Message = firstOf(amiss, 3)
 	}
 }
 

@@ -140,6 +140,43 @@ func TestCanaryComesAndGoes(t *testing.T) {
 	}
 }
 
+// TestCanaryTakesAnothersPlace: a canary of another name is not ready before the one in whose place it comes is gone.
+func TestCanaryTakesAnothersPlace(t *testing.T) {
+	r := newRig(t)
+	canary := func(name string) project.Desired {
+		d := r.whole()
+		d.Canary = r.objects(deployment(name, "web:2", 1))
+		d.CanaryWorkloads = d.Canary
+		return d
+	}
+	ready := func(d project.Desired) {
+		t.Helper()
+		eventually(t, time.Minute, func() (bool, string) {
+			seen := r.observe(d)
+			return seen.Canary.Ready, fmt.Sprintf("%+v", seen)
+		})
+	}
+	r.apply(rollout.Idle, r.whole())
+	first, second := canary("web-canary"), canary("front-canary")
+	r.apply(rollout.Starting, first)
+	ready(first)
+	r.edit(deployments, "web-canary", `{"metadata":{"finalizers":["example.com/hold"]}}`)
+	r.apply(rollout.Starting, second)
+	eventually(t, time.Minute, func() (bool, string) {
+		canary := r.observe(second).Canary
+		return canary.Available && canary.Message == "Deployment web-canary is not deleted yet", fmt.Sprintf("%+v", canary)
+	})
+	if canary := r.observe(second).Canary; canary.Ready || canary.Failed {
+		t.Errorf("beside the canary before it: %+v", canary)
+	}
+	r.edit(deployments, "web-canary", `{"metadata":{"finalizers":null}}`)
+	for !r.observe(second).Applied {
+		r.awaitCall()
+		r.apply(rollout.Starting, second)
+	}
+	ready(second)
+}
+
 func TestStatesOfTwoWriters(t *testing.T) {
 	r := newRig(t)
 	first := r.Client
