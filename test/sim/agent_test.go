@@ -132,7 +132,7 @@ func (a *agent) refresh() *asked {
 	case a.asked != nil && a.asked.input == inputOf(*a.input):
 		return a.asked
 	}
-	d := &asked{input: inputOf(*a.input), policy: a.input.policy}
+	d := &asked{input: inputOf(*a.input), policy: a.w.charts.policy(a.input.policy, a.input.digest)}
 	d.id = rollout.Release{Version: template(a.input.digest), Digest: a.input.digest}
 	for _, known := range []rollout.Release{a.state.Stable, a.state.Target} {
 		if known.Digest == d.id.Digest && known.Commit != "" && d.id.Commit == "" {

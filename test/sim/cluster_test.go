@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -70,8 +71,15 @@ func (c *cluster) intend(d project.Desired) {
 	}
 }
 
-func (c *cluster) remove(k string) {
+// take deletes an object; pods go with their Deployment.
+func (c *cluster) take(k string) {
 	delete(c.objects, k)
+	c.pods = slices.DeleteFunc(c.pods, func(p *pods) bool { return "Deployment "+p.deployment == k })
+}
+
+// remove takes an object that is no longer desired.
+func (c *cluster) remove(k string) {
+	c.take(k)
 	c.inventory = slices.DeleteFunc(c.inventory, func(i string) bool { return i == k })
 }
 
@@ -83,27 +91,48 @@ type seen struct {
 }
 
 func (c *cluster) observe(d project.Desired) seen {
-	var pending []string
-	for _, o := range all(d) {
-		if !c.holds(o) {
-			pending = append(pending, keyOf(o))
-		}
-	}
-	pending = append(pending, c.leftovers(d)...)
+	pending := append(c.missing(all(d)), c.leftovers(d)...)
 	s := seen{applied: len(pending) == 0, pending: strings.Join(pending, ", ")}
-	s.stable = c.track(d.StableWorkloads, false)
+	s.stable = c.track(d.StableWorkloads, slices.Concat(d.Stable, d.Routing), false)
+	if len(d.Outgoing) > 0 {
+		s.stable.Available = c.track(d.Outgoing, nil, false).Available
+	}
 	if len(d.CanaryWorkloads) > 0 {
-		s.canary = c.track(d.CanaryWorkloads, true)
+		s.canary = c.track(d.CanaryWorkloads, d.Canary, true)
+		if slices.ContainsFunc(c.leftovers(d), func(k string) bool { return isCanary(k) && strings.HasPrefix(k, "Deployment ") }) {
+			s.canary.Ready = false
+		}
 	}
 	return s
 }
 
-// track is the health of a track's one workload.
-func (c *cluster) track(workloads []*unstructured.Unstructured, canary bool) rollout.Track {
-	if len(workloads) == 0 {
-		return rollout.Track{Ready: true, Available: true}
+// missing are the objects that are not there as desired.
+func (c *cluster) missing(objects []*unstructured.Unstructured) []string {
+	var out []string
+	for _, o := range objects {
+		if !c.holds(o) {
+			out = append(out, keyOf(o))
+		}
 	}
-	w := workloads[0]
+	return out
+}
+
+// track is the health of a track: that of its worst workload, and none is ready while an object of the track is not as
+// desired.
+func (c *cluster) track(workloads, objects []*unstructured.Unstructured, canary bool) rollout.Track {
+	sum := rollout.Track{Ready: true, Available: true}
+	for _, w := range workloads {
+		one := c.health(w, canary)
+		sum.Ready, sum.Available, sum.Failed = sum.Ready && one.Ready, sum.Available && one.Available, sum.Failed || one.Failed
+	}
+	if missing := c.missing(objects); sum.Ready && len(missing) > 0 {
+		sum.Ready, sum.Available = false, true
+	}
+	return sum
+}
+
+// health is that of one Deployment.
+func (c *cluster) health(w *unstructured.Unstructured, canary bool) rollout.Track {
 	live := c.objects[keyOf(w)]
 	if live == nil {
 		return rollout.Track{Message: "missing"}
@@ -141,9 +170,8 @@ func (c *cluster) podsOf(deployment string) []*pods {
 // control is one turn of the controllers; lag tells how likely each is to be late.
 func (c *cluster) control(now time.Time, late func() bool) (changed bool) {
 	before := c.podsText()
-	c.pods = slices.DeleteFunc(c.pods, func(p *pods) bool { return c.objects["Deployment "+p.deployment] == nil })
-	for _, name := range []string{appName, canaryName} {
-		if d := c.objects["Deployment "+name]; d != nil && !late() {
+	for _, d := range c.deployments() {
+		if !late() {
 			c.rollOut(d, now)
 		}
 	}
@@ -154,6 +182,17 @@ func (c *cluster) control(now time.Time, late func() bool) (changed bool) {
 		p.crashing = k == "crash" && age >= 3*time.Second
 	}
 	return before != c.podsText()
+}
+
+// deployments that there are, in a certain order.
+func (c *cluster) deployments() []*unstructured.Unstructured {
+	var out []*unstructured.Unstructured
+	for _, k := range slices.Sorted(maps.Keys(c.objects)) {
+		if strings.HasPrefix(k, "Deployment ") {
+			out = append(out, c.objects[k])
+		}
+	}
+	return out
 }
 
 // rollOut brings the newest pods up, and lets older ones go when those are ready.
@@ -216,9 +255,27 @@ func matches(selector, labels map[string]any) bool {
 	return len(selector) > 0
 }
 
-// up reports whether a Deployment has pods that are ready.
-func (c *cluster) up(deployment string) bool {
-	return slices.ContainsFunc(c.podsOf(deployment), func(p *pods) bool { return p.ready })
+// up reports whether a Service selects pods that are ready.
+func (c *cluster) up(service string) bool {
+	return slices.ContainsFunc(c.endpoints(service), func(p *pods) bool { return p.ready })
+}
+
+// down reports whether pods flap.
+func (c *cluster) down(now time.Time) bool {
+	return slices.ContainsFunc(c.pods, func(p *pods) bool { return now.Before(p.downUntil) })
+}
+
+// leads reports whether a Service selects what a Deployment runs, be it up or not.
+func (c *cluster) leads(service string) bool {
+	s := c.objects["Service "+service]
+	if s == nil {
+		return false
+	}
+	selector, _, _ := unstructured.NestedMap(s.Object, "spec", "selector")
+	return slices.ContainsFunc(c.deployments(), func(d *unstructured.Unstructured) bool {
+		labels, _, _ := unstructured.NestedMap(d.Object, "spec", "template", "metadata", "labels")
+		return matches(selector, labels)
+	})
 }
 
 // share is one destination of a route.

@@ -15,13 +15,16 @@ import (
 )
 
 const (
+	// appName and canaryName are the Services.
 	appName    = "croc-hunter-java"
-	canaryName = appName + "-canary"
+	canaryName = appName + canarySuffix
 	registry   = "registry/croc-hunter-java:"
+
+	canarySuffix = "-canary"
 )
 
 // A release is named for what its pods do: "good3+1" is good, of template 3, and differs from "good3" in nothing that
-// pods notice.
+// pods notice. "good3.web" runs them in a Deployment of another name, and with other labels; the Service stays.
 //
 //	good   becomes ready and answers well
 //	bad    becomes ready and answers with errors
@@ -30,22 +33,56 @@ const (
 //	never  does not become ready, and does not say why
 var kinds = []string{"good", "good", "good", "bad", "steep", "crash", "never"}
 
-// template is what decides a release's pods: "good3" of "good3+1". It is the tag of their image, too.
+// names are what releases call their Deployment, after the app's name.
+var names = []string{"", "", ".web", ".srv"}
+
+// template is what decides a release's pods: "good3.web" of "good3.web+1". It is the tag of their image, too.
 func template(digest string) string {
 	base, _, _ := strings.Cut(digest, "+")
 	return base
 }
 
-func kind(digest string) string { return strings.TrimRight(template(digest), "0123456789") }
+func kind(digest string) string {
+	base, _, _ := strings.Cut(template(digest), ".")
+	return strings.TrimRight(base, "0123456789")
+}
+
+// workload is the name of a release's Deployment.
+func workload(digest string) string {
+	_, name, renamed := strings.Cut(template(digest), ".")
+	if !renamed {
+		return appName
+	}
+	return appName + "-" + name
+}
+
+// isCanary reports whether a Deployment of that name belongs to a canary track.
+func isCanary(deployment string) bool { return strings.HasSuffix(deployment, canarySuffix) }
 
 // charts renders, and projects, each thing once.
 type charts struct {
 	// brought: the chart brings the VirtualService along.
-	brought   bool
+	brought bool
+	// named: the policy names the Deployment, as the release calls it; else it means the only one.
+	named bool
+	// service is how users find the pods.
+	service   service
 	releases  map[string][]*unstructured.Unstructured
 	changes   map[[2]string]rollout.Change
 	projected map[projection]project.Desired
 }
+
+// service says where the app's Service comes from and what it selects.
+type service int
+
+const (
+	// ownService is the chart's, for the labels that go with the Deployment's name.
+	ownService service = iota
+	// commonService is the chart's, for a label that the pods of all releases have.
+	commonService
+	// madeService is the policy's; the chart has none.
+	madeService
+)
 
 // projection is all that a projection depends on here.
 type projection struct {
@@ -54,12 +91,14 @@ type projection struct {
 	weight         int
 	drained        bool
 	strategy       environments.Strategy
+	workload       string
 }
 
-func newCharts(brought bool) *charts {
+func newCharts() *charts {
 	return &charts{
-		brought: brought, releases: map[string][]*unstructured.Unstructured{},
-		changes: map[[2]string]rollout.Change{}, projected: map[projection]project.Desired{},
+		releases:  map[string][]*unstructured.Unstructured{},
+		changes:   map[[2]string]rollout.Change{},
+		projected: map[projection]project.Desired{},
 	}
 }
 
@@ -79,7 +118,13 @@ func (c *charts) render(digest string) []*unstructured.Unstructured {
 	if c.brought {
 		text += fixture("virtualservice.yaml")
 	}
-	text = strings.NewReplacer("VERSION", template(digest), "NOTE", digest).Replace(text)
+	selector := "app: jx-" + workload(digest)
+	if c.service == commonService {
+		selector = "draft: draft-app"
+	}
+	text = strings.NewReplacer(
+		"VERSION", template(digest), "NOTE", digest, "WORKLOAD", workload(digest), "SELECTOR", selector,
+	).Replace(text)
 	var objs []*unstructured.Unstructured
 	for _, doc := range strings.Split(text, "---\n") {
 		j, err := yaml.YAMLToJSONStrict([]byte(doc))
@@ -90,7 +135,9 @@ func (c *charts) render(digest string) []*unstructured.Unstructured {
 		if err := obj.UnmarshalJSON(j); err != nil {
 			panic(err)
 		}
-		objs = append(objs, obj)
+		if obj.GetKind() != "Service" || c.service != madeService {
+			objs = append(objs, obj)
+		}
 	}
 	return objs
 }
@@ -101,6 +148,17 @@ func fixture(name string) string {
 		panic(err)
 	}
 	return string(text)
+}
+
+// policy is p as a release has it, whose chart names the Deployment, the Service, or neither.
+func (c *charts) policy(p environments.Policy, digest string) environments.Policy {
+	if c.named {
+		p.Target = environments.Target{APIVersion: "apps/v1", Kind: "Deployment", Name: workload(digest)}
+	}
+	if c.service == madeService {
+		p.Service.Name = appName
+	}
+	return p
 }
 
 func (c *charts) change(from, to string) rollout.Change {
@@ -118,7 +176,7 @@ func (c *charts) change(from, to string) rollout.Change {
 }
 
 func (c *charts) project(s rollout.State, p environments.Policy, with func(project.Input) (project.Desired, error)) (project.Desired, error) {
-	k := projection{s.Stable.Digest, s.Target.Digest, s.Phase, s.Weight, s.Drained, p.Strategy}
+	k := projection{s.Stable.Digest, s.Target.Digest, s.Phase, s.Weight, s.Drained, p.Strategy, p.Target.Name}
 	if d, ok := c.projected[k]; ok {
 		return d, nil
 	}
@@ -140,7 +198,6 @@ const (
 func basePolicy() environments.Policy {
 	return environments.Policy{
 		Strategy: environments.StrategyCanary, ProgressDeadline: deadline,
-		Target:  environments.Target{APIVersion: "apps/v1", Kind: "Deployment", Name: appName},
 		Service: environments.Service{Port: 80},
 		Analysis: environments.Analysis{
 			Interval: interval, Threshold: 2, InconclusiveLimit: 3, StepWeight: 20, MaxWeight: 60,

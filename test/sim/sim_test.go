@@ -3,6 +3,7 @@ package sim
 import (
 	"flag"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -57,8 +58,9 @@ func TestBroken(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spoil func(*world)
+		words string // by which it is noticed; empty: by any
 	}{
-		{"nothing is saved", func(w *world) { w.skipSave = true }},
+		{"nothing is saved", func(w *world) { w.skipSave = true }, ""},
 		{"weight rises without a pass", func(w *world) {
 			w.next = func(s rollout.State, o rollout.Observation) (rollout.State, []rollout.Event) {
 				next, events := rollout.Next(s, o)
@@ -67,7 +69,7 @@ func TestBroken(t *testing.T) {
 				}
 				return next, events
 			}
-		}},
+		}, "weight rises"},
 		{"an event is dropped", func(w *world) {
 			w.next = func(s rollout.State, o rollout.Observation) (rollout.State, []rollout.Event) {
 				next, events := rollout.Next(s, o)
@@ -76,7 +78,7 @@ func TestBroken(t *testing.T) {
 				}
 				return next, events
 			}
-		}},
+		}, "of the log"},
 		{"the canary goes before its traffic", func(w *world) {
 			w.project = func(in project.Input) (project.Desired, error) {
 				d, err := project.Project(in)
@@ -85,7 +87,7 @@ func TestBroken(t *testing.T) {
 				}
 				return d, err
 			}
-		}},
+		}, "which is not there"},
 		{"stable gets the release under judgement", func(w *world) {
 			w.project = func(in project.Input) (project.Desired, error) {
 				if in.State.Phase == rollout.Analyzing {
@@ -93,7 +95,7 @@ func TestBroken(t *testing.T) {
 				}
 				return project.Project(in)
 			}
-		}},
+		}, "stable becomes"},
 		{"the canary keeps the labels", func(w *world) {
 			w.project = func(in project.Input) (project.Desired, error) {
 				d, err := project.Project(in)
@@ -104,13 +106,21 @@ func TestBroken(t *testing.T) {
 				}
 				return d, err
 			}
-		}},
+		}, "selects pods of"},
+		{"what serves is gone before what is named otherwise is ready", func(w *world) {
+			w.project = func(in project.Input) (project.Desired, error) {
+				if in.State.Phase == rollout.Promoting || in.State.Phase == rollout.Updating {
+					in.Stable = nil
+				}
+				return project.Project(in)
+			}
+		}, "nobody is served"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for seed := range uint64(40) {
 				w := newWorld(seed)
 				c.spoil(w)
-				if err := w.run(troubledSteps); err != nil {
+				if err := w.run(troubledSteps); err != nil && strings.Contains(err.Error(), c.words) {
 					t.Logf("seed %d: %v", seed, err)
 					return
 				}

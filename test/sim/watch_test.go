@@ -15,7 +15,8 @@ import (
 // watch holds the invariants against what the servers see. It knows nothing of the agent's state but the events.
 type watch struct {
 	w *world
-	// image is the canary's; peak the highest weight that the agent gave it, since when.
+	// canary is the canary's Deployment, image what it runs; peak the highest weight that the agent gave it, since when.
+	canary    string
 	image     string
 	peak      int64
 	peakSince time.Time
@@ -28,6 +29,9 @@ type watch struct {
 	tampered bool
 	// removing: nobody is to be served any more. Objects go newest first, a canary before the routing to it.
 	removing bool
+	// installed: a release has been ready, so users count on one. served: they have been served since somebody last
+	// took that from them.
+	installed, served bool
 	// hurt is when something last kept the cluster from being as decided.
 	hurt time.Time
 	// dark counts whole passes that found traffic on a canary that is not there while stable could take it.
@@ -50,7 +54,7 @@ func (c *watch) observed(s seen) {
 	if weight := cl.canaryWeight(); s.applied && weight > c.peak {
 		c.peak, c.peakSince = weight, c.w.now // somebody else has set just what was to be set
 	}
-	c.darkNow = cl.canaryWeight() > 0 && !c.canaryUp && s.stable.Available
+	c.darkNow = cl.canaryWeight() > 0 && !c.canaryUp && c.stableUp
 }
 
 func (c *watch) passDone(fresh bool) {
@@ -73,17 +77,17 @@ func (c *watch) wrote(was, o *unstructured.Unstructured) {
 	if n, found, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); found && n < 2 {
 		c.w.failf("%s gets %d replicas, the chart says 2", keyOf(o), n)
 	}
-	switch keyOf(o) {
-	case "Deployment " + appName:
-		c.wroteStable(was, o)
-	case "Deployment " + canaryName:
+	switch {
+	case o.GetKind() == "Deployment" && !isCanary(o.GetName()):
+		c.wroteStable(o)
+	case o.GetKind() == "Deployment":
 		if image := imageOf(o); image != c.image {
 			if c.w.cluster.canaryWeight() > 0 && !c.tampered {
 				c.w.failf("the canary's pods become %s under traffic", trim(image))
 			}
-			c.image, c.peak, c.pass = image, 0, passing{}
+			c.canary, c.image, c.peak, c.pass = o.GetName(), image, 0, passing{}
 		}
-	case "VirtualService " + appName:
+	case keyOf(o) == "VirtualService "+appName:
 		var before int64
 		if was != nil {
 			before = weightIn(was)
@@ -104,14 +108,10 @@ func weightIn(vs *unstructured.Unstructured) int64 {
 }
 
 // wroteStable: with a canary strategy the stable track gets nothing that has not passed as canary at the highest
-// weight, except what it had before.
-func (c *watch) wroteStable(was, o *unstructured.Unstructured) {
+// weight, except what it had before: whatever name its Deployment goes by, and be it there already or not.
+func (c *watch) wroteStable(o *unstructured.Unstructured) {
 	image := imageOf(o)
-	if was == nil && !c.tampered || c.w.strategy != environments.StrategyCanary {
-		c.serving[image] = true
-		return
-	}
-	if was == nil || imageOf(was) == image || c.serving[image] {
+	if c.w.strategy != environments.StrategyCanary || c.serving[image] {
 		return
 	}
 	if c.pass.image != image || c.pass.weight != 60 {
@@ -148,11 +148,14 @@ func (c *watch) routed(before, weight int64) {
 
 func (c *watch) deleted(was *unstructured.Unstructured) {
 	c.writes++
-	if was != nil && keyOf(was) == "Deployment "+canaryName {
-		if held := c.w.now.Sub(c.emptied); held < interval && !c.removing {
-			c.w.failf("the canary goes %s after its traffic", held)
-		}
-		c.image, c.peak, c.pass = "", 0, passing{}
+	if was == nil || was.GetKind() != "Deployment" || !isCanary(was.GetName()) {
+		return
+	}
+	if held := c.w.now.Sub(c.emptied); held < interval && !c.removing {
+		c.w.failf("the canary goes %s after its traffic", held)
+	}
+	if was.GetName() == c.canary { // else another one has taken its place already
+		c.canary, c.image, c.peak, c.pass = "", "", 0, passing{}
 	}
 }
 
@@ -162,37 +165,56 @@ func (c *watch) objects() {
 	var sum int64
 	for _, s := range cl.shares() {
 		sum += s.weight
-		there := cl.objects["Service "+s.host] != nil && cl.objects["Deployment "+s.host] != nil
-		// Without a canary strategy the chart's routing is an object like any other.
-		routed := c.w.strategy == environments.StrategyCanary
-		if s.weight > 0 && !there && routed && !c.tampered && !c.removing {
+		// Without a canary strategy the chart's routing is an object like any other, and a first release that another
+		// takes the place of before it was ready has routing that leads to nobody.
+		routed := c.w.strategy == environments.StrategyCanary && c.installed
+		if s.weight > 0 && !cl.leads(s.host) && routed && !c.tampered && !c.removing {
 			c.w.failf("%d%% go to %s, which is not there", s.weight, s.host)
 		}
 	}
 	if sum != 100 && cl.shares() != nil {
 		c.w.failf("weights add up to %d: %v", sum, cl.shares())
 	}
-	for _, name := range []string{appName, canaryName} {
-		for _, p := range cl.endpoints(name) {
-			if p.deployment != name {
-				c.w.failf("Service %s selects pods of %s", name, p.deployment)
+	for _, service := range []string{appName, canaryName} {
+		for _, p := range cl.endpoints(service) {
+			if isCanary(p.deployment) != (service == canaryName) {
+				c.w.failf("Service %s selects pods of %s", service, p.deployment)
+			}
+			if service == canaryName && cl.canaryWeight() > 0 && p.deployment != c.canary && !c.tampered {
+				c.w.failf("%d%% go to %s and, of another canary, %s", cl.canaryWeight(), c.canary, p.deployment)
 			}
 		}
-		c.selects(name)
+	}
+	for _, d := range cl.deployments() {
+		c.selects(d)
+	}
+	c.serves()
+}
+
+// selects: a Deployment never selects another's pods.
+func (c *watch) selects(d *unstructured.Unstructured) {
+	selector, _, _ := unstructured.NestedMap(d.Object, "spec", "selector", "matchLabels")
+	for _, p := range c.w.cluster.pods {
+		if matches(selector, p.labels) != (p.deployment == d.GetName()) {
+			c.w.failf("Deployment %s and the pods of %s: selector %v, labels %v", d.GetName(), p.deployment, selector, p.labels)
+		}
 	}
 }
 
-// selects: a Deployment never selects the other's pods.
-func (c *watch) selects(name string) {
-	d := c.w.cluster.objects["Deployment "+name]
-	if d == nil {
-		return
-	}
-	selector, _, _ := unstructured.NestedMap(d.Object, "spec", "selector", "matchLabels")
-	for _, p := range c.w.cluster.pods {
-		if matches(selector, p.labels) != (p.deployment == name) {
-			c.w.failf("Deployment %s and the pods of %s: selector %v, labels %v", name, p.deployment, selector, p.labels)
-		}
+// serves: once a release was ready there is always a ready pod behind the app's Service, whatever release comes, fails,
+// is given up or replaced, and whatever the agent's writes meet. Three things excuse that there is none: nothing was
+// ever ready, or git no longer lists the app; somebody deleted what serves; and its pods are down. The last two are over
+// when a whole pass has found no trace of them and users are served again: the agent may have decided on what it saw
+// before.
+func (c *watch) serves() {
+	up := c.w.cluster.up(appName)
+	switch {
+	case !c.installed || c.removing:
+		c.served = false
+	case up && !c.tampered && !c.w.cluster.down(c.w.now):
+		c.served = true
+	case !up && c.served:
+		c.w.failf("nobody is served: Service %s selects no ready pod of %s", appName, c.w.cluster.podsText())
 	}
 }
 
@@ -230,8 +252,13 @@ func (c *watch) tried(e rollout.Event) {
 // owe notes the events of a saved state that git is to hold.
 func (c *watch) owe(events []rollout.Event) {
 	for _, e := range events {
-		if e.Type == rollout.InstallStarted {
+		switch e.Type {
+		case rollout.InstallStarted:
 			c.serving[registry+template(e.To.Digest)] = true
+		case rollout.Installed:
+			c.installed = true
+		case rollout.Removed:
+			c.installed = false
 		}
 		if !slices.ContainsFunc(c.owed, func(x rollout.Event) bool { return idOf(x) == idOf(e) }) {
 			c.owed = append(c.owed, e)
@@ -278,7 +305,7 @@ func (c *watch) rest() {
 		c.w.cluster.control(c.w.now, func() bool { return false })
 		a.turn()
 	}
-	p := c.w.base()
+	p := c.w.charts.policy(c.w.base(), a.state.Stable.Digest)
 	d, err := c.w.charts.project(rollout.State{Stable: a.state.Stable}, p, c.w.project)
 	if err != nil {
 		c.w.failf("projecting the rest: %v", err)

@@ -3,7 +3,9 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,11 +61,20 @@ type (
 func newWorld(seed uint64) *world {
 	w := &world{
 		r: rand.New(rand.NewPCG(seed, 11)), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC),
-		charts: newCharts(seed%2 == 1), cluster: newCluster(), git: &repository{}, seen: map[rollout.EventType]int{},
+		charts: newCharts(), cluster: newCluster(), git: &repository{}, seen: map[rollout.EventType]int{},
 		strategy: environments.StrategyCanary, next: rollout.Next, project: project.Project,
 	}
 	if seed%7 == 3 {
 		w.strategy = environments.StrategyRolling
+	}
+	w.charts.brought, w.charts.named = seed%2 == 1, seed%11 < 5
+	switch seed % 13 {
+	case 2, 3:
+		w.charts.service = commonService
+	case 4, 5:
+		if w.strategy == environments.StrategyCanary { // else a Service is for the chart to bring
+			w.charts.service = madeService
+		}
 	}
 	w.pushing = []int{20, 20, 4, 8}[seed%4]
 	if seed%3 == 0 {
@@ -268,6 +279,9 @@ func (w *world) trouble() {
 	if w.r.IntN(1000) < w.pushing {
 		w.people()
 	}
+	if a := w.agent; a != nil && w.chance(2) && (a.state.Phase == rollout.Promoting || a.state.Phase == rollout.Draining) {
+		w.people() // change their mind when it is nearly done
+	}
 	for _, b := range []*bool{&w.gitAway, &w.promAway} {
 		if w.chance(2) {
 			*b = w.chance(30)
@@ -295,7 +309,7 @@ func (w *world) flap() {
 	}
 	p := w.cluster.pods[w.r.IntN(len(w.cluster.pods))]
 	p.downUntil = w.now.Add(time.Duration(1+w.r.IntN(30)) * time.Second)
-	w.watch.hurt = p.downUntil
+	w.watch.hurt, w.watch.served = p.downUntil, false
 	w.logf("pods of %s go down", p.deployment)
 }
 
@@ -312,12 +326,10 @@ func (w *world) edit() {
 		w.notice()
 		return
 	}
-	kinds := []string{"Service ", "Deployment ", "VirtualService ", "ConfigMap "}
-	names := []string{appName, canaryName}
-	k := kinds[w.r.IntN(4)] + names[w.r.IntN(2)]
-	if w.cluster.objects[k] != nil {
-		w.watch.tampered = true
-		delete(w.cluster.objects, k)
+	if keys := slices.Sorted(maps.Keys(w.cluster.objects)); len(keys) > 0 {
+		k := keys[w.r.IntN(len(keys))]
+		w.watch.tampered, w.watch.served = true, false
+		w.cluster.take(k)
 		w.logf("somebody deletes %s", k)
 		w.notice()
 	}
@@ -337,7 +349,7 @@ func (w *world) people() {
 		case tip.digest == "":
 			c.digest = "good1"
 		case pick < 10:
-			c.digest = fmt.Sprint(kinds[w.r.IntN(len(kinds))], w.r.IntN(3))
+			c.digest = fmt.Sprint(kinds[w.r.IntN(len(kinds))], w.r.IntN(3), names[w.r.IntN(len(names))])
 		case pick < 13:
 			c.digest = stable
 		case pick < 15:
