@@ -41,16 +41,30 @@ func openLocal(loc location) (*localRepo, error) {
 	if fi, err := os.Stat(filepath.Join(dir, "objects")); err != nil || !fi.IsDir() {
 		return nil, transport.ErrRepositoryNotFound
 	}
-	sto := filesystem.NewStorage(withoutLocks{osfs.New(dir, osfs.WithBoundOS())}, cache.NewObjectLRU(8*cache.MiByte))
+	sto := filesystem.NewStorage(sharedDir{osfs.New(dir, osfs.WithBoundOS())}, cache.NewObjectLRU(8*cache.MiByte))
 	return &localRepo{dir: dir, bare: bare, sto: sto}, nil
 }
 
-// withoutLocks hides git's lock files, which go-git lists as references. One that is just being written is empty, and
-// that made reading any reference fail.
-type withoutLocks struct{ billy.Filesystem }
+// sharedDir is a repository's directory while others write to it.
+type sharedDir struct{ billy.Filesystem }
 
-func (f withoutLocks) ReadDir(path string) ([]os.FileInfo, error) {
+// listTries bounds how often a directory is listed again because files in it come and go.
+const listTries = 100
+
+// ReadDir lists a directory again when a file went while it was listed: go-git takes that for a directory that is not
+// there, and so for a repository without branches, or without objects. It hides git's lock files, which go-git lists as
+// references. One that is just being written is empty, and that made reading any reference fail.
+func (f sharedDir) ReadDir(path string) ([]os.FileInfo, error) {
 	infos, err := f.Filesystem.ReadDir(path)
+	for range listTries {
+		if !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		if _, gone := f.Stat(path); gone != nil {
+			break
+		}
+		infos, err = f.Filesystem.ReadDir(path)
+	}
 	return slices.DeleteFunc(infos, func(fi os.FileInfo) bool { return strings.HasSuffix(fi.Name(), ".lock") }), err
 }
 

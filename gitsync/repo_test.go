@@ -16,6 +16,9 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"github.com/go-git/go-billy/v5"
+	"github.com/go-git/go-billy/v5/osfs"
 )
 
 // transports runs a test over every way to reach a repository.
@@ -620,4 +623,32 @@ func TestLocksAreNoReferences(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// vanishing is a file system whose directories lose a file while they are listed, the first times.
+type vanishing struct {
+	billy.Filesystem
+	times *int
+}
+
+func (v vanishing) ReadDir(path string) ([]os.FileInfo, error) {
+	if *v.times > 0 {
+		*v.times--
+		return nil, &os.PathError{Op: "lstat", Path: path, Err: os.ErrNotExist}
+	}
+	return v.Filesystem.ReadDir(path)
+}
+
+// A repository in which a file is just being renamed has all of its branches.
+func TestListingWhileFilesGo(t *testing.T) {
+	o := newOrigin(t)
+	o.commit("first", map[string]string{"a": "1"})
+	times := 3
+	dir := sharedDir{vanishing{osfs.New(o.dir), &times}}
+	if infos, err := dir.ReadDir("refs/heads"); err != nil || len(infos) != 1 {
+		t.Errorf("branches %v, %v", infos, err)
+	}
+	if _, err := dir.ReadDir("refs/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a directory that is not there: %v", err)
+	}
 }
