@@ -115,7 +115,11 @@ func (a *assembly) doc(app string) (*valuesDoc, *Fault) {
 	if e.docHash == hash && hash != "" {
 		return e.doc, nil
 	}
-	doc, fault := a.readDoc(path.Join(in.dir, app, valuesName))
+	dir := path.Join(in.dir, app)
+	doc, fault := a.readDoc(path.Join(dir, valuesName))
+	if fault == nil {
+		fault = a.templatedValues(dir)
+	}
 	if fault == nil {
 		e.doc, e.docHash = doc, hash
 	}
@@ -135,4 +139,20 @@ func (a *assembly) readDoc(file string) (*valuesDoc, *Fault) {
 		return nil, a.l.unreadable(file, err)
 	}
 	return newValuesDoc(file, text), nil
+}
+
+// templatedValuesName is the file that jx renders into values. Without it an app would get other values than it has with jx.
+const templatedValuesName = "values.tmpl.yaml"
+
+// templatedValues refuses a directory with values that only jx can render.
+func (a *assembly) templatedValues(dir string) *Fault {
+	file := path.Join(dir, templatedValuesName)
+	switch ok, err := exists(a.fsys, file); {
+	case err != nil:
+		return a.l.unreadable(file, err)
+	case ok:
+		return &Fault{File: file, Problem: "is a template of values, which jx renders and Sluice does not", Expected: valuesName + " with the values themselves"}
+	default:
+		return nil
+	}
 }

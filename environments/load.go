@@ -241,6 +241,9 @@ func (a *assembly) readList() (err error) {
 }
 
 func (a *assembly) readValues() (err error) {
+	if fault := a.templatedValues(a.dir); fault != nil {
+		return fault
+	}
 	file := path.Join(a.dir, valuesName)
 	a.values, err = readThrough(a, &a.l.values, file, true, func(text []byte) (*valuesFile, error) {
 		return a.l.cutValues(file, text)
