@@ -129,7 +129,8 @@ func (r *Repo) bring(ctx context.Context) (plumbing.Hash, error) {
 	h, err := r.link.fetch(ctx, r.store, req)
 	switch {
 	case err != nil:
-		r.grown, req.whole = true, false
+		// A remote that was away is asked for everything again when there is more to fetch.
+		r.grown, req.whole = errors.Is(err, ErrTooLarge), false
 		return r.link.fetch(ctx, r.store, req)
 	case h == req.unchanged:
 		return h, nil
