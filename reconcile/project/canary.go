@@ -282,8 +282,6 @@ func (a *app) deferred() []string {
 			warn("%s is new and comes with promotion; the canary of %s runs without it", describe(obj), describe(a.workload))
 		case old != nil && slices.Contains(broughtForward, groupKind(obj)) && !sameContent(old, obj):
 			warn("%s changes with promotion; the canary runs with its present content", describe(obj))
-		case old != nil && obj == a.workload && !equalValues(podSelector(old), podSelector(obj)):
-			warn("spec.selector of %s changes, which the API server refuses at promotion", describe(obj))
 		}
 	}
 	if stringAt(a.workload.Object, "spec", "strategy", "type") == "Recreate" {
