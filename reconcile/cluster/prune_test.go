@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -224,6 +225,33 @@ func TestStatesOfOddNames(t *testing.T) {
 		if states[n].State.Weight != i {
 			t.Errorf("%s has weight %d, want %d", n, states[n].State.Weight, i)
 		}
+	}
+}
+
+// TestManyEvents: git may be away for thousands of events, which is more than a Secret holds as text.
+func TestManyEvents(t *testing.T) {
+	r := newRig(t)
+	state := rollout.State{LastSeq: 10_000}
+	for seq := range state.LastSeq {
+		state.Outbox = append(state.Outbox, rollout.Event{
+			Seq: seq + 1, Type: rollout.Advanced, Weight: int(seq % 50), Time: time.Unix(seq, 0).UTC(),
+			Reason: fmt.Sprintf("success rate %d.%02d%% >= 99%%; request duration P99 %dms <= 500ms", 99, seq%100, seq%500),
+		})
+	}
+	if _, err := r.SaveState(t.Context(), cluster.Saved{App: r.app, State: state}); err != nil {
+		t.Fatal(err)
+	}
+	states, _, err := r.LoadStates(t.Context())
+	if err != nil || !reflect.DeepEqual(states["web"].State, state) {
+		t.Errorf("%d events come back, %v", len(states["web"].State.Outbox), err)
+	}
+	state.Outbox = state.Outbox[:1]
+	state.LastSeq = 1
+	if _, err := r.SaveState(t.Context(), cluster.Saved{App: r.app, State: state}); err != nil {
+		t.Fatal(err)
+	}
+	if saved, _, err := r.LoadState(t.Context(), r.app); err != nil || !reflect.DeepEqual(saved.State, state) {
+		t.Errorf("afterwards: %+v, %v", saved.State, err)
 	}
 }
 

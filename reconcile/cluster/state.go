@@ -1,13 +1,16 @@
 package cluster
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,9 +38,13 @@ const (
 	statePage = 250
 	// maxSecret is what Kubernetes allows the data of a Secret.
 	maxSecret = corev1.MaxSecretSize
+	// plainState is how large a state is kept as it is, for people to read; a larger one is full of events, which git has
+	// not taken for long, and is kept compressed. maxState is how large one may be by then.
+	plainState = 64 << 10
+	maxState   = 64 << 20
 )
 
-// ErrStateTooLarge is returned by SaveState and Apply for a state that does not fit into a Secret, as after hundreds of
+// ErrStateTooLarge is returned by SaveState and Apply for a state that does not fit into a Secret, as after thousands of
 // rollouts whose events no status branch has taken.
 var ErrStateTooLarge = errors.New("the state, with the events that git has not taken yet, is larger than the 1 MiB that Kubernetes allows")
 
@@ -142,7 +149,10 @@ func (c *Client) decodeState(s *corev1.Secret) (Saved, *memory, error) {
 	}
 	m := newMemory(saved.App)
 	m.version = s.ResourceVersion
-	err = cmp.Or(err, json.Unmarshal(s.Data[stateData], &saved.State), m.decode(s.Data[inventoryData]))
+	state, fault := unpacked(s.Data[stateData])
+	if err = cmp.Or(err, fault); err == nil {
+		err = cmp.Or(json.Unmarshal(state, &saved.State), m.decode(s.Data[inventoryData]))
+	}
 	if err != nil {
 		return saved, nil, fmt.Errorf("%w in Secret %s/%s: %w: restore the Secret, or delete it, and what serves is taken over as it is",
 			ErrBrokenState, s.Namespace, s.Name, err)
@@ -157,7 +167,43 @@ func (c *Client) SaveState(ctx context.Context, s Saved) (Saved, error) {
 	if err != nil {
 		return s, fmt.Errorf("encoding the state of %s: %w", s.App.Name, err)
 	}
+	if state, err = packed(state); err != nil {
+		return s, fmt.Errorf("encoding the state of %s: %w", s.App.Name, err)
+	}
 	return s, c.write(ctx, c.of(s.App), state)
+}
+
+// gzipMagic begins what packed has compressed; no JSON begins so.
+var gzipMagic = []byte{0x1f, 0x8b}
+
+// packed compresses a state that is large.
+func packed(state []byte) ([]byte, error) {
+	if len(state) <= plainState {
+		return state, nil
+	}
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	if _, err := z.Write(state); err != nil {
+		return nil, err
+	}
+	err := z.Close()
+	return out.Bytes(), err
+}
+
+// unpacked reverses packed.
+func unpacked(b []byte) ([]byte, error) {
+	if !bytes.HasPrefix(b, gzipMagic) {
+		return b, nil
+	}
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	state, err := io.ReadAll(io.LimitReader(z, maxState+1))
+	if err == nil && len(state) > maxState {
+		err = fmt.Errorf("it is larger than %d bytes", maxState)
+	}
+	return state, err
 }
 
 // write saves the inventory, and the state unless it is nil: then the saved one stays.
