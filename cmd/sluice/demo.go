@@ -53,7 +53,7 @@ loopback, creates a staging and a production repository, and merges two new vers
 of croc-hunter-java: 0.0.130, which is fine, and 0.0.131, which answers with 500s.
 
 It runs from a checkout of Sluice and builds those servers the first time, which takes
-about a quarter of an hour on two cores. What has no place on one machine is played and
+about ten minutes on two cores. What has no place on one machine is played and
 said so: pods that become ready, and users whose requests follow the real routing objects.
 
 With --kubeconfig a cluster of yours takes the place of the control plane. It needs

@@ -28,7 +28,7 @@ const kubernetesVersion = "v1.37.2"
 const assetsVariable = "KUBEBUILDER_ASSETS"
 
 // Build returns the path of the servers program of this checkout, which it
-// builds unless the user's cache holds it: about ten minutes the first time,
+// builds unless the user's cache holds it: about six minutes the first time,
 // seconds once Go's own cache has the packages. Several processes may build at
 // once; one works and the others wait.
 func Build(ctx context.Context, root string, progress io.Writer) (string, error) {
@@ -109,7 +109,7 @@ func (b builder) args(output string) []string {
 // cache is always whole.
 func (b builder) build(ctx context.Context, program string) error {
 	total := b.countPackages(ctx)
-	b.say("building the test bed (the first time about 10 minutes): %d packages", total)
+	b.say("building the test bed (the first time about 6 minutes): %d packages", total)
 	start := time.Now()
 
 	partial := program + ".partial"
