@@ -88,8 +88,8 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 // emptied refuses an environment that lists no app where several are delivered: a file that was cut off, or moved, looks
 // just like that, and would take everything down. The mutex is held.
 func (a *Agent) emptied(env *environments.Environment) error {
-	if len(env.Apps) > 0 || env.Incomplete != nil {
-		return nil
+	if len(env.Apps) > 0 || env.Incomplete != nil { // an incomplete one removes nothing anyway
+		return nil //nolint:nilerr // told elsewhere
 	}
 	delivered := 0
 	for _, ap := range a.apps {

@@ -51,12 +51,11 @@ func tracksOf(in Input, stable, target objects) (tracks, error) {
 		return tracks{}, fmt.Errorf("unknown phase %q", in.State.Phase)
 	}
 	t.serving = t.release
-	switch in.State.Phase {
-	case rollout.Updating, rollout.Promoting:
+	if p := in.State.Phase; p == rollout.Updating || p == rollout.Promoting || p == rollout.Draining {
 		t.retain(stable)
-		t.handOver(in.Policy)
-	case rollout.Draining:
-		t.retain(stable)
+		if p != rollout.Draining {
+			t.handOver(in.Policy)
+		}
 	}
 	if in.State.Drained {
 		t.coming = nil

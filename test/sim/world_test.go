@@ -67,7 +67,7 @@ func newWorld(seed uint64) *world {
 	if seed%7 == 3 {
 		w.strategy = environments.StrategyRolling
 	}
-	w.charts.brought, w.charts.named = seed%2 == 1, seed%11 < 5
+	w.charts.brought, w.charts.named, w.charts.service = seed%2 == 1, seed%11 < 5, ownService
 	switch seed % 13 {
 	case 2, 3:
 		w.charts.service = commonService
