@@ -244,6 +244,8 @@ type appValidation struct {
 	Hooks    int      `json:"hooks,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
 	Fault    string   `json:"fault,omitempty"`
+	// Off is why the app is not delivered at all, which is no fault.
+	Off string `json:"off,omitempty"`
 }
 
 func newValidate() *cobra.Command {
@@ -300,7 +302,7 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		rel, policy, err := v.charts.Release(ctx, src, app)
 		switch {
 		case errors.Is(err, reconcile.ErrSwitchedOff):
-			continue
+			a.Off = reconcile.ErrSwitchedOff.Error()
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case err != nil:
@@ -342,6 +344,10 @@ func (f *validation) print(w io.Writer, asJSON bool) error {
 	for _, a := range f.Apps {
 		if a.Fault != "" {
 			fmt.Fprintf(&b, "FAULT  %s: %s\n", a.App, a.Fault)
+			continue
+		}
+		if a.Off != "" {
+			fmt.Fprintf(&b, "off    %s %s: %s\n", a.App, a.Version, a.Off)
 			continue
 		}
 		fmt.Fprintf(&b, "ok     %s %s: %s, policy %s\n", a.App, a.Version, counted(a.Objects, "object"), a.Policy)
