@@ -28,10 +28,8 @@ const passPatience = 5 * time.Minute
 // pass looks at one app once: observe, decide, save, apply. It returns when to look again, the zero time for
 // when something changes.
 func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err error) {
-	if err := a.mend(ctx, name); errors.Is(err, cluster.ErrBrokenState) {
-		return time.Time{}, a.blame(name, err)
-	} else if err != nil {
-		return time.Time{}, err
+	if err := a.mend(ctx, name); err != nil {
+		return time.Time{}, a.blameRefusal(name, err)
 	}
 	w, ok := a.begin(name)
 	if !ok {
@@ -85,17 +83,21 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 	}
 	next.Policy = policyOf(next, asked)
 	moved := !sameState(loaded, next)
+	var unprojected error
+	d := before
 	if moved {
-		if err := a.save(ctx, &w, asked, next); err != nil {
+		if d, unprojected, err = a.save(ctx, &w, asked, &next); err != nil {
 			return time.Time{}, a.blameRefusal(name, err)
 		}
-		next = w.saved.State // with the numbers and stamps of its releases
 		a.announce(name, events)
 	}
 	again = lookAgain(next, o, a.now())
 	// Without a policy there is nothing to project: the app has just been removed.
 	if next.Policy != nil && (moved || !seen.Applied && a.mayCorrect(name)) {
-		changes, err := a.apply(ctx, &w, asked, next)
+		if unprojected != nil {
+			return again, a.blame(name, unprojected)
+		}
+		changes, err := a.apply(ctx, &w, next, d)
 		if err != nil {
 			return again, a.blame(name, err)
 		}
@@ -386,22 +388,41 @@ func (a *Agent) change(ctx context.Context, w *work, asked desired, r rollout.Re
 	return rollout.ChangePlain, nil
 }
 
-// intend saves one request: what a state brings is put into the inventory that is saved with it. What can't be projected is
-// for apply to tell.
-func (a *Agent) intend(ctx context.Context, w *work, asked desired, next rollout.State) error {
-	if next.Policy == nil {
-		return nil
+// save numbers the releases that have no record yet, keeps their manifests, and saves the state, and with it what the
+// state brings in the inventory. Nothing of it is acted upon before err is nil. It returns what the cluster should hold
+// in that state; unprojected says why that is not known, which keeps a state from being applied and not from being saved.
+func (a *Agent) save(ctx context.Context, w *work, asked desired, next *rollout.State) (d project.Desired, unprojected, err error) {
+	if err := a.number(ctx, w, asked, next); err != nil {
+		return d, nil, err
 	}
-	d, err := a.project(ctx, w, asked, next)
+	if next.Policy != nil {
+		d, unprojected = a.project(ctx, w, asked, *next)
+	}
+	if old := w.saved.State; unprojected == nil && (next.Phase != old.Phase || next.Target.Digest != old.Target.Digest) {
+		// It saves Apply a request. Apply makes the same plan, and tells what is wrong with it.
+		_ = a.cluster.Intend(w.app, d)
+	}
+	w.saved.App, w.saved.State = w.app, *next
+	saved, err := a.cluster.SaveState(ctx, w.saved)
 	if err != nil {
-		return nil //nolint:nilerr // see above
+		return d, nil, fmt.Errorf("saving the state of %s: %w", w.name, err)
 	}
-	return a.cluster.Intend(w.app, d)
+	w.saved = saved
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[w.name]
+	ap.saved = saved
+	if next.Revert == nil {
+		ap.reverted = nil
+	}
+	if len(next.Outbox) > 0 || next.Revert != nil {
+		a.tellGit()
+	}
+	return d, unprojected, nil
 }
 
-// save numbers the releases that have no record yet, keeps their manifests, and saves the state. Nothing of
-// it is acted upon before this returns nil.
-func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.State) error {
+// number gives the releases of a state that have no record yet one, with its number and stamp.
+func (a *Agent) number(ctx context.Context, w *work, asked desired, next *rollout.State) error {
 	for _, r := range []*rollout.Release{&next.Stable, &next.Target} {
 		if r.IsZero() || r.Revision != 0 {
 			continue
@@ -419,27 +440,6 @@ func (a *Agent) save(ctx context.Context, w *work, asked desired, next rollout.S
 		if err := a.stamp(ctx, w, asked, r); err != nil {
 			return err
 		}
-	}
-	if old := w.saved.State; next.Phase != old.Phase || next.Target.Digest != old.Target.Digest {
-		if err := a.intend(ctx, w, asked, next); err != nil {
-			return err
-		}
-	}
-	w.saved.App, w.saved.State = w.app, next
-	saved, err := a.cluster.SaveState(ctx, w.saved)
-	if err != nil {
-		return fmt.Errorf("saving the state of %s: %w", w.name, err)
-	}
-	w.saved = saved
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	ap := a.apps[w.name]
-	ap.saved = saved
-	if next.Revert == nil {
-		ap.reverted = nil
-	}
-	if len(next.Outbox) > 0 || next.Revert != nil {
-		a.tellGit()
 	}
 	return nil
 }
@@ -463,13 +463,9 @@ func (a *Agent) stamp(ctx context.Context, w *work, asked desired, r *rollout.Re
 	return nil
 }
 
-// apply makes the cluster hold what the saved state says, and the Helm records say it too. It returns how many objects
-// it changed.
-func (a *Agent) apply(ctx context.Context, w *work, asked desired, s rollout.State) (changes int, err error) {
-	d, err := a.project(ctx, w, asked, s)
-	if err != nil {
-		return 0, err
-	}
+// apply makes the cluster hold what the saved state is projected to, and the Helm records say it too. It returns how
+// many objects it changed.
+func (a *Agent) apply(ctx context.Context, w *work, s rollout.State, d project.Desired) (changes int, err error) {
 	done, err := a.cluster.Apply(ctx, w.app, s, d)
 	if err != nil {
 		return 0, fmt.Errorf("applying %s: %w", w.name, err)

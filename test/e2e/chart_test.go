@@ -259,3 +259,19 @@ func TestSwitchedOffByItsChart(t *testing.T) {
 	w.awaitEvent(rollout.Installed, "0.0.130", 1)
 	w.servesGit()
 }
+
+// An object that can't be made ready to be applied is told on the status branch, as one that the cluster refuses is.
+func TestUnpreparableObject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.variant("0.1.2", func(c *chart.Chart) {
+		template(c, "secret.yaml").Data = []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: numbers}\nstringData: {port: 8080}\n")
+	})
+	w.bump("0.1.2")
+	w.start()
+	w.awaitEvent(rollout.InstallStarted, "0.1.2", 1)
+	w.await("the fault on the status branch", func() (bool, string) {
+		text := w.file(w.statusBranch(), "apps/"+app+".yaml")
+		return strings.Contains(text, "stringData.port is not a string"), text
+	})
+}
