@@ -71,8 +71,8 @@ func tracksOf(in Input, stable, target objects) (tracks, error) {
 // the release is gone as soon as the routes that lead past it are there.
 func (t *tracks) retain(before objects) {
 	t.before = before
-	for _, obj := range before {
-		if !leads(obj) && t.release.find(keyOf(obj)) == nil {
+	for _, obj := range before.without(t.release) {
+		if !leads(obj) {
 			t.retained = append(t.retained, obj)
 		}
 	}
@@ -83,8 +83,9 @@ func (t *tracks) retain(before objects) {
 // to pods stays that of the release before; the rest is the new release's.
 func (t *tracks) handOver(policy environments.Policy) {
 	before := t.before
-	leaving := before.without(t.release)
-	if len(leaving) == 0 || len(t.release.without(before)) == 0 {
+	gone := before.without(t.release)
+	leaving := gone.workloads()
+	if len(leaving) == 0 || len(t.release.without(before).workloads()) == 0 {
 		return
 	}
 	handed := func(service *unstructured.Unstructured) bool {
@@ -119,8 +120,8 @@ func (t *tracks) handOver(policy environments.Policy) {
 			t.serving = append(t.serving, old)
 		}
 	}
-	for _, obj := range before {
-		if leads(obj) && t.release.find(keyOf(obj)) == nil {
+	for _, obj := range gone {
+		if leads(obj) {
 			t.serving = append(t.serving, obj)
 		}
 	}
@@ -147,11 +148,22 @@ func (t *tracks) madeFor(leaving objects, policy environments.Policy) *unstructu
 	return workload
 }
 
-// without returns the workloads that another release does not have.
+// without returns the objects that another release does not have.
 func (o objects) without(other objects) objects {
 	var found objects
 	for _, obj := range o {
-		if isWorkload(obj) && other.find(keyOf(obj)) == nil {
+		if other.find(keyOf(obj)) == nil {
+			found = append(found, obj)
+		}
+	}
+	return found
+}
+
+// workloads of a release.
+func (o objects) workloads() objects {
+	var found objects
+	for _, obj := range o {
+		if isWorkload(obj) {
 			found = append(found, obj)
 		}
 	}

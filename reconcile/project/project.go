@@ -195,28 +195,29 @@ func (d *Desired) unique() error {
 	return nil
 }
 
-// addStable adds a copy of obj, an object that the stable track holds.
-func (d *Desired) addStable(obj *unstructured.Unstructured, t tracks) {
+// hold adds a copy of obj, an object of the release, to the stable track.
+func (d *Desired) hold(obj *unstructured.Unstructured, release objects) *unstructured.Unstructured {
 	c := copyOf(obj)
 	d.Stable = append(d.Stable, c)
-	if isWorkload(c) {
+	if isWorkload(c) && release.scaler(obj) != nil {
+		unstructured.RemoveNestedField(c.Object, "spec", "replicas")
+	}
+	return c
+}
+
+// addStable adds obj to the stable track, which is ready when it is.
+func (d *Desired) addStable(obj *unstructured.Unstructured, t tracks) {
+	if c := d.hold(obj, t.release); isWorkload(c) {
 		d.StableWorkloads = append(d.StableWorkloads, c)
-		if t.release.scaler(obj) != nil {
-			unstructured.RemoveNestedField(c.Object, "spec", "replicas")
-		}
 	}
 }
 
 // retain adds what stays of the release before, just as it is.
 func (d *Desired) retain(t tracks) {
 	for _, obj := range t.retained {
-		c := copyOf(obj)
-		d.Stable = append(d.Stable, c)
+		c := d.hold(obj, t.before)
 		if !isWorkload(c) {
 			continue
-		}
-		if t.before.scaler(obj) != nil {
-			unstructured.RemoveNestedField(c.Object, "spec", "replicas")
 		}
 		d.retained = append(d.retained, c)
 		if slices.Contains(t.outgoing, obj) {
