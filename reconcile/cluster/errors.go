@@ -100,8 +100,8 @@ func causes(err error) []metav1.StatusCause {
 }
 
 // Refused reports whether an error is the answer of a cluster that is there, and that somebody has to do something
-// about: a right that is missing, an object that admission denies, a Helm operation of somebody else, a state that somebody broke. Joined errors
-// are refused when one of them is.
+// about: a right that is missing, an object that admission denies, a Helm operation of somebody else, a state that
+// somebody broke. Joined errors are refused when one of them is.
 func Refused(err error) bool {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return slices.ContainsFunc(joined.Unwrap(), Refused)

@@ -53,7 +53,7 @@ func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen,
 	for _, i := range c.leftovers(m, plan) {
 		pending[i.key()] = "not deleted yet"
 		if i.Track == trackCanary && scalesPods(i.key().groupKind()) {
-			others = append(others, fmt.Sprintf("%s %s is %s", i.Kind, i.Name, pending[i.key()]))
+			others = append(others, i.key().is(pending[i.key()]))
 		}
 	}
 	for _, i := range c.items(m) {
@@ -197,7 +197,7 @@ func amiss(plan []planned, pending map[Key]string, tracks ...track) []string {
 	var out []string
 	for _, p := range plan {
 		if why := pending[p.key]; why != "" && slices.Contains(tracks, p.track) {
-			out = append(out, fmt.Sprintf("%s %s is %s", p.key.Kind, p.key.Name, why))
+			out = append(out, p.key.is(why))
 		}
 	}
 	return out
@@ -228,20 +228,20 @@ func (c *Client) waitFor(m *memory, k Key, wait bool) {
 func (c *Client) workload(ctx context.Context, p planned, pending string) (rollout.Track, error) {
 	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
 	if why := outOfReach(err); why != "" {
-		return rollout.Track{Message: p.key.Kind + " " + p.key.Name + " is " + why}, nil
+		return rollout.Track{Message: p.key.is(why)}, nil
 	}
 	if err != nil {
 		return rollout.Track{}, err
 	}
 	l, exists := t.feed.get(p.key)
 	if !exists {
-		return rollout.Track{Message: p.key.Kind + " " + p.key.Name + " is missing"}, nil
+		return rollout.Track{Message: p.key.is("missing")}, nil
 	}
 	one, known := c.health.get(p.key, l)
 	if !known {
 		obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			return rollout.Track{Message: p.key.Kind + " " + p.key.Name + " is missing"}, nil
+			return rollout.Track{Message: p.key.is("missing")}, nil
 		}
 		if err != nil {
 			return rollout.Track{}, objectError("reading", p.key, err)
@@ -256,7 +256,7 @@ func (c *Client) workload(ctx context.Context, p planned, pending string) (rollo
 	}
 	if pending != "" {
 		one.Ready, one.Failed = false, false
-		one.Message = fmt.Sprintf("%s %s is %s", p.key.Kind, p.key.Name, pending)
+		one.Message = p.key.is(pending)
 	}
 	return one, nil
 }

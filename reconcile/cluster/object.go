@@ -38,6 +38,9 @@ func (k Key) String() string {
 	return k.Kind + " " + k.Namespace + "/" + k.Name
 }
 
+// is says of the object what is amiss with it, for people who know the app's namespace.
+func (k Key) is(why string) string { return k.Kind + " " + k.Name + " is " + why }
+
 func (k Key) groupKind() schema.GroupKind { return schema.GroupKind{Group: k.Group, Kind: k.Kind} }
 
 var (

@@ -141,7 +141,7 @@ func (r *releases) add(ctx context.Context, app App, rel *render.Release, after 
 	if err != nil {
 		return 0, err
 	}
-	if err := r.driver(ctx, app).Create(recordName(app, record.Version), record); err != nil {
+	if err := r.driver(ctx, app, record.Version).Create(recordName(app, record.Version), record); err != nil {
 		r.c.lostNamespace(err)
 		r.forget(app)
 		return 0, tooLarge(err)
@@ -288,7 +288,7 @@ func (r *releases) setStatus(ctx context.Context, app App, number int, status re
 		why = record.Info.Description
 	}
 	record.SetStatus(status, why)
-	return r.driver(ctx, app).Update(recordName(app, number), record)
+	return r.driver(ctx, app, number).Update(recordName(app, number), record)
 }
 
 // trim deletes the oldest records beyond the limit, and never one that serves, may serve, or is somebody else's
@@ -442,8 +442,7 @@ func (r *releases) list(ctx context.Context, app App) ([]revision, error) {
 // get reads one record. It goes by way of a query because the driver's Get fails badly on a record that can't
 // be decoded; the query is answered with the one Secret that can match, so that it does not cost a look at all of them.
 func (r *releases) get(ctx context.Context, app App, number int) (*release.Release, error) {
-	secrets := boundSecrets{SecretInterface: r.c.core.Secrets(app.Namespace), ctx: ctx, only: recordName(app, number)}
-	found, err := driver.NewSecrets(secrets).Query(map[string]string{
+	found, err := r.driver(ctx, app, number).Query(map[string]string{
 		"owner": "helm", "name": app.ReleaseName, "version": strconv.Itoa(number),
 	})
 	if errors.Is(err, driver.ErrReleaseNotFound) {
@@ -466,8 +465,9 @@ func recordName(app App, number int) string {
 	return storage.HelmStorageType + "." + app.ReleaseName + ".v" + strconv.Itoa(number)
 }
 
-func (r *releases) driver(ctx context.Context, app App) *driver.Secrets {
-	return driver.NewSecrets(boundSecrets{SecretInterface: r.c.core.Secrets(app.Namespace), ctx: ctx})
+// driver is Helm's, for one record.
+func (r *releases) driver(ctx context.Context, app App, number int) *driver.Secrets {
+	return driver.NewSecrets(boundSecrets{SecretInterface: r.c.core.Secrets(app.Namespace), ctx: ctx, only: recordName(app, number)})
 }
 
 // boundSecrets gives Helm's driver, which knows no contexts, the caller's.
