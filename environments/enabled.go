@@ -14,10 +14,9 @@ type Switch struct {
 // On says whether a chart with these default values is rendered.
 func (s Switch) On(defaults map[string]any) bool {
 	for _, condition := range s.Conditions {
-		if v, _, err := lookUp(defaults, strings.Split(condition, ".")); err == nil {
-			if b, isBool := v.(bool); isBool {
-				return b
-			}
+		v, _ := lookUp(defaults, strings.Split(condition, "."))
+		if b, isBool := v.(bool); isBool {
+			return b
 		}
 	}
 	return !s.Off
@@ -35,7 +34,7 @@ func switchOf(d *dependency, value func(path string) (v any, known bool), tags m
 			continue
 		}
 		v, known := value(condition)
-		if b, isBool := v.(bool); known && isBool {
+		if b, isBool := v.(bool); isBool {
 			s.Off = !b
 			return s
 		}

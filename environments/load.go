@@ -413,7 +413,7 @@ func (a *assembly) condition(dotted string) (value any, known bool) {
 	if len(keys) > 1 && keys[0] != globalKey {
 		if _, isApp := a.l.names[keys[0]]; isApp {
 			if doc, _ := a.doc(keys[0]); doc != nil && doc.fault == nil {
-				if v, decided, _ := lookUp(doc.values, keys[1:]); decided {
+				if v, decided := lookUp(doc.values, keys[1:]); decided {
 					return v, true
 				}
 			}
@@ -423,8 +423,7 @@ func (a *assembly) condition(dotted string) (value any, known bool) {
 	if p.valuesPart == nil || p.fault != nil {
 		return nil, false
 	}
-	value, known, _ = lookUp(map[string]any{keys[0]: p.value}, keys)
-	return value, known
+	return lookUp(map[string]any{keys[0]: p.value}, keys)
 }
 
 // app builds the app of an entry, or finds it unchanged.

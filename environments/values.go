@@ -1,7 +1,6 @@
 package environments
 
 import (
-	"errors"
 	"maps"
 
 	"sigs.k8s.io/yaml"
@@ -167,28 +166,25 @@ func mergeValues(under, over map[string]any) map[string]any {
 	return merged
 }
 
-// errNoValue is returned where a path leads to nothing, or to a mapping.
-var errNoValue = errors.New("no value")
-
-// lookUp walks a path of keys to a value that is not a mapping. decided reports that this mapping settles the
-// question, even if with nothing, so that one under it is not asked.
-func lookUp(m map[string]any, keys []string) (value any, decided bool, err error) {
+// lookUp walks a path of keys to a value that is not a mapping; nil where there is none. decided reports that this
+// mapping settles the question, even if with nothing, so that one under it is not asked.
+func lookUp(m map[string]any, keys []string) (value any, decided bool) {
 	for i, key := range keys {
 		v, ok := m[key]
 		if !ok {
-			return nil, false, errNoValue
+			return nil, false
 		}
 		table, isTable := v.(map[string]any)
 		if i == len(keys)-1 {
 			if isTable {
-				return nil, true, errNoValue
+				return nil, true
 			}
-			return v, true, nil
+			return v, true
 		}
 		if !isTable {
-			return nil, true, errNoValue
+			return nil, true
 		}
 		m = table
 	}
-	return nil, false, errNoValue
+	return nil, false
 }
