@@ -48,22 +48,22 @@ func openLocal(loc location) (*localRepo, error) {
 // sharedDir is a repository's directory while others write to it.
 type sharedDir struct{ billy.Filesystem }
 
-// listTries bounds how often a directory is listed again because files in it come and go.
+// listTries bounds how often a directory is listed because files in it come and go.
 const listTries = 100
 
 // ReadDir lists a directory again when a file went while it was listed: go-git takes that for a directory that is not
 // there, and so for a repository without branches, or without objects. It hides git's lock files, which go-git lists as
 // references. One that is just being written is empty, and that made reading any reference fail.
 func (f sharedDir) ReadDir(path string) ([]os.FileInfo, error) {
-	infos, err := f.Filesystem.ReadDir(path)
+	var infos []os.FileInfo
+	var err error
 	for range listTries {
-		if !errors.Is(err, os.ErrNotExist) {
+		if infos, err = f.Filesystem.ReadDir(path); !errors.Is(err, os.ErrNotExist) {
 			break
 		}
 		if _, gone := f.Stat(path); gone != nil {
 			break
 		}
-		infos, err = f.Filesystem.ReadDir(path)
 	}
 	return slices.DeleteFunc(infos, func(fi os.FileInfo) bool { return strings.HasSuffix(fi.Name(), ".lock") }), err
 }
