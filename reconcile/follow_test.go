@@ -5,45 +5,63 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
+
+// readerOf is an agent that has fetched a repository of these commits, each of which writes some files, and has read none
+// of its snapshots.
+func readerOf(t *testing.T, commits []map[string]string) (*Agent, []*gitsync.Snapshot) {
+	t.Helper()
+	var in strings.Builder
+	for _, files := range commits {
+		in.WriteString("commit refs/heads/main\ncommitter Bob <bob@example.com> 1700000000 +0000\ndata 1\nc\n")
+		for name, text := range files {
+			fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text)
+		}
+	}
+	dir := importRepository(t, in.String())
+	a := newReader(t)
+	a.repo = openRepository(t, dir)
+	if _, err := a.repo.Fetch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var snapshots []*gitsync.Snapshot
+	for _, commit := range strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main")) {
+		s, err := a.repo.At(commit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snapshots = append(snapshots, s)
+	}
+	return a, snapshots
+}
 
 // TestPolicyEditIsFollowed: a policy that changes in sluice.yaml is followed, without the app being another release.
 func TestPolicyEditIsFollowed(t *testing.T) {
 	charts, _ := serveCharts(t, 1)
 	const head = "apiVersion: sluice.dev/v1alpha1\nkind: Environment\n"
 	const rollout = "rollout: {analysis: {interval: 10s, threshold: %d, maxWeight: 50, stepWeight: 10}, service: {port: 80}}\n"
-	var in strings.Builder
-	file := func(name, text string) { fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text) }
+	var commits []map[string]string
 	commit := func(settings string) {
-		in.WriteString("commit refs/heads/main\ncommitter Bob <bob@example.com> 1700000000 +0000\ndata 1\nc\n")
-		file("sluice.yaml", head+settings)
-		file("env/Chart.yaml", "apiVersion: v1\nname: env\nversion: 0.0.1\n")
-		file("env/requirements.yaml", "dependencies:\n- {name: app, version: 1.0.0, repository: "+charts+"}\n")
+		commits = append(commits, map[string]string{
+			"sluice.yaml":           head + settings,
+			"env/Chart.yaml":        "apiVersion: v1\nname: env\nversion: 0.0.1\n",
+			"env/requirements.yaml": "dependencies:\n- {name: app, version: 1.0.0, repository: " + charts + "}\n",
+		})
 	}
 	commit("apps: {app: {" + strings.TrimSpace(fmt.Sprintf(rollout, 5)) + "}}\n")
 	commit("# a remark\napps: {app: {" + strings.TrimSpace(fmt.Sprintf(rollout, 5)) + "}}\n")
 	commit("apps: {app: {" + strings.TrimSpace(fmt.Sprintf(rollout, 3)) + "}}\n")
 	commit(fmt.Sprintf(rollout, 2))
 	commit(fmt.Sprintf(rollout, 1))
-	dir := importRepository(t, in.String())
-	repo := openRepository(t, dir)
-	if _, err := repo.Fetch(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	a := newReader(t)
-	a.repo = repo
+	a, snapshots := readerOf(t, commits)
 	digest := ""
-	commits := strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main"))
 	for i, want := range []struct {
 		threshold int
 		queued    bool
 	}{{5, true}, {5, false}, {3, true}, {2, true}, {1, true}} {
-		s, err := repo.At(commits[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.read(s)
+		a.read(snapshots[i])
 		_, queued := a.queue.take()
 		a.queue.Done("app")
 		if queued != want.queued {
@@ -73,34 +91,20 @@ func TestEmptiedList(t *testing.T) {
 	entry := func(alias string) string {
 		return "- {name: app, alias: " + alias + ", version: 1.0.0, repository: " + charts + "}\n"
 	}
-	var in strings.Builder
+	var commits []map[string]string
 	lists := []string{entry("a") + entry("b"), "", entry("a"), ""}
 	for _, list := range lists {
-		in.WriteString("commit refs/heads/main\ncommitter Bob <bob@example.com> 1700000000 +0000\ndata 1\nc\n")
-		for name, text := range map[string]string{
+		commits = append(commits, map[string]string{
 			"env/Chart.yaml":        "apiVersion: v1\nname: env\nversion: 0.0.1\n",
 			"env/requirements.yaml": "dependencies:\n" + list,
-		} {
-			fmt.Fprintf(&in, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text)
-		}
+		})
 	}
-	dir := importRepository(t, in.String())
-	repo := openRepository(t, dir)
-	if _, err := repo.Fetch(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	a := newReader(t)
-	a.repo = repo
-	commits := strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main"))
+	a, snapshots := readerOf(t, commits)
 	for i, want := range []struct {
 		fault   bool
 		removed string
 	}{{false, ""}, {true, ""}, {false, "b"}, {false, "ab"}} {
-		s, err := repo.At(commits[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.read(s)
+		a.read(snapshots[i])
 		removed := ""
 		for _, name := range []string{"a", "b"} {
 			a.apps[name].saved.State.Stable = rollout.Release{Digest: "1"}
