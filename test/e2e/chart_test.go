@@ -129,13 +129,18 @@ func renameAll(c *chart.Chart) {
 	}
 }
 
-// slowly makes the chart's pods take their time.
-func slowly(c *chart.Chart, seconds int) {
+// values adds lines to the chart's own values.
+func values(c *chart.Chart, lines string) {
 	for _, f := range c.Raw {
 		if f.Name == chartutil.ValuesfileName {
-			f.Data = fmt.Appendf(f.Data, "behaviour: {ready: slow, readyAfterSeconds: %d}\n", seconds)
+			f.Data = append(f.Data, lines...)
 		}
 	}
+}
+
+// slowly makes the chart's pods take their time.
+func slowly(c *chart.Chart, seconds int) {
+	values(c, fmt.Sprintf("behaviour: {ready: slow, readyAfterSeconds: %d}\n", seconds))
 }
 
 // routeUsers leads the app's users to its Service, which is the canary's routing's business where there is one.
@@ -234,13 +239,7 @@ func TestRenamedAndReverted(t *testing.T) {
 func TestSwitchedOffByItsChart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.variant("0.3.0", func(c *chart.Chart) {
-		for _, f := range c.Raw {
-			if f.Name == chartutil.ValuesfileName {
-				f.Data = append(f.Data, "enabled: false\n"...)
-			}
-		}
-	})
+	w.variant("0.3.0", func(c *chart.Chart) { values(c, "enabled: false\n") })
 	w.commit("a condition", map[string]string{requirements: w.file("main", requirements) + "  condition: " + app + ".enabled\n"})
 	w.install()
 	w.bump("0.3.0")
