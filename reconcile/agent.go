@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -93,7 +94,7 @@ type app struct {
 	fault error
 	// saved is the state as the cluster holds it. While it is broken, which is when it can't be read, nothing may be done
 	// to the app.
-	saved  cluster.Saved
+	saved  delivery.Saved
 	broken bool
 	// recorded is the newest event that the status branch holds; recordedFault the fault text there, nil while that is
 	// not known.
@@ -242,7 +243,7 @@ func (a *Agent) work(ctx context.Context, get func(context.Context) (string, boo
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, cluster.ErrConflict) {
+		if errors.Is(err, delivery.ErrConflict) {
 			err = errors.Join(err, a.reload(ctx, name))
 		}
 		if err != nil {
@@ -292,14 +293,14 @@ func (a *Agent) reload(ctx context.Context, name string) error {
 }
 
 // load reads an app's state anew.
-func (a *Agent) load(ctx context.Context, which cluster.App) error {
+func (a *Agent) load(ctx context.Context, which delivery.App) error {
 	saved, found, err := a.cluster.LoadState(ctx, which)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	ap := a.apps[which.Name]
 	switch {
 	case ap == nil:
-	case errors.Is(err, cluster.ErrBrokenState):
+	case errors.Is(err, delivery.ErrBrokenState):
 		ap.broken = true
 	case err == nil:
 		ap.broken = false
@@ -319,7 +320,7 @@ func (a *Agent) mend(ctx context.Context, name string) error {
 	if !broken {
 		return nil
 	}
-	return a.load(ctx, cluster.App{Name: name})
+	return a.load(ctx, delivery.App{Name: name})
 }
 
 // backoff doubles from a quarter of a second to half a minute, or to inFlightPoll while a rollout waits.

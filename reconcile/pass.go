@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/environments"
-	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -139,7 +139,7 @@ func (a *Agent) consider(ctx context.Context, w *work, asked desired, serving ro
 	if in.Policy.Strategy != environments.StrategyCanary {
 		return o, nil, nil // no canary to be missed by anything
 	}
-	live, err := a.cluster.Outside(ctx, w.app.Namespace)
+	live, err := a.cluster.Outside(ctx, w.app.Namespace, project.WarningKinds())
 	if err != nil {
 		return o, nil, err
 	}
@@ -149,14 +149,14 @@ func (a *Agent) consider(ctx context.Context, w *work, asked desired, serving ro
 
 // work in hand: what a pass knows of its app. It is the pass's own copy.
 type work struct {
-	app     cluster.App
+	app     delivery.App
 	name    string
 	input   *environments.App
 	source  Source
 	removed bool
 	asked   desired
 	unmet   unmet
-	saved   cluster.Saved
+	saved   delivery.Saved
 	// recorded and reverted are git's answers.
 	recorded int64
 	reverted *rollout.Reverted
@@ -177,7 +177,7 @@ func (a *Agent) begin(name string) (work, bool) {
 		saved: ap.saved, recorded: ap.recorded, reverted: ap.reverted, app: ap.saved.App, since: ap.since,
 	}
 	if in := ap.input; in != nil && w.app.Name == "" {
-		w.app = cluster.App{Name: name, Namespace: in.Namespace, ReleaseName: a.helmName(in)}
+		w.app = delivery.App{Name: name, Namespace: in.Namespace, ReleaseName: a.helmName(in)}
 	}
 	if w.app.Name == "" && ap.removed {
 		a.leave(ap)
@@ -192,11 +192,11 @@ func (a *Agent) adopt(ctx context.Context, w *work) error {
 	if s.LastSeq > 0 || !s.Stable.IsZero() || s.Phase != rollout.Idle || w.removed {
 		return nil
 	}
-	stable, err := a.cluster.Adopt(ctx, w.app)
+	found, err := a.cluster.Adopt(ctx, w.app)
 	if err != nil {
 		return fmt.Errorf("looking for a release of %s that is there already: %w", w.name, err)
 	}
-	s.Stable = stable
+	s.Stable = found.Stable
 	return nil
 }
 
@@ -227,7 +227,7 @@ func (a *Agent) corrected(name string) {
 
 // fight says that somebody keeps changing the app's objects, and when to look again; nil: nobody does. The words stay
 // for as long as the fight lasts, whoever has the upper hand.
-func (a *Agent) fight(name string, seen cluster.Seen) (again time.Time, fault error) {
+func (a *Agent) fight(name string, seen delivery.Seen) (again time.Time, fault error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	ap, now := a.apps[name], a.now()
@@ -296,7 +296,7 @@ func (a *Agent) objects(ctx context.Context, w *work, asked desired, r rollout.R
 		return asked.release.Objects, nil
 	}
 	objs, err := a.cluster.ReleaseObjects(ctx, w.app, r.Revision)
-	if errors.Is(err, cluster.ErrReleaseLost) {
+	if errors.Is(err, delivery.ErrReleaseLost) {
 		lost := err
 		if objs, err = a.renderAgain(ctx, w.name, r); err != nil {
 			err = errors.Join(lost, err)
@@ -338,7 +338,7 @@ func (a *Agent) renderAgain(ctx context.Context, name string, r rollout.Release)
 }
 
 // observation gathers what Next may know.
-func (a *Agent) observation(ctx context.Context, w *work, asked desired, s rollout.State, d project.Desired, seen cluster.Seen) (rollout.Observation, error) {
+func (a *Agent) observation(ctx context.Context, w *work, asked desired, s rollout.State, d project.Desired, seen delivery.Seen) (rollout.Observation, error) {
 	o := rollout.Observation{
 		Now: a.now(), Removed: w.removed, Policy: *s.Policy, Recorded: w.recorded, Reverted: w.reverted,
 		Applied: seen.Applied, Stable: seen.Stable, Canary: seen.Canary, WatchedSince: w.since,
@@ -400,7 +400,7 @@ func (a *Agent) save(ctx context.Context, w *work, asked desired, next *rollout.
 	}
 	if old := w.saved.State; unprojected == nil && (next.Phase != old.Phase || next.Target.Digest != old.Target.Digest) {
 		// It saves Apply a request. Apply makes the same plan, and tells what is wrong with it.
-		_ = a.cluster.Intend(w.app, d)
+		a.cluster.Intend(w.app, d)
 	}
 	w.saved.App, w.saved.State = w.app, *next
 	saved, err := a.cluster.SaveState(ctx, w.saved)
@@ -504,7 +504,7 @@ func earliest(x, y time.Time) time.Time {
 
 // blameRefusal is blame for what a person has to put right; a cluster that is away is waited for in silence.
 func (a *Agent) blameRefusal(name string, err error) error {
-	if cluster.Refused(err) {
+	if delivery.Refused(err) {
 		return a.blame(name, err)
 	}
 	return err
@@ -512,7 +512,7 @@ func (a *Agent) blameRefusal(name string, err error) error {
 
 // blame keeps why an app can't be delivered, for the status branch, and returns it.
 func (a *Agent) blame(name string, fault error) error {
-	if errors.Is(fault, context.Canceled) || errors.Is(fault, cluster.ErrConflict) {
+	if errors.Is(fault, context.Canceled) || errors.Is(fault, delivery.ErrConflict) {
 		return fault
 	}
 	a.mu.Lock()
@@ -553,7 +553,7 @@ func (a *Agent) forget(ctx context.Context, w *work) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if ap := a.apps[w.name]; ap != nil {
-		ap.saved = cluster.Saved{}
+		ap.saved = delivery.Saved{}
 		if ap.removed {
 			a.leave(ap)
 		}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
-	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -96,7 +96,7 @@ func (r *recorder) look() {
 func (r *recorder) happened(events ...rollout.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.apps["web"] = &app{name: "web", saved: cluster.Saved{State: rollout.State{
+	r.apps["web"] = &app{name: "web", saved: delivery.Saved{State: rollout.State{
 		LastSeq: events[len(events)-1].Seq, Outbox: events,
 	}}}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render"
+	"github.com/sluice-cd/sluice/render/release"
 )
 
 // Source is an environment as one commit says it.
@@ -40,7 +41,7 @@ type Charts struct {
 var ErrSwitchedOff = errors.New("its condition is false in the chart's own values")
 
 // Release renders an app and resolves its policy.
-func (c *Charts) Release(ctx context.Context, src Source, app *environments.App) (*render.Release, environments.Policy, error) {
+func (c *Charts) Release(ctx context.Context, src Source, app *environments.App) (*release.Release, environments.Policy, error) {
 	if app.Fault != nil {
 		return nil, environments.Policy{}, app.Fault
 	}
@@ -63,7 +64,7 @@ func (c *Charts) Release(ctx context.Context, src Source, app *environments.App)
 }
 
 // deliverable says before anything begins whether a canary of the release could be made and judged.
-func deliverable(app *environments.App, rel *render.Release, p environments.Policy) error {
+func deliverable(app *environments.App, rel *release.Release, p environments.Policy) error {
 	if p.Strategy != environments.StrategyCanary {
 		return nil
 	}
@@ -77,7 +78,7 @@ func deliverable(app *environments.App, rel *render.Release, p environments.Poli
 	})
 }
 
-func (c *Charts) render(ctx context.Context, src Source, app *environments.App) (*render.Release, error) {
+func (c *Charts) render(ctx context.Context, src Source, app *environments.App) (*release.Release, error) {
 	in := render.Input{
 		ReleaseName: app.ReleaseName, Namespace: app.Namespace, Values: app.Values,
 		Alias: app.Chart.Alias, ImportValues: app.Chart.ImportValues, Namespaced: c.Namespaced,
@@ -141,7 +142,7 @@ type desired struct {
 	// input is the digest of what was rendered.
 	input   string
 	id      rollout.Release
-	release *render.Release
+	release *release.Release
 	policy  environments.Policy
 }
 

@@ -12,12 +12,14 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
-	"helm.sh/helm/v3/pkg/release"
+	helmrelease "helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/releaseutil"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/render/release"
 )
 
-// maxRendered bounds the text of one release. It could not be stored in a cluster long before.
+// maxRendered bounds the text of one helmrelease. It could not be stored in a cluster long before.
 const maxRendered = 64 << 20
 
 // compose returns the chart to render and the values that a person would give helm template for it: the umbrella
@@ -76,7 +78,7 @@ func (j *job) process(root *chart.Chart, values map[string]any) error {
 }
 
 // execute runs the templates: it fills the release's values, text and hooks, and returns the rendered files.
-func (j *job) execute(root *chart.Chart, given map[string]any, out *Release) (map[string]string, error) {
+func (j *job) execute(root *chart.Chart, given map[string]any, out *release.Release) (map[string]string, error) {
 	if err := j.checkKubeVersion(out); err != nil {
 		return nil, err
 	}
@@ -109,7 +111,7 @@ func (j *job) execute(root *chart.Chart, given map[string]any, out *Release) (ma
 }
 
 // checkKubeVersion refuses a chart that refuses the cluster. As a dependency Helm does not ask it, so neither do we.
-func (j *job) checkKubeVersion(out *Release) error {
+func (j *job) checkKubeVersion(out *release.Release) error {
 	want, have := j.in.Chart.root.Metadata.KubeVersion, j.caps.helm.KubeVersion.String()
 	if want == "" || chartutil.IsCompatibleRange(want, have) {
 		return nil
@@ -123,7 +125,7 @@ func (j *job) checkKubeVersion(out *Release) error {
 }
 
 // composeText sorts and joins the rendered files as helm template does.
-func composeText(root *chart.Chart, files map[string]string, out *Release) error {
+func composeText(root *chart.Chart, files map[string]string, out *release.Release) error {
 	size := 0
 	for name, text := range files {
 		if size += len(text); size > maxRendered {
@@ -152,7 +154,7 @@ func composeText(root *chart.Chart, files map[string]string, out *Release) error
 	return nil
 }
 
-func sortManifests(files map[string]string) (hooks []*release.Hook, manifests []releaseutil.Manifest, err error) {
+func sortManifests(files map[string]string) (hooks []*helmrelease.Hook, manifests []releaseutil.Manifest, err error) {
 	hooks, manifests, err = releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w%s", withhold(err), brokenDocument(files))
@@ -177,8 +179,8 @@ func brokenDocument(files map[string]string) string {
 	return ""
 }
 
-func newHook(h *release.Hook) Hook {
-	out := Hook{Name: h.Name, Kind: h.Kind, Path: h.Path, Weight: h.Weight, Manifest: h.Manifest}
+func newHook(h *helmrelease.Hook) release.Hook {
+	out := release.Hook{Name: h.Name, Kind: h.Kind, Path: h.Path, Weight: h.Weight, Manifest: h.Manifest}
 	for _, e := range h.Events {
 		out.Events = append(out.Events, e.String())
 	}
@@ -198,7 +200,7 @@ var knownHooks = []string{
 func droppedHooks(files map[string]string) []string {
 	var warnings []string
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if !strings.Contains(files[name], release.HookAnnotation) {
+		if !strings.Contains(files[name], helmrelease.HookAnnotation) {
 			continue
 		}
 		for _, doc := range splitDocuments(files[name]) {
@@ -206,7 +208,7 @@ func droppedHooks(files map[string]string) []string {
 			if yaml.Unmarshal([]byte(doc), &head) != nil || head.Metadata == nil {
 				continue
 			}
-			events, ok := head.Metadata.Annotations[release.HookAnnotation]
+			events, ok := head.Metadata.Annotations[helmrelease.HookAnnotation]
 			if !ok {
 				continue
 			}

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/render/release"
 )
 
 // document is one YAML document of a release.
@@ -40,7 +42,7 @@ type located struct {
 }
 
 // decode turns the release's text into its objects. It returns the kinds whose scope nobody knew.
-func (j *job) decode(files map[string]string, out *Release) ([]schema.GroupVersionKind, error) {
+func (j *job) decode(files map[string]string, out *release.Release) ([]schema.GroupVersionKind, error) {
 	crds, err := decodeAll(out.CRDs, nil)
 	if err != nil {
 		return nil, err

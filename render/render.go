@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/singleflight"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/render/release"
 )
 
 // Input is everything that a release depends on.
@@ -78,7 +80,7 @@ type Renderer struct {
 
 // cachedRelease is a release, with what it assumed about kinds that nobody knew.
 type cachedRelease struct {
-	release *Release
+	release *release.Release
 	guessed []schema.GroupVersionKind
 }
 
@@ -97,7 +99,7 @@ func NewRenderer(cfg RendererConfig) *Renderer {
 
 // Render renders a release, or returns it from the cache. An error means that the chart, with these values, can't be
 // delivered to this cluster; trying again does not help.
-func (r *Renderer) Render(ctx context.Context, in Input) (*Release, error) {
+func (r *Renderer) Render(ctx context.Context, in Input) (*release.Release, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -116,13 +118,13 @@ func (r *Renderer) Render(ctx context.Context, in Input) (*Release, error) {
 }
 
 // once renders overlapping equal inputs once, and waits no longer than the timeout.
-func (r *Renderer) once(ctx context.Context, job *job) (*Release, error) {
+func (r *Renderer) once(ctx context.Context, job *job) (*release.Release, error) {
 	done := r.flights.DoChan(job.key, func() (any, error) {
 		c, err := job.render()
 		if err != nil {
 			return nil, err
 		}
-		r.releases.put(job.key, c, c.release.cost())
+		r.releases.put(job.key, c, cost(c.release))
 		return c.release, nil
 	})
 	waiting, cancel := context.WithTimeout(ctx, r.timeout)
@@ -132,7 +134,7 @@ func (r *Renderer) once(ctx context.Context, job *job) (*Release, error) {
 		if result.Err != nil {
 			return nil, result.Err
 		}
-		return result.Val.(*Release), nil
+		return result.Val.(*release.Release), nil
 	case <-waiting.Done():
 	}
 	if err := ctx.Err(); err != nil {
@@ -165,7 +167,7 @@ func (c *cachedRelease) outdated(in Input) bool {
 }
 
 // cost estimates the memory of a release: decoded objects take several times their text. The chart is shared.
-func (r *Release) cost() int64 {
+func cost(r *release.Release) int64 {
 	return int64(8*(len(r.Manifest)+len(r.CRDs)) + 4096)
 }
 
@@ -233,7 +235,7 @@ func (j *job) render() (out *cachedRelease, err error) {
 	if err != nil {
 		return nil, err
 	}
-	release := &Release{
+	release := &release.Release{
 		Name: s.ReleaseName, Namespace: s.Namespace, Version: s.Version, AppVersion: j.in.Chart.root.AppVersion(),
 		ChartDigest: s.Chart, Chart: j.in.Chart.root, Config: config(&s), Volatile: j.volatile(&s),
 	}
@@ -278,7 +280,7 @@ func (j *job) volatile(s *said) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-func (j *job) digest(r *Release) string {
+func (j *job) digest(r *release.Release) string {
 	h := sha256.New()
 	fields := []string{r.Version, r.CRDs, r.Manifest}
 	if len(r.Volatile) > 0 {
@@ -290,7 +292,7 @@ func (j *job) digest(r *Release) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func (j *job) warnings(r *Release) []string {
+func (j *job) warnings(r *release.Release) []string {
 	var w []string
 	if len(r.Volatile) > 0 {
 		w = append(w, fmt.Sprintf("templates of chart %s use %s: their text differs each time they are rendered",

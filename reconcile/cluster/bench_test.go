@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed/bedtest"
@@ -94,10 +95,10 @@ func (r *bench) each(b *testing.B, f func(n int) error) {
 	}
 }
 
-func (r *bench) app(n int) (cluster.App, project.Desired) {
+func (r *bench) app(n int) (delivery.App, project.Desired) {
 	name := fmt.Sprintf("app-%d", n)
 	if d := r.parsed[n]; d.Stable != nil {
-		return cluster.App{Name: name, Namespace: r.ns, ReleaseName: name}, d
+		return delivery.App{Name: name, Namespace: r.ns, ReleaseName: name}, d
 	}
 	var objs []*unstructured.Unstructured
 	for _, doc := range r.docs {
@@ -109,15 +110,13 @@ func (r *bench) app(n int) (cluster.App, project.Desired) {
 		objs = append(objs, o)
 	}
 	r.parsed[n] = project.Desired{Stable: objs, StableWorkloads: workloads(objs)}
-	return cluster.App{Name: name, Namespace: r.ns, ReleaseName: name}, r.parsed[n]
+	return delivery.App{Name: name, Namespace: r.ns, ReleaseName: name}, r.parsed[n]
 }
 
 func (r *bench) cold(b *testing.B, n int) error {
 	app, d := r.app(n)
-	if err := r.c.Intend(app, d); err != nil {
-		return err
-	}
-	if _, err := r.c.SaveState(b.Context(), cluster.Saved{App: app, State: rollout.State{Phase: rollout.Installing}}); err != nil {
+	r.c.Intend(app, d)
+	if _, err := r.c.SaveState(b.Context(), delivery.Saved{App: app, State: rollout.State{Phase: rollout.Installing}}); err != nil {
 		return err
 	}
 	if _, err := r.c.Apply(b.Context(), app, rollout.State{Phase: rollout.Installing}, d); err != nil {
@@ -126,7 +125,7 @@ func (r *bench) cold(b *testing.B, n int) error {
 	if _, err := r.c.Observe(b.Context(), app, d); err != nil {
 		return err
 	}
-	_, err := r.c.SaveState(b.Context(), cluster.Saved{App: app})
+	_, err := r.c.SaveState(b.Context(), delivery.Saved{App: app})
 	return err
 }
 

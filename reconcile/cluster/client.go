@@ -75,16 +75,6 @@ func (c Config) validate() error {
 	return errors.Join(faults...)
 }
 
-// App names an app and the Helm release that it is.
-type App struct {
-	// Name is unique in the environment.
-	Name string `json:"name"`
-	// Namespace of the Helm release, and of objects that name none.
-	Namespace string `json:"namespace"`
-	// ReleaseName of the Helm release.
-	ReleaseName string `json:"releaseName"`
-}
-
 // Client talks to one cluster for one environment. Make it with New.
 type Client struct {
 	cfg      Config

@@ -15,21 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
-
-// Seen is how the cluster stands against what is desired.
-type Seen struct {
-	// Applied: everything desired is in the cluster as desired, and nothing is left to prune.
-	Applied bool
-	// Pending names some objects that are not, for people; empty when Applied.
-	Pending string
-	// CanaryGone: no object of a canary track is left.
-	CanaryGone bool
-	Stable     rollout.Track
-	Canary     rollout.Track
-}
 
 // Observe compares the cluster with what is desired, and looks at the workloads of both tracks. It writes
 // nothing. Workloads cost a request only when their status has changed since the last look; pods are listed only
@@ -38,16 +27,16 @@ type Seen struct {
 // A track is ready when its workloads are and all its objects are as desired; the routing's count with the stable track's.
 // The canary track is not while the workload of a canary before is on it: a Service may select the pods of both.
 // A track without workloads is ready. A workload that is to have no pods is ready and available.
-func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen, error) {
+func (c *Client) Observe(ctx context.Context, app delivery.App, d project.Desired) (delivery.Seen, error) {
 	plan, err := c.plan(app, d)
 	if err != nil {
-		return Seen{}, err
+		return delivery.Seen{}, err
 	}
 	m := c.of(app)
-	seen := Seen{CanaryGone: true}
+	var seen delivery.Seen
 	pending, err := c.pending(ctx, m, plan)
 	if err != nil {
-		return Seen{}, err
+		return delivery.Seen{}, err
 	}
 	var others []string
 	for _, i := range c.leftovers(m, plan) {
@@ -56,22 +45,19 @@ func (c *Client) Observe(ctx context.Context, app App, d project.Desired) (Seen,
 			others = append(others, i.key().is(pending[i.key()]))
 		}
 	}
-	for _, i := range c.items(m) {
-		seen.CanaryGone = seen.CanaryGone && i.Track != trackCanary
-	}
 	seen.Applied, seen.Pending = len(pending) == 0, some(pending)
 	if seen.Stable, err = c.track(ctx, m, app, trackStable, d.StableWorkloads, pending); err != nil {
-		return Seen{}, err
+		return delivery.Seen{}, err
 	}
 	if seen.Canary, err = c.track(ctx, m, app, trackCanary, d.CanaryWorkloads, pending); err != nil {
-		return Seen{}, err
+		return delivery.Seen{}, err
 	}
 	unready(&seen.Stable, amiss(plan, pending, trackStable, trackRouting))
 	unready(&seen.Canary, append(amiss(plan, pending, trackCanary), others...))
 	if len(d.Outgoing) > 0 {
 		out, err := c.track(ctx, m, app, trackStable, d.Outgoing, pending)
 		if err != nil {
-			return Seen{}, err
+			return delivery.Seen{}, err
 		}
 		seen.Stable.Available = out.Available
 	}
@@ -167,7 +153,7 @@ func changer(manager string, desired, live *unstructured.Unstructured) string {
 }
 
 // track sums up its workloads. It is as good as its worst.
-func (c *Client) track(ctx context.Context, m *memory, app App, t track, workloads []*unstructured.Unstructured, pending map[Key]string) (rollout.Track, error) {
+func (c *Client) track(ctx context.Context, m *memory, app delivery.App, t track, workloads []*unstructured.Unstructured, pending map[Key]string) (rollout.Track, error) {
 	sum := rollout.Track{Ready: true, Available: true}
 	var messages []string
 	for _, w := range workloads {

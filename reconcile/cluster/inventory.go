@@ -7,6 +7,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 )
 
 // track is the part of an app that an object belongs to.
@@ -36,7 +38,7 @@ func (i item) key() Key { return Key{i.Group, i.Kind, i.Namespace, i.Name} }
 
 // memory is what the client remembers of an app. Client.mu guards it.
 type memory struct {
-	app App
+	app delivery.App
 	// version is the resourceVersion of the Secret that holds it; empty before it was first saved.
 	version string
 	// items in the order in which they were applied; prune goes backwards.
@@ -52,7 +54,7 @@ type memory struct {
 	waiting map[Key]bool
 }
 
-func newMemory(app App) *memory {
+func newMemory(app delivery.App) *memory {
 	return &memory{app: app, items: map[Key]item{}, busy: map[Key]bool{}, contended: map[Key]bool{}, waiting: map[Key]bool{}}
 }
 
@@ -95,7 +97,7 @@ func (m *memory) decode(b []byte) error {
 }
 
 // of returns an app's memory, made on first use.
-func (c *Client) of(app App) *memory {
+func (c *Client) of(app delivery.App) *memory {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := c.apps[app.Name]

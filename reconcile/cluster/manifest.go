@@ -16,12 +16,12 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
-	"github.com/sluice-cd/sluice/render"
+	rendered "github.com/sluice-cd/sluice/render/release"
 )
 
 // manifestOf is the text to keep of a release: the chart's own, unless API versions in it were brought up to
 // date. Then it is written from the objects, for what helm get manifest shows must be what was applied.
-func manifestOf(rel *render.Release) (string, error) {
+func manifestOf(rel *rendered.Release) (string, error) {
 	said, err := parseManifest(rel.Manifest)
 	if err != nil {
 		return "", fmt.Errorf("parsing the manifest: %w", err)

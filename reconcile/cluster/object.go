@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 )
 
 // Marks that helm install puts on each object of a release, and looks for before it touches one.
@@ -51,7 +53,7 @@ var (
 
 // prepare returns the object as it is sent to the API server: with Helm's marks, and without what only the
 // server may say. It shares everything but its metadata with o.
-func prepare(app App, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+func prepare(app delivery.App, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	out := maps.Clone(o.Object)
 	delete(out, "status")
 	was, _ := out["metadata"].(map[string]any)

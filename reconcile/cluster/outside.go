@@ -8,16 +8,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
-	"github.com/sluice-cd/sluice/reconcile/project"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Outside lists what lives in a namespace of the kinds that could treat a canary otherwise than its stable track; see
-// project.Warnings. Kinds that the API server does not serve, or that the agent may not list, are left out. Nothing is
-// kept: each call asks the API server once for each kind, so call it when a rollout begins and not in every pass.
-func (c *Client) Outside(ctx context.Context, namespace string) ([]*unstructured.Unstructured, error) {
+// Outside lists what lives in a namespace of some kinds. Kinds that the API server does not serve, or that the agent may
+// not list, are left out. Nothing is kept: each call asks the API server once for each kind, so call it when a rollout
+// begins and not in every pass.
+func (c *Client) Outside(ctx context.Context, namespace string, kinds []schema.GroupKind) ([]*unstructured.Unstructured, error) {
 	var all []*unstructured.Unstructured
-	for _, gk := range project.WarningKinds() {
+	for _, gk := range kinds {
 		mapping, err := c.kinds.mapper.RESTMapping(gk)
 		if meta.IsNoMatchError(err) {
 			continue

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -143,7 +144,7 @@ func (c *Client) confirmGone(ctx context.Context, m *memory, t target, k Key, ui
 }
 
 // keep says why an object must not be deleted; empty: it may.
-func (c *Client) keep(app App, i item, obj *unstructured.Unstructured) string {
+func (c *Client) keep(app delivery.App, i item, obj *unstructured.Unstructured) string {
 	annotations := obj.GetAnnotations()
 	name, namespace := annotations[releaseNameAnnotation], annotations[releaseNamespaceAnnotation]
 	ours, _, err := ownedBy(c.cfg.FieldManager, obj)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -24,16 +25,16 @@ import (
 func TestLoadStateAfterAConflict(t *testing.T) {
 	r := newRig(t)
 	first := r.Client
-	saved, err := first.SaveState(t.Context(), cluster.Saved{App: r.app, State: rollout.State{Weight: 10}})
+	saved, err := first.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 10}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.restart("2")
-	if _, err := r.SaveState(t.Context(), cluster.Saved{App: r.app, State: rollout.State{Weight: 20}}); err != nil {
+	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 20}}); err != nil {
 		t.Fatal(err)
 	}
 	r.apply(rollout.Installing, r.whole())
-	if _, err := first.SaveState(t.Context(), saved); !errors.Is(err, cluster.ErrConflict) {
+	if _, err := first.SaveState(t.Context(), saved); !errors.Is(err, delivery.ErrConflict) {
 		t.Fatalf("saving over another's state: %v", err)
 	}
 	now, found, err := first.LoadState(t.Context(), r.app)
@@ -53,7 +54,7 @@ func TestLoadStateAfterAConflict(t *testing.T) {
 // TestDeletedStateIsMadeAnew: a person deletes the Secret; what was in it, inventory included, is written again.
 func TestDeletedStateIsMadeAnew(t *testing.T) {
 	r := newRig(t)
-	saved, err := r.SaveState(t.Context(), cluster.Saved{App: r.app, State: rollout.State{Weight: 10}})
+	saved, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 10}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func TestDeletedStateIsMadeAnew(t *testing.T) {
 	if err := r.kube.CoreV1().Secrets(r.ns).Delete(t.Context(), "sluice.production.web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.SaveState(t.Context(), saved); !errors.Is(err, cluster.ErrConflict) {
+	if _, err := r.SaveState(t.Context(), saved); !errors.Is(err, delivery.ErrConflict) {
 		t.Fatalf("saving a deleted state: %v", err)
 	}
 	if _, found, err := r.LoadState(t.Context(), r.app); err != nil || found {
@@ -79,7 +80,7 @@ func TestDeletedStateIsMadeAnew(t *testing.T) {
 // TestDeletedNamespaceIsMadeAnew deletes everything under the client's feet: objects, state, and Helm's records.
 func TestDeletedNamespaceIsMadeAnew(t *testing.T) {
 	r := newRig(t)
-	saved, err := r.SaveState(t.Context(), cluster.Saved{App: r.app})
+	saved, err := r.SaveState(t.Context(), delivery.Saved{App: r.app})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,7 @@ func TestDeletedNamespaceIsMadeAnew(t *testing.T) {
 	}
 	eventually(t, time.Minute, func() (bool, string) {
 		_, err := r.Apply(t.Context(), r.app, rollout.State{}, d)
-		if errors.Is(err, cluster.ErrConflict) {
+		if errors.Is(err, delivery.ErrConflict) {
 			_, _, err = r.LoadState(t.Context(), r.app)
 		}
 		if err != nil {
@@ -102,7 +103,7 @@ func TestDeletedNamespaceIsMadeAnew(t *testing.T) {
 	})
 	eventually(t, time.Minute, func() (bool, string) {
 		_, err := r.SaveState(t.Context(), saved)
-		if errors.Is(err, cluster.ErrConflict) {
+		if errors.Is(err, delivery.ErrConflict) {
 			_, _, _ = r.LoadState(t.Context(), r.app)
 		}
 		return err == nil, fmt.Sprint(err)
@@ -139,7 +140,7 @@ func TestMissingRights(t *testing.T) {
 	d := project.Desired{Stable: objs, StableWorkloads: workloads(objs)}
 	eventually(t, 30*time.Second, func() (bool, string) {
 		res, err := c.Apply(t.Context(), r.app, rollout.State{Phase: rollout.Installing}, d)
-		if err == nil || !strings.Contains(err.Error(), "applying Service "+r.ns+"/web") || !cluster.Refused(err) {
+		if err == nil || !strings.Contains(err.Error(), "applying Service "+r.ns+"/web") || !delivery.Refused(err) {
 			t.Fatalf("err = %v", err)
 		}
 		_, getErr := r.kube.AppsV1().Deployments(r.ns).Get(t.Context(), "web", metav1.GetOptions{})
@@ -193,29 +194,9 @@ func TestWhoChangedIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := cluster.App{Name: "web", Namespace: r.ns, ReleaseName: "other"}
+	app := delivery.App{Name: "web", Namespace: r.ns, ReleaseName: "other"}
 	if _, err := other.Apply(t.Context(), app, rollout.State{}, project.Desired{Stable: r.objects(configs)[:1]}); err != nil {
 		t.Fatal(err)
 	}
 	awaitPending("it says that it belongs to Helm release " + r.ns + "/other")
-}
-
-func TestRefused(t *testing.T) {
-	gr := deployments.GroupResource()
-	for _, test := range []struct {
-		err  error
-		want bool
-	}{
-		{errors.New("connection refused"), false},
-		{apierrors.NewServiceUnavailable("starting"), false},
-		{apierrors.NewTooManyRequests("later", 1), false},
-		{fmt.Errorf("saving: %w", cluster.ErrConflict), false},
-		{fmt.Errorf("observing: %w", apierrors.NewForbidden(gr, "web", errors.New("no right"))), true},
-		{fmt.Errorf("adopting: %w", cluster.ErrHelmBusy), true},
-		{errors.Join(errors.New("connection refused"), apierrors.NewBadRequest("bad")), true},
-	} {
-		if got := cluster.Refused(test.err); got != test.want {
-			t.Errorf("%v: refused %t", test.err, got)
-		}
-	}
 }

@@ -26,8 +26,9 @@ import (
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/lru"
 
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
-	"github.com/sluice-cd/sluice/render"
+	rendered "github.com/sluice-cd/sluice/render/release"
 )
 
 const (
@@ -39,17 +40,6 @@ const (
 	// keptObjects is how many releases' objects are kept decoded, for rollouts that outlast git.
 	keptObjects = 128
 )
-
-// ErrHelmBusy is returned by AddRelease and Adopt while another Helm client has an operation under way on the
-// release, or died in one. Somebody has to finish it, or roll it back.
-var ErrHelmBusy = errors.New("another Helm client has an operation under way")
-
-// ErrReleaseTooLarge is returned by AddRelease when the record of a release does not fit into a Secret.
-var ErrReleaseTooLarge = errors.New("its Helm record is larger than the 1 MiB that Kubernetes allows; leave large files out of the chart (.helmignore)")
-
-// ErrReleaseLost is returned by ReleaseObjects for a release without a Helm record that can be read. Somebody has
-// deleted it, or helm uninstall has.
-var ErrReleaseLost = errors.New("its Helm record is gone")
 
 // revision is one record of a Helm release as its Secret's labels tell.
 type revision struct {
@@ -77,7 +67,7 @@ func newReleases(c *Client) *releases {
 // be had again while git and the chart repository are away. A record that an earlier call made for the same
 // release, and that nothing has become of yet, is used again. The revision is later than after, the latest that the
 // app's state names: its record may be gone, as after helm uninstall, but no other release may go by its number.
-func (c *Client) AddRelease(ctx context.Context, app App, rel *render.Release, after int) (int, error) {
+func (c *Client) AddRelease(ctx context.Context, app delivery.App, rel *rendered.Release, after int) (int, error) {
 	n, err := c.releases.add(ctx, app, rel, after)
 	if err != nil {
 		return 0, fmt.Errorf("adding to Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
@@ -88,7 +78,7 @@ func (c *Client) AddRelease(ctx context.Context, app App, rel *render.Release, a
 // SettleReleases makes the statuses of an app's Helm records say what the state says: the stable release is
 // deployed, the one under way pending, failed ones are failed, and say why. It asks the API server nothing when
 // they do already.
-func (c *Client) SettleReleases(ctx context.Context, app App, s rollout.State) error {
+func (c *Client) SettleReleases(ctx context.Context, app delivery.App, s rollout.State) error {
 	if err := c.releases.settle(ctx, app, s); err != nil {
 		return fmt.Errorf("settling Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
 	}
@@ -97,7 +87,7 @@ func (c *Client) SettleReleases(ctx context.Context, app App, s rollout.State) e
 
 // ReleaseObjects returns the objects of a release from its Helm record, CRDs first. They are shared and must not
 // be changed. It returns ErrReleaseLost when the record is gone, or can't be decoded.
-func (c *Client) ReleaseObjects(ctx context.Context, app App, number int) ([]*unstructured.Unstructured, error) {
+func (c *Client) ReleaseObjects(ctx context.Context, app delivery.App, number int) ([]*unstructured.Unstructured, error) {
 	objs, err := c.releases.load(ctx, app, number)
 	if err != nil {
 		return nil, fmt.Errorf("reading revision %d of Helm release %s/%s: %w", number, app.Namespace, app.ReleaseName, err)
@@ -107,15 +97,15 @@ func (c *Client) ReleaseObjects(ctx context.Context, app App, number int) ([]*un
 
 // Adopt finds the release that Helm, Flux or jx deployed before Sluice came: it is the stable release of an app
 // that has no state yet. It is zero when there is none.
-func (c *Client) Adopt(ctx context.Context, app App) (rollout.Release, error) {
+func (c *Client) Adopt(ctx context.Context, app delivery.App) (rollout.Found, error) {
 	rel, err := c.releases.adopt(ctx, app)
 	if err != nil {
-		return rollout.Release{}, fmt.Errorf("adopting Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+		return rollout.Found{}, fmt.Errorf("adopting Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
 	}
-	return rel, nil
+	return rollout.Found{Stable: rel}, nil
 }
 
-func (r *releases) add(ctx context.Context, app App, rel *render.Release, after int) (int, error) {
+func (r *releases) add(ctx context.Context, app delivery.App, rel *rendered.Release, after int) (int, error) {
 	if err := r.c.ensureNamespace(ctx, app.Namespace); err != nil {
 		return 0, err
 	}
@@ -153,7 +143,7 @@ func (r *releases) add(ctx context.Context, app App, rel *render.Release, after 
 }
 
 func busy(last revision) error {
-	return fmt.Errorf("%w: revision %d is %s", ErrHelmBusy, last.number, last.status)
+	return fmt.Errorf("%w: revision %d is %s", delivery.ErrHelmBusy, last.number, last.status)
 }
 
 // tooLarge recognises the API server's and etcd's ways of refusing a large Secret.
@@ -161,12 +151,12 @@ func tooLarge(err error) error {
 	text := err.Error()
 	if apierrors.IsRequestEntityTooLargeError(err) || strings.Contains(text, "Too long") || strings.Contains(text, "request is too large") ||
 		strings.Contains(text, "trying to send message larger than max") {
-		return ErrReleaseTooLarge
+		return delivery.ErrReleaseTooLarge
 	}
 	return err
 }
 
-func newRecord(app App, rel *render.Release, number int, first helmtime.Time, now time.Time) (*release.Release, error) {
+func newRecord(app delivery.App, rel *rendered.Release, number int, first helmtime.Time, now time.Time) (*release.Release, error) {
 	manifest, err := manifestOf(rel)
 	if err != nil {
 		return nil, err
@@ -187,7 +177,7 @@ func newRecord(app App, rel *render.Release, number int, first helmtime.Time, no
 	return record, nil
 }
 
-func hooksOf(rel *render.Release) []*release.Hook {
+func hooksOf(rel *rendered.Release) []*release.Hook {
 	var out []*release.Hook
 	for _, h := range rel.Hooks {
 		hook := &release.Hook{Name: h.Name, Kind: h.Kind, Path: h.Path, Weight: h.Weight, Manifest: h.Manifest}
@@ -203,12 +193,12 @@ func hooksOf(rel *render.Release) []*release.Hook {
 }
 
 // firstDeployed reads when the release was first deployed from its newest record.
-func (r *releases) firstDeployed(ctx context.Context, app App, newest int) (helmtime.Time, error) {
+func (r *releases) firstDeployed(ctx context.Context, app delivery.App, newest int) (helmtime.Time, error) {
 	if newest == 0 {
 		return helmtime.Time{}, nil
 	}
 	record, err := r.get(ctx, app, newest)
-	if errors.Is(err, ErrReleaseLost) {
+	if errors.Is(err, delivery.ErrReleaseLost) {
 		return helmtime.Time{}, nil
 	}
 	if err != nil {
@@ -219,7 +209,7 @@ func (r *releases) firstDeployed(ctx context.Context, app App, newest int) (helm
 
 // settle updates what differs. The old deployed record is superseded before the new one is deployed, as Helm
 // does it.
-func (r *releases) settle(ctx context.Context, app App, s rollout.State) error {
+func (r *releases) settle(ctx context.Context, app delivery.App, s rollout.State) error {
 	history, err := r.history(ctx, app)
 	if err != nil {
 		return err
@@ -276,9 +266,9 @@ func whyFailed(rev revision, s rollout.State) string {
 	return "Superseded before it was promoted"
 }
 
-func (r *releases) setStatus(ctx context.Context, app App, number int, status release.Status, why string) error {
+func (r *releases) setStatus(ctx context.Context, app delivery.App, number int, status release.Status, why string) error {
 	record, err := r.get(ctx, app, number)
-	if errors.Is(err, ErrReleaseLost) {
+	if errors.Is(err, delivery.ErrReleaseLost) {
 		return nil
 	}
 	if err != nil {
@@ -293,7 +283,7 @@ func (r *releases) setStatus(ctx context.Context, app App, number int, status re
 
 // trim deletes the oldest records beyond the limit, and never one that serves, may serve, or is somebody else's
 // operation.
-func (r *releases) trim(ctx context.Context, app App, history []revision, s rollout.State) error {
+func (r *releases) trim(ctx context.Context, app delivery.App, history []revision, s rollout.State) error {
 	excess := len(history) - maxHistory
 	if excess <= 0 {
 		return nil
@@ -316,7 +306,7 @@ func (r *releases) trim(ctx context.Context, app App, history []revision, s roll
 	return nil
 }
 
-func (r *releases) delete(ctx context.Context, app App, number int) error {
+func (r *releases) delete(ctx context.Context, app delivery.App, number int) error {
 	err := r.c.core.Secrets(app.Namespace).Delete(ctx, recordName(app, number), metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting the record of revision %d: %w", number, err)
@@ -326,7 +316,7 @@ func (r *releases) delete(ctx context.Context, app App, number int) error {
 }
 
 // uninstall deletes the whole history, as helm uninstall does, if any of it is ours.
-func (r *releases) uninstall(ctx context.Context, app App) error {
+func (r *releases) uninstall(ctx context.Context, app delivery.App) error {
 	history, err := r.list(ctx, app)
 	if err != nil {
 		return err
@@ -343,7 +333,7 @@ func (r *releases) uninstall(ctx context.Context, app App) error {
 	return nil
 }
 
-func (r *releases) adopt(ctx context.Context, app App) (rollout.Release, error) {
+func (r *releases) adopt(ctx context.Context, app delivery.App) (rollout.Release, error) {
 	history, err := r.list(ctx, app)
 	if err != nil || len(history) == 0 {
 		return rollout.Release{}, err
@@ -378,7 +368,7 @@ func adoptedDigest(version, manifest string) string {
 	return hex.EncodeToString(h[:])
 }
 
-func (r *releases) load(ctx context.Context, app App, number int) ([]*unstructured.Unstructured, error) {
+func (r *releases) load(ctx context.Context, app delivery.App, number int) ([]*unstructured.Unstructured, error) {
 	key := objectsKey(app, number)
 	if objs, ok := r.objects.Get(key); ok {
 		return objs.([]*unstructured.Unstructured), nil //nolint:forcetypeassert // nothing else is put in
@@ -396,7 +386,7 @@ func (r *releases) load(ctx context.Context, app App, number int) ([]*unstructur
 }
 
 // history is what is known of a release, or else the API server's answer.
-func (r *releases) history(ctx context.Context, app App) ([]revision, error) {
+func (r *releases) history(ctx context.Context, app delivery.App) ([]revision, error) {
 	r.mu.Lock()
 	known, ok := r.known[app.Namespace+"/"+app.ReleaseName]
 	r.mu.Unlock()
@@ -406,20 +396,20 @@ func (r *releases) history(ctx context.Context, app App) ([]revision, error) {
 	return r.list(ctx, app)
 }
 
-func (r *releases) remember(app App, h []revision) {
+func (r *releases) remember(app delivery.App, h []revision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.known[app.Namespace+"/"+app.ReleaseName] = slices.Clone(h)
 }
 
-func (r *releases) forget(app App) {
+func (r *releases) forget(app delivery.App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.known, app.Namespace+"/"+app.ReleaseName)
 }
 
 // list asks for the labels of a release's records, oldest first. Their content is large and stays where it is.
-func (r *releases) list(ctx context.Context, app App) ([]revision, error) {
+func (r *releases) list(ctx context.Context, app delivery.App) ([]revision, error) {
 	selector := labels.Set{"owner": "helm", "name": app.ReleaseName}.String()
 	list, err := r.c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(app.Namespace).
 		List(ctx, metav1.ListOptions{LabelSelector: selector})
@@ -441,12 +431,12 @@ func (r *releases) list(ctx context.Context, app App) ([]revision, error) {
 
 // get reads one record. It goes by way of a query because the driver's Get fails badly on a record that can't
 // be decoded; the query is answered with the one Secret that can match, so that it does not cost a look at all of them.
-func (r *releases) get(ctx context.Context, app App, number int) (*release.Release, error) {
+func (r *releases) get(ctx context.Context, app delivery.App, number int) (*release.Release, error) {
 	found, err := r.driver(ctx, app, number).Query(map[string]string{
 		"owner": "helm", "name": app.ReleaseName, "version": strconv.Itoa(number),
 	})
 	if errors.Is(err, driver.ErrReleaseNotFound) {
-		return nil, fmt.Errorf("reading the record of revision %d: %w (%w)", number, ErrReleaseLost, err)
+		return nil, fmt.Errorf("reading the record of revision %d: %w (%w)", number, delivery.ErrReleaseLost, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the record of revision %d: %w", number, err)
@@ -456,17 +446,19 @@ func (r *releases) get(ctx context.Context, app App, number int) (*release.Relea
 			return record, nil
 		}
 	}
-	return nil, fmt.Errorf("decoding the record of revision %d: %w", number, ErrReleaseLost)
+	return nil, fmt.Errorf("decoding the record of revision %d: %w", number, delivery.ErrReleaseLost)
 }
 
-func objectsKey(app App, number int) string { return recordName(app, number) + "@" + app.Namespace }
+func objectsKey(app delivery.App, number int) string {
+	return recordName(app, number) + "@" + app.Namespace
+}
 
-func recordName(app App, number int) string {
+func recordName(app delivery.App, number int) string {
 	return storage.HelmStorageType + "." + app.ReleaseName + ".v" + strconv.Itoa(number)
 }
 
 // driver is Helm's, for one record.
-func (r *releases) driver(ctx context.Context, app App, number int) *driver.Secrets {
+func (r *releases) driver(ctx context.Context, app delivery.App, number int) *driver.Secrets {
 	return driver.NewSecrets(boundSecrets{SecretInterface: r.c.core.Secrets(app.Namespace), ctx: ctx, only: recordName(app, number)})
 }
 

@@ -16,9 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
-	"github.com/sluice-cd/sluice/render"
+	rendered "github.com/sluice-cd/sluice/render/release"
 )
 
 // helm is the real Helm on the rig's namespace.
@@ -43,12 +44,12 @@ func helmChart(version, templates string) *chart.Chart {
 }
 
 // rendered is a release as package render gives it, as far as this package uses it.
-func (r *rig) rendered(version, manifest string) *render.Release {
-	return &render.Release{
+func (r *rig) rendered(version, manifest string) *rendered.Release {
+	return &rendered.Release{
 		Name: "web", Namespace: r.ns, Version: version, Manifest: manifest, Objects: r.objects(manifest),
 		Digest: fmt.Sprintf("%064x", len(manifest)*1000+len(version)+int(version[len(version)-1])),
 		Config: map[string]any{"a": "b"}, Chart: helmChart(version, manifest),
-		Hooks: []render.Hook{{Name: "test", Kind: "Pod", Events: []string{"test"}, Manifest: "apiVersion: v1\nkind: Pod\nmetadata: {name: test}"}},
+		Hooks: []rendered.Hook{{Name: "test", Kind: "Pod", Events: []string{"test"}, Manifest: "apiVersion: v1\nkind: Pod\nmetadata: {name: test}"}},
 	}
 }
 
@@ -70,7 +71,7 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	r := newRig(t)
 	cfg := r.helm()
 	one, two, three := r.rendered("1.0.1", deployment("web", "web:1", 1)), r.rendered("1.0.2", deployment("web", "web:2", 1)), r.rendered("1.0.3", deployment("web", "web:3", 1))
-	add := func(rel *render.Release) rollout.Release {
+	add := func(rel *rendered.Release) rollout.Release {
 		t.Helper()
 		n, err := r.AddRelease(t.Context(), r.app, rel, 0)
 		if err != nil {
@@ -126,7 +127,7 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	if err != nil || len(objs) != 1 || objs[0].GetNamespace() != r.ns || !strings.Contains(fmt.Sprint(objs[0].Object), "web:1") {
 		t.Errorf("objects of revision 1: %v, %v", objs, err)
 	}
-	if found, err := r.Adopt(t.Context(), r.app); err != nil || found != third {
+	if found, err := r.Adopt(t.Context(), r.app); err != nil || found.Stable != third {
 		t.Errorf("adopting our own: %+v, %v; want %+v", found, err, third)
 	}
 	began = r.flush()
@@ -144,7 +145,7 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	if len(got) != 10 || !strings.HasPrefix(got[0], "3 1.0.3 deployed") || !strings.HasPrefix(got[9], "15 1.1.11 pending-upgrade") {
 		t.Errorf("history of 15:\n%s", strings.Join(got, "\n"))
 	}
-	if err := r.DeleteState(t.Context(), cluster.Saved{App: r.app}); err != nil {
+	if err := r.DeleteState(t.Context(), delivery.Saved{App: r.app}); err != nil {
 		t.Fatal(err)
 	}
 	if rels, _ := action.NewList(cfg).Run(); len(rels) > 0 {
@@ -177,7 +178,7 @@ func TestReleaseThatDoesNotFit(t *testing.T) {
 		noise[i] = byte(x >> 24)
 	}
 	rel.Chart.Files = []*chart.File{{Name: "noise", Data: noise}}
-	if _, err := r.AddRelease(t.Context(), r.app, rel, 0); !errors.Is(err, cluster.ErrReleaseTooLarge) {
+	if _, err := r.AddRelease(t.Context(), r.app, rel, 0); !errors.Is(err, delivery.ErrReleaseTooLarge) {
 		t.Errorf("err = %v", err)
 	}
 }
@@ -193,10 +194,10 @@ func TestSomebodyElsesOperation(t *testing.T) {
 	if err := cfg.Releases.Create(rel); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Adopt(t.Context(), r.app); !errors.Is(err, cluster.ErrHelmBusy) {
+	if _, err := r.Adopt(t.Context(), r.app); !errors.Is(err, delivery.ErrHelmBusy) {
 		t.Errorf("Adopt: %v", err)
 	}
-	if _, err := r.AddRelease(t.Context(), r.app, r.rendered("1.0.1", configs), 0); !errors.Is(err, cluster.ErrHelmBusy) {
+	if _, err := r.AddRelease(t.Context(), r.app, r.rendered("1.0.1", configs), 0); !errors.Is(err, delivery.ErrHelmBusy) {
 		t.Errorf("AddRelease: %v", err)
 	}
 }
@@ -205,7 +206,7 @@ func TestSomebodyElsesOperation(t *testing.T) {
 // release no longer says goes away although we have never applied it.
 func TestAdoptFromHelm(t *testing.T) {
 	r := newRig(t)
-	if _, err := r.SaveState(t.Context(), cluster.Saved{App: cluster.App{Name: "x", Namespace: r.ns, ReleaseName: "x"}}); err != nil {
+	if _, err := r.SaveState(t.Context(), delivery.Saved{App: delivery.App{Name: "x", Namespace: r.ns, ReleaseName: "x"}}); err != nil {
 		t.Fatal(err) // makes the namespace
 	}
 	cfg := r.helm()
@@ -223,7 +224,8 @@ func TestAdoptFromHelm(t *testing.T) {
 	// A restart by hand must survive, too.
 	r.edit(deployments, "web", `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"2026-01-01T00:00:00Z"}}}}}`)
 
-	found, err := r.Adopt(t.Context(), r.app)
+	adopted, err := r.Adopt(t.Context(), r.app)
+	found := adopted.Stable
 	if err != nil || found.Revision != 2 || found.Version != "1.0.1" || found.Digest == "" {
 		t.Fatalf("found %+v, %v", found, err)
 	}
@@ -319,7 +321,7 @@ func TestLostRecords(t *testing.T) {
 	if err := r.kube.CoreV1().Secrets(r.ns).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "owner=helm"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.ReleaseObjects(t.Context(), r.app, n); !errors.Is(err, cluster.ErrReleaseLost) {
+	if _, err := r.ReleaseObjects(t.Context(), r.app, n); !errors.Is(err, delivery.ErrReleaseLost) {
 		t.Errorf("reading it: %v", err)
 	}
 	next, err := r.AddRelease(t.Context(), r.app, two, n)

@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -19,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 )
 
 const (
@@ -44,25 +43,11 @@ const (
 	maxState   = 64 << 20
 )
 
-// ErrStateTooLarge is returned by SaveState and Apply for a state that does not fit into a Secret, as after thousands of
-// rollouts whose events no status branch has taken.
-var ErrStateTooLarge = errors.New("the state, with the events that git has not taken yet, is larger than the 1 MiB that Kubernetes allows")
-
-// ErrBrokenState is returned for a state that is not as Sluice wrote it. Nobody knows then what the app was in the middle
-// of, so it must be left alone.
-var ErrBrokenState = errors.New("the saved state can't be read")
-
-// Saved is an app's state as the cluster holds it. The inventory beside it is the client's own business.
-type Saved struct {
-	App   App
-	State rollout.State
-}
-
 // LoadStates returns every app's state in the environment by the app's name, and makes the client forget what
 // it knew. A state that can't be read is not in out; broken says why by the app's name, and LoadState tries again. It must
 // not run while an app is in somebody's hands.
-func (c *Client) LoadStates(ctx context.Context) (out map[string]Saved, broken map[string]error, err error) {
-	out, broken = map[string]Saved{}, map[string]error{}
+func (c *Client) LoadStates(ctx context.Context) (out map[string]delivery.Saved, broken map[string]error, err error) {
+	out, broken = map[string]delivery.Saved{}, map[string]error{}
 	apps := map[string]*memory{}
 	opts := metav1.ListOptions{Limit: statePage, LabelSelector: labels.Set{environmentLabel: labelValue(c.cfg.Environment)}.String()}
 	for {
@@ -99,7 +84,7 @@ func (c *Client) LoadStates(ctx context.Context) (out map[string]Saved, broken m
 // LoadState returns an app's state as it is after ErrConflict, and makes the client go by that. It must be called by
 // whoever has the app. Found is false when the state was deleted: then what the client knows of the app stays, and the
 // next SaveState makes the state anew.
-func (c *Client) LoadState(ctx context.Context, app App) (s Saved, found bool, err error) {
+func (c *Client) LoadState(ctx context.Context, app delivery.App) (s delivery.Saved, found bool, err error) {
 	secret, err := c.core.Secrets(c.cfg.Namespace).Get(ctx, c.stateName(app.Name), metav1.GetOptions{})
 	c.releases.forget(app)
 	if apierrors.IsNotFound(err) {
@@ -107,17 +92,17 @@ func (c *Client) LoadState(ctx context.Context, app App) (s Saved, found bool, e
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		m.version, m.unsaved = "", true
-		return Saved{}, false, nil
+		return delivery.Saved{}, false, nil
 	}
 	if err != nil {
-		return Saved{}, false, fmt.Errorf("reading the state of %s: %w", app.Name, err)
+		return delivery.Saved{}, false, fmt.Errorf("reading the state of %s: %w", app.Name, err)
 	}
 	saved, m, err := c.decodeState(secret)
 	if err != nil {
-		return Saved{}, false, err
+		return delivery.Saved{}, false, err
 	}
 	if m == nil {
-		return Saved{}, false, fmt.Errorf("reading the state of %s: Secret %s/%s is none of Sluice's", app.Name, secret.Namespace, secret.Name)
+		return delivery.Saved{}, false, fmt.Errorf("reading the state of %s: Secret %s/%s is none of Sluice's", app.Name, secret.Namespace, secret.Name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -136,14 +121,14 @@ func (c *Client) LoadState(ctx context.Context, app App) (s Saved, found bool, e
 }
 
 // decodeState reads one Secret; a Secret that is none of ours gives no memory.
-func (c *Client) decodeState(s *corev1.Secret) (Saved, *memory, error) {
+func (c *Client) decodeState(s *corev1.Secret) (delivery.Saved, *memory, error) {
 	if s.Type != stateSecretType {
-		return Saved{}, nil, nil
+		return delivery.Saved{}, nil, nil
 	}
-	var saved Saved
+	var saved delivery.Saved
 	err := json.Unmarshal(s.Data[appData], &saved.App)
 	if label := s.Labels[appLabel]; err != nil && s.Name == c.stateName(label) {
-		saved.App = App{Name: label}
+		saved.App = delivery.App{Name: label}
 	} else if err == nil && s.Name != c.stateName(saved.App.Name) {
 		return saved, nil, nil
 	}
@@ -155,14 +140,14 @@ func (c *Client) decodeState(s *corev1.Secret) (Saved, *memory, error) {
 	}
 	if err != nil {
 		return saved, nil, fmt.Errorf("%w in Secret %s/%s: %w: restore the Secret, or delete it, and what serves is taken over as it is",
-			ErrBrokenState, s.Namespace, s.Name, err)
+			delivery.ErrBrokenState, s.Namespace, s.Name, err)
 	}
 	return saved, m, nil
 }
 
 // SaveState writes an app's state, and the inventory as far as it is known. It returns ErrConflict when somebody
 // else has written it since it was loaded. When it returns nil the state is in the cluster.
-func (c *Client) SaveState(ctx context.Context, s Saved) (Saved, error) {
+func (c *Client) SaveState(ctx context.Context, s delivery.Saved) (delivery.Saved, error) {
 	state, err := json.Marshal(s.State)
 	if err != nil {
 		return s, fmt.Errorf("encoding the state of %s: %w", s.App.Name, err)
@@ -219,7 +204,7 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
 		return err
 	}
 	if n := len(state) + len(inventory); n > maxSecret {
-		return fmt.Errorf("saving the state of %s: %w: %d bytes", m.app.Name, ErrStateTooLarge, n)
+		return fmt.Errorf("saving the state of %s: %w: %d bytes", m.app.Name, delivery.ErrStateTooLarge, n)
 	}
 	secret, err := c.stateSecret(m.app, version, state, inventory)
 	if err != nil {
@@ -236,7 +221,7 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
 	return nil
 }
 
-func (c *Client) stateSecret(app App, version string, state, inventory []byte) (*corev1.Secret, error) {
+func (c *Client) stateSecret(app delivery.App, version string, state, inventory []byte) (*corev1.Secret, error) {
 	name, err := json.Marshal(app)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the name of %s: %w", app.Name, err)
@@ -271,12 +256,12 @@ func (c *Client) send(ctx context.Context, s *corev1.Secret) (*corev1.Secret, er
 		return nil, getErr
 	}
 	if now.Annotations[writerAnnotation] != c.instance {
-		return nil, fmt.Errorf("%w (Secret %s/%s)", ErrConflict, s.Namespace, s.Name)
+		return nil, fmt.Errorf("%w (Secret %s/%s)", delivery.ErrConflict, s.Namespace, s.Name)
 	}
 	s.ResourceVersion = now.ResourceVersion
 	written, err = c.sendOnce(ctx, s)
 	if apierrors.IsConflict(err) {
-		return nil, fmt.Errorf("%w (Secret %s/%s)", ErrConflict, s.Namespace, s.Name)
+		return nil, fmt.Errorf("%w (Secret %s/%s)", delivery.ErrConflict, s.Namespace, s.Name)
 	}
 	return written, err
 }
@@ -295,13 +280,13 @@ func (c *Client) sendOnce(ctx context.Context, s *corev1.Secret) (*corev1.Secret
 	}
 	written, err := secrets.Patch(ctx, s.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: c.cfg.FieldManager})
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("%w: Secret %s/%s was deleted", ErrConflict, s.Namespace, s.Name)
+		return nil, fmt.Errorf("%w: Secret %s/%s was deleted", delivery.ErrConflict, s.Namespace, s.Name)
 	}
 	return written, err
 }
 
 // DeleteState forgets an app whose objects are gone, its Helm release with it.
-func (c *Client) DeleteState(ctx context.Context, s Saved) error {
+func (c *Client) DeleteState(ctx context.Context, s delivery.Saved) error {
 	if err := c.releases.uninstall(ctx, s.App); err != nil {
 		return err
 	}
@@ -313,7 +298,7 @@ func (c *Client) DeleteState(ctx context.Context, s Saved) error {
 		opts := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}}
 		err := c.core.Secrets(c.cfg.Namespace).Delete(ctx, c.stateName(s.App.Name), opts)
 		if apierrors.IsConflict(err) {
-			err = ErrConflict
+			err = delivery.ErrConflict
 		}
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("deleting the state of %s: %w", s.App.Name, err)

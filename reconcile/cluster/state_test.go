@@ -57,21 +57,10 @@ func FuzzParseManifest(f *testing.F) {
 	})
 }
 
-func TestTerminal(t *testing.T) {
+func TestObjectError(t *testing.T) {
 	k := Key{Kind: "Service", Namespace: "a", Name: "b"}
 	invalid := objectError("applying", k, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, "b",
 		field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIP"), "10.0.0.1", "may not change once set")}))
-	away := objectError("applying", k, errors.New("connection refused"))
-	for _, test := range []struct {
-		err  error
-		want bool
-	}{
-		{invalid, true}, {away, false}, {errors.Join(invalid, away), false}, {errors.Join(invalid, invalid), true}, {errors.New("x"), false},
-	} {
-		if got := Terminal(test.err); got != test.want {
-			t.Errorf("Terminal(%v) = %v", test.err, got)
-		}
-	}
 	want := "applying Service a/b: spec.clusterIP: Invalid value: \"10.0.0.1\": may not change once set (the field can't be changed in place;"
 	if !strings.HasPrefix(invalid.Error(), want) {
 		t.Errorf("got  %s\nwant %s…", invalid, want)

@@ -9,6 +9,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 )
 
 // watched is an object as a watch brings it: "name uid version label".
@@ -158,7 +160,7 @@ func TestFingerprintWithoutGeneration(t *testing.T) {
 }
 
 func TestPrepare(t *testing.T) {
-	app := App{Name: "a", Namespace: "ns", ReleaseName: "r"}
+	app := delivery.App{Name: "a", Namespace: "ns", ReleaseName: "r"}
 	in := object(t, `
 apiVersion: v1
 kind: Secret

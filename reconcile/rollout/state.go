@@ -184,3 +184,12 @@ type Reverted struct {
 	// Rollout of the Revert that is answered, so that a late answer is not taken for a newer one's; 0: the present.
 	Rollout int64
 }
+
+// Found is what the cluster holds of an app that has no State: what another tool deployed before Sluice came, or what is
+// left of an app whose State was lost.
+type Found struct {
+	// Stable is the release that serves; zero: none is known to.
+	Stable Release
+	// Canary is the release whose canary track is there; zero: none is.
+	Canary Release
+}

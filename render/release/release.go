@@ -1,4 +1,6 @@
-package render
+// Package release is what rendering gives, as values: the objects of one app at one commit, and what Helm's record of it
+// keeps. It is apart from package render so that whoever carries releases about does not link Helm's engine.
+package release
 
 import (
 	"helm.sh/helm/v3/pkg/chart"
