@@ -10,7 +10,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
