@@ -32,6 +32,7 @@ func (s State) nextCheck(p environments.Policy) time.Time {
 // Due is the next instant at which time alone may change Next's answer to o, or at which a check is due; zero when
 // there is none, as at rest. One that is not after o.Now is a check that CheckDue reports too.
 func (s State) Due(o Observation) time.Time {
+	o = o.fit(s)
 	t := &turn{State: s, o: o}
 	switch s.Phase {
 	case Idle:

@@ -14,12 +14,14 @@ func TestOwedRevertBlocksItsRelease(t *testing.T) {
 	s := rollout.State{Stable: rollout.Release{Version: "1", Digest: "a", Commit: "c1"}, Revert: &rollout.Revert{From: failed}}
 	o := healthy(s, "unused")
 	o.Desired, o.FromStable = failed, rollout.ChangePods
-	if next, _ := checkedNext(t, s, o); !reflect.DeepEqual(next, s) {
+	next, _ := checkedNext(t, s, o)
+	s.Policy = &o.Policy
+	if !reflect.DeepEqual(next, s) {
 		t.Errorf("started what git is to take back: %s", encode(t, next))
 	}
 }
 
-// The executor numbers releases; Next keeps its numbers and gives new releases none.
+// Releases are numbered before they are taken over; Next keeps the numbers.
 func TestRevisions(t *testing.T) {
 	s := rollout.State{
 		Phase: rollout.Updating, Rollouts: 1,
@@ -33,8 +35,29 @@ func TestRevisions(t *testing.T) {
 	}
 	o.Desired, o.FromStable = rollout.Release{Digest: "b+x", Revision: 9}, rollout.ChangePlain
 	s, _ = checkedNext(t, s, o)
-	if s.Stable.Digest != "b+x" || s.Stable.Revision != 0 {
-		t.Errorf("a new release comes with a number: %+v", s.Stable)
+	if s.Stable.Digest != "b+x" || s.Stable.Revision != 9 {
+		t.Errorf("a new release comes without its number: %+v", s.Stable)
+	}
+}
+
+// What can't be taken over is as good as not known: whatever is under way goes on, by its own policy.
+func TestUnfit(t *testing.T) {
+	for _, s := range []rollout.State{
+		{Stable: rollout.Release{Digest: "a"}},
+		{Phase: rollout.Starting, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "c"}},
+		{Phase: rollout.Analyzing, Weight: 10, Peak: 10, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "c"}},
+	} {
+		held := healthy(s, "unused").Policy
+		s.Policy = &held
+		o := healthy(s, "unused")
+		o.Canary, o.Stable = rollout.Track{Failed: true}, rollout.Track{Ready: true}
+		unknown, _ := checkedNext(t, s, o)
+		o.Desired, o.FromStable, o.FromTarget = rollout.Release{Digest: "b"}, rollout.ChangePods, rollout.ChangePods
+		o.Policy.Suspend = true
+		o.Unfit = "its selector changes"
+		if next, _ := checkedNext(t, s, o); !same(next, unknown) {
+			t.Errorf("unfit, from %q:\n%s\nwant\n%s", s.Phase, encode(t, next), encode(t, unknown))
+		}
 	}
 }
 

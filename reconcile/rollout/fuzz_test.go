@@ -306,6 +306,9 @@ func (d *dice) observation() rollout.Observation {
 		answers := []rollout.Reverted{{}, {Commit: "x"}, {Skipped: "y"}, {Commit: "x", Rollout: 3}}
 		o.Reverted = &answers[d.n(4)]
 	}
+	if d.n(8) == 7 {
+		o.Unfit = "unfit"
+	}
 	return o
 }
 

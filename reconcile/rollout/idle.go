@@ -28,7 +28,7 @@ func (t *turn) idle() {
 // applyPlain takes over a change that no pod would notice.
 func (t *turn) applyPlain() {
 	from := t.Stable
-	t.Stable = desired(t.o)
+	t.Stable = t.o.Desired
 	t.Reason = ""
 	t.record(Event{Type: Applied, From: from, To: t.Stable})
 }
@@ -72,7 +72,7 @@ func (t *turn) dropRevertOf(r Release, reason string) {
 func (t *turn) begin() {
 	t.dropRevertOf(t.o.Desired, "asked for again by commit "+t.o.Desired.Commit)
 	t.clearRun()
-	t.Target = desired(t.o)
+	t.Target = t.o.Desired
 	t.Rollouts++
 	if t.o.Policy.Strategy == environments.StrategyCanary {
 		t.enter(Starting)
@@ -89,7 +89,7 @@ func (t *turn) begin() {
 // install applies the first release. There is nothing to compare it with, so it never canaries.
 func (t *turn) install() {
 	t.clearRun()
-	t.Target = desired(t.o)
+	t.Target = t.o.Desired
 	t.enter(Installing)
 	t.emit(InstallStarted, "", nil)
 }
@@ -139,13 +139,6 @@ func (t *turn) succeed(outcome EventType, reason string) {
 	t.Stable = t.Target
 	t.Outcome = outcome
 	t.rest()
-}
-
-// desired is what git asks for, as a release that has no Helm record yet.
-func desired(o Observation) Release {
-	r := o.Desired
-	r.Revision = 0
-	return r
 }
 
 // remove lets go of everything, from any phase.

@@ -51,6 +51,7 @@ func (s State) canaryOrNone() Release {
 
 // CheckTransition reports every invariant that Next(before, o) = (after, events) breaks; nil: none.
 func CheckTransition(before State, o Observation, after State, events []Event) error {
+	o = o.fit(before)
 	return errors.Join(
 		Check(after), checkWeight(before, o, after), checkTracks(before, o, after),
 		checkNumbers(before, o, after, events), checkDecisions(before, o, after, events),

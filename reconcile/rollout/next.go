@@ -3,6 +3,8 @@ package rollout
 import (
 	"slices"
 	"time"
+
+	"github.com/sluice-cd/sluice/environments"
 )
 
 // Next takes one observation of the world to the next State and to the events that say what happened. It is the whole
@@ -89,6 +91,7 @@ import (
 func Next(s State, o Observation) (State, []Event) {
 	o.Stable.Available = o.Stable.Available || o.Stable.Ready
 	o.Canary.Available = o.Canary.Available || o.Canary.Ready
+	o = o.fit(s)
 	t := &turn{State: s, o: o}
 	t.Outbox = slices.Clone(s.Outbox)
 	t.Rejected = slices.Clone(s.Rejected)
@@ -97,7 +100,50 @@ func Next(s State, o Observation) (State, []Event) {
 	t.retry()
 	t.mark()
 	t.decide()
-	return t.State, t.events
+	if o.Desired.IsZero() {
+		return t.State, t.events
+	}
+	return t.Governed(o.Desired, o.Policy), t.events
+}
+
+// fit is the observation without a Desired that is Unfit.
+func (o Observation) fit(s State) Observation {
+	if o.Unfit == "" {
+		return o
+	}
+	o.Desired, o.FromStable, o.FromTarget = Release{}, ChangeNone, ChangeNone
+	if s.Policy != nil {
+		o.Policy = *s.Policy
+	}
+	return o
+}
+
+// Governed is the State with the policy that its projection follows, given what git asks for: that of the release under
+// way, at rest that of the one that serves. The State's own stays while git asks for another release.
+func (s State) Governed(desired Release, p environments.Policy) State {
+	governs := s.Stable
+	if s.InFlight() {
+		governs = s.Target
+	}
+	if s.Policy == nil || governs.IsZero() || desired.Digest == governs.Digest {
+		s.Policy = &p
+	}
+	if s.Stable.Digest == desired.Digest && s.Stable.Commit == "" {
+		// What was adopted is what git says: now it is known since when.
+		s.Stable.Commit = desired.Commit
+	}
+	return s
+}
+
+// Takes reports whether Next would take o.Desired over, as the release of a track. Then it has to be known to be fit, and
+// to have its number, before Next is asked.
+func (s State) Takes(o Observation) bool {
+	wanted := o.Desired.Digest
+	if wanted == "" || s.Stable.Digest == wanted || s.Target.Digest == wanted {
+		return false
+	}
+	next, _ := Next(s, o)
+	return next.Stable.Digest == wanted || next.Target.Digest == wanted
 }
 
 // turn is one call of Next: the State that becomes the answer, and what is seen.

@@ -19,7 +19,7 @@ func (t *turn) redirect() bool {
 	case t.Phase == Draining:
 		return false // the release is as good as promoted; what comes next is measured against it
 	case t.o.FromTarget == ChangePlain:
-		t.Target = desired(t.o)
+		t.Target = t.o.Desired
 		t.emit(Applied, "", nil)
 	case t.o.FromTarget == ChangePods && t.rejected(d):
 		t.retreat(Aborted, Aborted, fmt.Sprintf("git asks for %s, which failed before", label(d)), nil)

@@ -16,11 +16,10 @@ type Release struct {
 	// Commit of the environment branch that asked for it: the cause. It is the commit that last changed what decides
 	// this app, not the tip of the branch, or every push elsewhere would count as asking for a failed release again.
 	Commit string `json:"commit,omitempty"`
-	// Revision of its Helm release record; 0 until it has one. Next leaves it 0 in every release that it takes over
-	// from Observation.Desired and never looks at it; the executor numbers State.Stable before it saves.
+	// Revision of its Helm release record. A release has one before it is taken over.
 	Revision int `json:"revision,omitempty"`
 	// Stamp marks the stable track's pods where nothing but their config tells them from the release before; see
-	// project.Stamp. The loop sets it together with Revision.
+	// project.Stamp. It comes with Revision.
 	Stamp string `json:"stamp,omitempty"`
 }
 
@@ -92,7 +91,7 @@ type State struct {
 	Rejected []Rejection `json:"rejected,omitempty"`
 	// Revert is the rollback commit that git still owes; nil when none is due.
 	Revert *Revert `json:"revert,omitempty"`
-	// Policy that the projection follows, kept so that git may be away. The loop sets it; Next only carries it along.
+	// Policy that the projection follows, kept so that git may be away; see Governed.
 	Policy *environments.Policy `json:"policy,omitempty"`
 	// LastSeq is the number of the newest event; Outbox holds the events that the audit log has not accepted yet.
 	LastSeq int64   `json:"lastSeq,omitempty"`
@@ -148,13 +147,18 @@ type Observation struct {
 	// Now is the present, never zero.
 	Now time.Time
 	// Desired is what git asks for; zero: not known (git is away, or the app's source has a fault): hold the course.
+	// When State.Takes, it carries its Revision and its Stamp.
 	Desired Release
 	// Removed: git is known not to list the app any more.
 	Removed bool
 	// FromStable and FromTarget: how Desired differs from State.Stable and State.Target.
 	FromStable, FromTarget Change
-	// Policy of Desired, or of the release under way while Desired is not known. It may change at any time.
+	// Policy of Desired, or of the release under way while Desired is not known. It may change at any time. While Desired
+	// is Unfit, Next goes by State.Policy.
 	Policy environments.Policy
+	// Unfit says why Desired can't be taken over; empty: it can, or nobody has looked. Ask when State.Takes. The course is
+	// held then, as if Desired were not known: once it was taken over there might be no way back out.
+	Unfit string
 	// Applied: the cluster holds the whole projection of the present State, and nothing that it does not hold any
 	// more. In Removing the projection is empty, so that Applied says that everything is gone.
 	Applied bool
@@ -183,13 +187,4 @@ type Reverted struct {
 	Skipped string
 	// Rollout of the Revert that is answered, so that a late answer is not taken for a newer one's; 0: the present.
 	Rollout int64
-}
-
-// Found is what the cluster holds of an app that has no State: what another tool deployed before Sluice came, or what is
-// left of an app whose State was lost.
-type Found struct {
-	// Stable is the release that serves; zero: none is known to.
-	Stable Release
-	// Canary is the release whose canary track is there; zero: none is.
-	Canary Release
 }

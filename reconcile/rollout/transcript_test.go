@@ -197,10 +197,19 @@ func checkedNext(t testing.TB, s rollout.State, o rollout.Observation) (rollout.
 	if !same(next, again) || !slices.EqualFunc(events, repeated, sameEvent) {
 		t.Errorf("two answers to one question:\n%s\n%s", encode(t, next), encode(t, again))
 	}
+	if took(s, next, o.Desired) != (s.Takes(o) && o.Unfit == "") {
+		t.Errorf("takes %v over: %t, and says otherwise", o.Desired, took(s, next, o.Desired))
+	}
 	if err := rollout.CheckTransition(s, o, next, events); err != nil {
 		t.Errorf("%v\nbefore %s\nafter  %s", err, encode(t, input), encode(t, next))
 	}
 	return next, events
+}
+
+// took reports whether a release came onto a track.
+func took(before, after rollout.State, r rollout.Release) bool {
+	on := func(s rollout.State) bool { return s.Stable.Digest == r.Digest || s.Target.Digest == r.Digest }
+	return !r.IsZero() && on(after) && !on(before)
 }
 
 // clone is a State that shares no memory with s but the results of checks and the policy.
@@ -221,7 +230,7 @@ func same(x, y rollout.State) bool {
 		x.Since == y.Since && x.StepSince == y.StepSince && x.LastCheck == y.LastCheck &&
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Paused == y.Paused && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
-		sameRevert(x.Revert, y.Revert) && x.Policy == y.Policy && x.LastSeq == y.LastSeq &&
+		sameRevert(x.Revert, y.Revert) && reflect.DeepEqual(x.Policy, y.Policy) && x.LastSeq == y.LastSeq &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 
