@@ -13,17 +13,28 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
-	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/source"
+	"github.com/sluice-cd/sluice/render/release"
 )
 
-// Metrics answers checks; *prometheus.Client implements it.
-type Metrics interface {
-	Ask(ctx context.Context, checks []analysis.Check) []analysis.Sample
+// Cluster is where an environment is delivered to; *cluster.Client implements all of it but Apply.
+type Cluster interface {
+	delivery.Objects
+	delivery.States
+	delivery.Records
+	// LoadStates returns the state of every app by its name; broken says by the app's name which can't be read.
+	LoadStates(ctx context.Context) (states map[string]delivery.Saved, broken map[string]error, err error)
+	// OnChange names the function that is told which app needs a look. It is called before LoadStates.
+	OnChange(func(app string))
+}
+
+// Renderer turns what a commit asks of an app into a release and its policy; *charts.Charts implements it.
+type Renderer interface {
+	Release(ctx context.Context, c source.Commit, app *environments.App) (*release.Release, environments.Policy, error)
 }
 
 // Config is one environment to deliver.
@@ -50,12 +61,12 @@ type Config struct {
 
 // Agent delivers one environment. Make it with New and call Run once.
 type Agent struct {
-	cfg     Config
-	cluster *cluster.Client
-	charts  *Charts
-	metrics Metrics
-	log     *slog.Logger
-	now     func() time.Time
+	cfg      Config
+	cluster  Cluster
+	renderer Renderer
+	delivery *delivery.Delivery
+	log      *slog.Logger
+	now      func() time.Time
 
 	repo   *gitsync.Repo
 	poller *gitsync.Poller
@@ -70,7 +81,7 @@ type Agent struct {
 
 	mu sync.Mutex
 	// source is the newest readable commit; envFault why the newest commit is not readable.
-	source   Source
+	source   source.Commit
 	envFault error
 	// releaseNames counts the apps of the environment by release name.
 	releaseNames map[string]int
@@ -114,7 +125,7 @@ type app struct {
 }
 
 // New prepares an agent; nothing is asked of anybody until Run.
-func New(cfg Config, c *cluster.Client, charts *Charts, m Metrics) *Agent {
+func New(cfg Config, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 	if cfg.Interval == 0 {
 		cfg.Interval = 30 * time.Second
 	}
@@ -122,12 +133,13 @@ func New(cfg Config, c *cluster.Client, charts *Charts, m Metrics) *Agent {
 		cfg.Workers = 4
 	}
 	a := &Agent{
-		cfg: cfg, cluster: c, charts: charts, metrics: m,
+		cfg: cfg, cluster: c, renderer: r,
 		log: cfg.Log.With("environment", cfg.Environment), now: time.Now, //nolint:forbidigo // the loop is the edge
 		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace}, queue: newQueue(), outbox: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}
 	a.diffs.apps = a.digests
+	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
 	return a
 }
 
@@ -230,8 +242,11 @@ func (a *Agent) openGit(ctx context.Context) error {
 // identity is who commits what Sluice writes.
 var identity = gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"}
 
-// work makes passes until ctx is done. A pass that could not be finished is tried again, later each time, but never
-// later than it says itself: a wish that can't be followed keeps no rollout from its checks.
+// retryInFlight is how long a rollout under way waits at most for another try of a pass that failed.
+const retryInFlight = 5 * time.Second
+
+// work makes passes until ctx is done. A failed pass is retried with backoff, but no later than the time that the pass
+// itself asked for: a release that can't be rendered must not delay the checks of a running rollout.
 func (a *Agent) work(ctx context.Context, get func(context.Context) (string, bool)) {
 	for {
 		name, ok := get(ctx)
@@ -274,10 +289,11 @@ func (a *Agent) guarded(ctx context.Context, name string) (again time.Time, err 
 				what = e.Error()
 			}
 			a.log.Error("pass broke down", "app", name, "panic", what, "stack", string(debug.Stack()))
-			again, err = time.Time{}, a.blame(name, fmt.Errorf("looking at %s: Sluice itself failed, its log says where: %s", name, what))
+			again, err = time.Time{}, fmt.Errorf("looking at %s: Sluice itself failed, its log says where: %s", name, what)
+			a.report(name, err)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, passPatience)
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
 	return a.pass(ctx, name)
 }
@@ -289,7 +305,7 @@ func (a *Agent) reload(ctx context.Context, name string) error {
 	if !ok {
 		return nil
 	}
-	return a.load(ctx, w.app)
+	return a.load(ctx, w.facts.Saved.App)
 }
 
 // load reads an app's state anew.
@@ -323,7 +339,7 @@ func (a *Agent) mend(ctx context.Context, name string) error {
 	return a.load(ctx, delivery.App{Name: name})
 }
 
-// backoff doubles from a quarter of a second to half a minute, or to inFlightPoll while a rollout waits.
+// backoff doubles from a quarter of a second to half a minute, or to retryInFlight while a rollout is under way.
 func (a *Agent) backoff(name string) (d time.Duration, failures int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -334,7 +350,7 @@ func (a *Agent) backoff(name string) (d time.Duration, failures int) {
 	d = min(250*time.Millisecond<<min(ap.failures, 7), 30*time.Second)
 	ap.failures++
 	if ap.saved.State.InFlight() {
-		d = min(d, inFlightPoll)
+		d = min(d, retryInFlight)
 	}
 	return d, ap.failures
 }

@@ -79,7 +79,7 @@ func TestBadRepositories(t *testing.T) {
 			a.read(s)
 			faults := map[string]error{"bad": a.envFault}
 			for name, ap := range a.apps {
-				_, _, faults[name] = a.charts.Release(t.Context(), a.source, ap.input)
+				_, _, faults[name] = a.renderer.Release(t.Context(), a.source, ap.input)
 			}
 			if (a.envFault != nil) != tt.all || faults["good"] != nil || !tt.all && a.apps["good"] == nil {
 				t.Errorf("the environment: %v; the good app: %v", a.envFault, faults["good"])

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/render"
 )
 
@@ -87,7 +88,7 @@ func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 		if _, more := a.queue.take(); !ok || more {
 			b.Fatalf("not exactly one app is to be looked at, but %q", name)
 		}
-		rel, _, err := a.charts.Release(b.Context(), a.source, a.apps[name].input)
+		rel, _, err := a.renderer.Release(b.Context(), a.source, a.apps[name].input)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -108,8 +109,8 @@ func newReader(tb testing.TB) *Agent {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	charts := &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
-	return New(Config{Environment: "staging", Log: slog.New(slog.DiscardHandler)}, nil, charts, nil)
+	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
+	return New(Config{Environment: "staging", Log: slog.New(slog.DiscardHandler)}, nil, c, nil)
 }
 
 // settledAgent has looked at every app of a commit, and rendered one of them.
@@ -123,7 +124,7 @@ func settledAgent(b *testing.B, s *gitsync.Snapshot) *Agent {
 	for name, ok := a.queue.take(); ok; name, ok = a.queue.take() {
 		a.queue.Done(name)
 	}
-	if _, _, err := a.charts.Release(b.Context(), a.source, &a.source.Env.Apps[0]); err != nil {
+	if _, _, err := a.renderer.Release(b.Context(), a.source, &a.source.Env.Apps[0]); err != nil {
 		b.Fatal(err)
 	}
 	return a

@@ -2,35 +2,136 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
-	"github.com/sluice-cd/sluice/analysis"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/sluice-cd/sluice/environments"
-	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/source"
+	"github.com/sluice-cd/sluice/render/release"
 )
 
-// judge asks every check of the policy about the canary, all at the same instant.
-func (a *Agent) judge(ctx context.Context, w *work, d project.Desired, p environments.Policy) (analysis.Verdict, error) {
-	checks, err := checksOf(p, analysis.Vars{
-		Namespace: w.app.Namespace, Target: d.CanaryName, Service: d.Service, Name: w.name,
-	})
-	if err != nil {
-		return analysis.Verdict{}, fmt.Errorf("preparing the checks of %s: %w", w.name, err)
-	}
-	at := a.now()
-	return analysis.Evaluate(checks, a.metrics.Ask(ctx, checks), at), nil
+// desired is what git asks of one app, rendered. The zero value: not known.
+type desired struct {
+	// input is the digest of what was rendered.
+	input   string
+	id      rollout.Release
+	release *release.Release
+	policy  environments.Policy
 }
 
-func checksOf(p environments.Policy, v analysis.Vars) ([]analysis.Check, error) {
-	var checks []analysis.Check
-	for _, m := range p.Analysis.Metrics {
-		c, err := analysis.NewCheck(analysis.Metric{
-			Name: m.Name, Query: m.Query, Window: m.Interval, Min: m.Min, Max: m.Max,
-		}, v)
+// refresh renders what git asks for if that has changed. With a fault the wish is not known, and the app
+// keeps its course.
+func (a *Agent) refresh(ctx context.Context, w *work) (desired, error) {
+	switch {
+	case w.input == nil:
+		return desired{}, nil
+	case w.asked.release != nil && w.asked.input == w.input.Digest:
+		return w.asked, nil
+	}
+	inFlight := w.facts.Saved.State.InFlight()
+	if inFlight {
+		if w.unmet.input == w.input.Digest && a.now().Before(w.unmet.until) {
+			return desired{}, w.unmet.fault
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, renderTimeout)
+		defer cancel()
+	}
+	d, err := a.wish(ctx, w)
+	if inFlight && errors.Is(err, context.DeadlineExceeded) {
+		// Not known yet is no fault.
+		d, err = desired{}, nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[w.name]
+	switch {
+	case ap == nil:
+	case d.release == nil:
+		ap.unmet = unmet{input: w.input.Digest, fault: err, until: a.now().Add(unmetPause)}
+	default:
+		ap.asked, ap.unmet = d, unmet{}
+	}
+	return d, err
+}
+
+// unmet is a wish that could not be followed.
+type unmet struct {
+	// input is the digest of what could not be rendered.
+	input string
+	// fault is why; nil while it is not known.
+	fault error
+	// until when a rollout under way does not try again.
+	until time.Time
+}
+
+const (
+	// unmetPause is how long a rollout under way goes on before a wish that could not be followed is tried again.
+	unmetPause = 5 * time.Second
+	// renderTimeout is how long a rollout under way is kept from its checks by a chart repository. The fetch goes on
+	// meanwhile, and the next try finds what it brought.
+	renderTimeout = time.Second
+)
+
+// wish renders what git asks for.
+func (a *Agent) wish(ctx context.Context, w *work) (desired, error) {
+	rel, policy, err := a.renderer.Release(ctx, w.commit, w.input)
+	if err != nil {
+		return desired{}, err
+	}
+	d := desired{input: w.input.Digest, release: rel, policy: policy}
+	d.id = rollout.Release{Version: rel.Version, Digest: rel.Digest}
+	if d.id.Commit, err = a.commitOf(ctx, w, d.id); err != nil {
+		return desired{}, err
+	}
+	return d, nil
+}
+
+// commitOf is the commit that asked for a release. A release that is serving keeps the commit it came with:
+// a rollback commit only says again what was asked before.
+func (a *Agent) commitOf(ctx context.Context, w *work, id rollout.Release) (string, error) {
+	s := w.facts.Saved.State
+	for _, known := range []rollout.Release{s.Stable, s.Target} {
+		if known.Digest == id.Digest && known.Commit != "" {
+			return known.Commit, nil
+		}
+	}
+	stop := s.Stable.Commit
+	if n := len(s.Rejected); n > 0 {
+		stop = s.Rejected[n-1].Release.Commit
+	}
+	return a.cause(ctx, w.name, w.commit.Commit, stop)
+}
+
+// Again renders a release whose Helm record is gone from the commit that asked for it. It implements delivery.History.
+func (a *Agent) Again(ctx context.Context, name string, r rollout.Release) ([]*unstructured.Unstructured, error) {
+	if r.Commit == "" {
+		return nil, errors.New("no commit is known that asked for it")
+	}
+	src := source.Commit{}
+	var err error
+	if src.Snapshot, err = a.repo.At(r.Commit); err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for it: %w", err)
+	}
+	if src.Env, err = a.loader.Load(src.FS(), a.cfg.Path); err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for it: %w", err)
+	}
+	for i := range src.Env.Apps {
+		if src.Env.Apps[i].Name != name {
+			continue
+		}
+		rel, _, err := a.renderer.Release(ctx, src, &src.Env.Apps[i])
 		if err != nil {
 			return nil, err
 		}
-		checks = append(checks, c)
+		if rel.Digest != r.Digest {
+			return nil, fmt.Errorf("commit %s renders something else by now", r.Commit)
+		}
+		return rel.Objects, nil
 	}
-	return checks, nil
+	return nil, fmt.Errorf("commit %s does not list %s", r.Commit, name)
 }

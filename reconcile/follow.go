@@ -7,6 +7,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/source"
 )
 
 // historyLimit is how far back the commit that asked for a release is looked for. Past it the oldest commit
@@ -41,7 +42,7 @@ func (a *Agent) read(s *gitsync.Snapshot) {
 	}
 	// Policies are no part of an app's digest: another threshold is no other release.
 	samePolicy := a.source.Env != nil && a.source.Env.Rollout.Equal(env.Rollout)
-	a.source = Source{Snapshot: s, Env: env}
+	a.source = source.Commit{Snapshot: s, Env: env}
 	first := a.unsynced == nil
 	if first {
 		a.unsynced = map[string]bool{}

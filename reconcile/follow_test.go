@@ -117,3 +117,16 @@ func TestEmptiedList(t *testing.T) {
 		}
 	}
 }
+
+func TestCompareApps(t *testing.T) {
+	old := map[string]string{"a": "1", "b": "1", "c": "1"}
+	d := compareApps(map[string]string{"a": "1", "b": "2", "d": "1"}, old)
+	for app, want := range map[string]bool{"a": false, "b": true, "c": true, "d": true, "e": false} {
+		if d.has(app) != want {
+			t.Errorf("%s differs: %t", app, !want)
+		}
+	}
+	if !compareApps(nil, old).has("a") || !compareApps(old, nil).has("a") || compareApps(nil, nil).has("a") {
+		t.Error("a commit that can't be read differs from its neighbours, and from them alone")
+	}
+}

@@ -93,7 +93,7 @@ func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	d := &delivery{config: c, rest: rest, metrics: asker, onEvent: newEventMetrics(registry).observe, log: log}
+	d := &deliveries{config: c, rest: rest, metrics: asker, onEvent: newEventMetrics(registry).observe, log: log}
 	g, ctx := errgroup.WithContext(ctx)
 	var environments []*environment
 	for _, e := range c.Environments {

@@ -349,7 +349,7 @@ func (d *demo) deliver(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	all := &delivery{config: c, rest: d.bed.REST(), metrics: asker, log: log, onEvent: func(env, app string, e rollout.Event) {
+	all := &deliveries{config: c, rest: d.bed.REST(), metrics: asker, log: log, onEvent: func(env, app string, e rollout.Event) {
 		d.events <- demoEvent{env, app, e}
 	}}
 	for _, name := range demoEnvironments {

@@ -12,14 +12,16 @@ import (
 
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // delivery is what the environments of one process share.
-type delivery struct {
+type deliveries struct {
 	config  *config
 	rest    *rest.Config
-	metrics reconcile.Metrics
+	metrics delivery.Metrics
 	// onEvent is told every event of every environment.
 	onEvent func(environment, app string, e rollout.Event)
 	log     *slog.Logger
@@ -35,7 +37,7 @@ type environment struct {
 }
 
 // open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.
-func (d *delivery) open(ctx context.Context, e envConfig) (*environment, error) {
+func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error) {
 	namespace := e.Namespace
 	if namespace == "" {
 		namespace = "jx-" + e.Name
@@ -59,7 +61,7 @@ func (d *delivery) open(ctx context.Context, e envConfig) (*environment, error) 
 		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval),
 		OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) },
 		Log:     d.log,
-	}, client, charts, d.metrics)
+	}, objects{client}, charts, d.metrics)
 	return &environment{envConfig: e, agent: agent, client: client}, nil
 }
 
@@ -73,4 +75,15 @@ func (e *environment) run(ctx context.Context, c *config) error {
 		e.standby.Store(false)
 		return e.agent.Run(ctx)
 	})
+}
+
+// objects is the cluster as the loop sees it: of what was done to the objects it wants the number.
+type objects struct{ *cluster.Client }
+
+var _ reconcile.Cluster = objects{}
+
+// Apply implements delivery.Objects.
+func (o objects) Apply(ctx context.Context, app delivery.App, s rollout.State, d project.Desired) (int, error) {
+	done, err := o.Client.Apply(ctx, app, s, d)
+	return len(done.Changes), err
 }

@@ -13,8 +13,9 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
-	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
 )
 
@@ -47,7 +48,7 @@ type view struct {
 	repo   *gitsync.Repo
 	tip    *gitsync.Snapshot
 	loader *environments.Loader
-	charts *reconcile.Charts
+	charts *charts.Charts
 	// cluster is asked about what lives in it; nil: there is none.
 	cluster *cluster.Client
 	f       *inspection
@@ -104,7 +105,7 @@ func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot
 }
 
 // charts renders for the cluster of the kubeconfig, which is nil when there is none.
-func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, *cluster.Client, error) {
+func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Client, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, nil, fmt.Errorf("finding a directory for charts: %w", err)
@@ -131,7 +132,7 @@ func (f *inspection) charts(ctx context.Context) (*reconcile.Charts, *cluster.Cl
 }
 
 // newCharts makes what fetches and renders charts.
-func newCharts(dir string, credentials []chartCredential) (*reconcile.Charts, error) {
+func newCharts(dir string, credentials []chartCredential) (*charts.Charts, error) {
 	var access []render.Access
 	for _, c := range credentials {
 		a := render.Access{URL: c.URL, Username: c.Username}
@@ -148,22 +149,22 @@ func newCharts(dir string, credentials []chartCredential) (*reconcile.Charts, er
 	if err != nil {
 		return nil, err
 	}
-	return &reconcile.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}, nil
+	return &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}, nil
 }
 
 // nothing is the environment before its first commit.
-var nothing = reconcile.Source{Snapshot: &gitsync.Snapshot{}, Env: &environments.Environment{}}
+var nothing = source.Commit{Snapshot: &gitsync.Snapshot{}, Env: &environments.Environment{}}
 
 // at reads the environment at a commit; a nil snapshot is an environment without apps.
-func (v *view) at(s *gitsync.Snapshot) (reconcile.Source, error) {
+func (v *view) at(s *gitsync.Snapshot) (source.Commit, error) {
 	if s == nil {
 		return nothing, nil
 	}
 	env, err := v.loader.Load(s.FS(), v.f.path)
 	if err != nil {
-		return reconcile.Source{}, fmt.Errorf("reading commit %.10s: %w", s.Commit, err)
+		return source.Commit{}, fmt.Errorf("reading commit %.10s: %w", s.Commit, err)
 	}
-	return reconcile.Source{Snapshot: s, Env: env}, nil
+	return source.Commit{Snapshot: s, Env: env}, nil
 }
 
 // pick keeps the apps that were named on the command line; all when none was.
@@ -206,7 +207,7 @@ cluster serves any more, which are brought up to date. Warnings go to standard e
 			}
 			for _, app := range apps {
 				rel, _, err := v.charts.Release(cmd.Context(), src, app)
-				if errors.Is(err, reconcile.ErrSwitchedOff) && len(args) == 0 {
+				if errors.Is(err, source.ErrSwitchedOff) && len(args) == 0 {
 					continue
 				}
 				if err != nil {
@@ -301,8 +302,8 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		a := appValidation{App: app.Name, Version: app.Chart.Version}
 		rel, policy, err := v.charts.Release(ctx, src, app)
 		switch {
-		case errors.Is(err, reconcile.ErrSwitchedOff):
-			a.Off = reconcile.ErrSwitchedOff.Error()
+		case errors.Is(err, source.ErrSwitchedOff):
+			a.Off = source.ErrSwitchedOff.Error()
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case err != nil:

@@ -17,9 +17,9 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
-	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -186,10 +186,10 @@ func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error)
 }
 
 // app plans one app; the action is empty when nothing would happen.
-func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *environments.App) appPlan {
+func (v *view) app(ctx context.Context, from, to source.Commit, was, app *environments.App) appPlan {
 	p := appPlan{App: app.Name, To: app.Chart.Version}
 	rel, policy, err := v.charts.Release(ctx, to, app)
-	if errors.Is(err, reconcile.ErrSwitchedOff) {
+	if errors.Is(err, source.ErrSwitchedOff) {
 		return v.switchedOff(ctx, from, was, app)
 	}
 	if err != nil {
@@ -208,7 +208,7 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 	if was != nil {
 		old, before, err = v.charts.Release(ctx, from, was)
 		switch {
-		case errors.Is(err, reconcile.ErrSwitchedOff):
+		case errors.Is(err, source.ErrSwitchedOff):
 			was = nil
 		case err != nil:
 			p.Warnings = append(p.Warnings, "what serves now can't be rendered: "+err.Error())
@@ -254,10 +254,10 @@ func (v *view) app(ctx context.Context, from, to reconcile.Source, was, app *env
 }
 
 // switchedOff plans an app that its chart switches off: it goes if it was there.
-func (v *view) switchedOff(ctx context.Context, from reconcile.Source, was, app *environments.App) appPlan {
+func (v *view) switchedOff(ctx context.Context, from source.Commit, was, app *environments.App) appPlan {
 	p := appPlan{App: app.Name}
 	if was != nil {
-		if _, _, err := v.charts.Release(ctx, from, was); !errors.Is(err, reconcile.ErrSwitchedOff) {
+		if _, _, err := v.charts.Release(ctx, from, was); !errors.Is(err, source.ErrSwitchedOff) {
 			p.Action, p.From = "Remove", was.Chart.Version
 		}
 	}

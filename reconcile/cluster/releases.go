@@ -97,12 +97,12 @@ func (c *Client) ReleaseObjects(ctx context.Context, app delivery.App, number in
 
 // Adopt finds the release that Helm, Flux or jx deployed before Sluice came: it is the stable release of an app
 // that has no state yet. It is zero when there is none.
-func (c *Client) Adopt(ctx context.Context, app delivery.App) (rollout.Found, error) {
+func (c *Client) Adopt(ctx context.Context, app delivery.App) (rollout.Release, error) {
 	rel, err := c.releases.adopt(ctx, app)
 	if err != nil {
-		return rollout.Found{}, fmt.Errorf("adopting Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+		return rollout.Release{}, fmt.Errorf("adopting Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
 	}
-	return rollout.Found{Stable: rel}, nil
+	return rel, nil
 }
 
 func (r *releases) add(ctx context.Context, app delivery.App, rel *rendered.Release, after int) (int, error) {

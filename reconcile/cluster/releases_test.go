@@ -126,7 +126,7 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	if err != nil || len(objs) != 1 || objs[0].GetNamespace() != r.ns || !strings.Contains(fmt.Sprint(objs[0].Object), "web:1") {
 		t.Errorf("objects of revision 1: %v, %v", objs, err)
 	}
-	if found, err := r.Adopt(t.Context(), r.app); err != nil || found.Stable != third {
+	if found, err := r.Adopt(t.Context(), r.app); err != nil || found != third {
 		t.Errorf("adopting our own: %+v, %v; want %+v", found, err, third)
 	}
 	began = r.flush()
@@ -223,8 +223,7 @@ func TestAdoptFromHelm(t *testing.T) {
 	// A restart by hand must survive, too.
 	r.edit(deployments, "web", `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"2026-01-01T00:00:00Z"}}}}}`)
 
-	adopted, err := r.Adopt(t.Context(), r.app)
-	found := adopted.Stable
+	found, err := r.Adopt(t.Context(), r.app)
 	if err != nil || found.Revision != 2 || found.Version != "1.0.1" || found.Digest == "" {
 		t.Fatalf("found %+v, %v", found, err)
 	}

@@ -1,4 +1,4 @@
-package reconcile
+package delivery
 
 import (
 	"testing"
@@ -32,18 +32,5 @@ func TestLookAgain(t *testing.T) {
 	}
 	if again := lookAgain(rollout.State{}, rollout.Observation{Now: now}, now); !again.IsZero() {
 		t.Errorf("at rest: again at %v", again)
-	}
-}
-
-func TestCompareApps(t *testing.T) {
-	old := map[string]string{"a": "1", "b": "1", "c": "1"}
-	d := compareApps(map[string]string{"a": "1", "b": "2", "d": "1"}, old)
-	for app, want := range map[string]bool{"a": false, "b": true, "c": true, "d": true, "e": false} {
-		if d.has(app) != want {
-			t.Errorf("%s differs: %t", app, !want)
-		}
-	}
-	if !compareApps(nil, old).has("a") || !compareApps(old, nil).has("a") || compareApps(nil, nil).has("a") {
-		t.Error("a commit that can't be read differs from its neighbours, and from them alone")
 	}
 }

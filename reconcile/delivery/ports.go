@@ -64,8 +64,8 @@ type States interface {
 
 // Records keep the manifests of an app's releases.
 type Records interface {
-	// Adopt finds what is there of an app that has no state.
-	Adopt(ctx context.Context, app App) (rollout.Found, error)
+	// Adopt finds the release that another tool deployed before Sluice came; zero: none.
+	Adopt(ctx context.Context, app App) (rollout.Release, error)
 	// AddRelease keeps a release under a revision later than after. One that it kept before, and of which nothing has
 	// become yet, is not kept twice.
 	AddRelease(ctx context.Context, app App, rel *release.Release, after int) (revision int, err error)

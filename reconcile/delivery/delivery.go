@@ -1,0 +1,291 @@
+package delivery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/release"
+)
+
+// Delivery looks at apps. All its fields are required.
+type Delivery struct {
+	Objects Objects
+	States  States
+	Records Records
+	Metrics Metrics
+	History History
+	// Now is the clock.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Desired is what git asks of an app, rendered.
+type Desired struct {
+	ID      rollout.Release
+	Release *release.Release
+	Policy  environments.Policy
+}
+
+// Facts are what is known of an app when it is looked at.
+type Facts struct {
+	// Saved is the app and its state as it was last saved or loaded.
+	Saved Saved
+	// Removed: git is known not to list the app.
+	Removed bool
+	// Desired is nil while it is not known what git asks for; Fault says why, where that is for people to know.
+	Desired *Desired
+	Fault   error
+	// Recorded is the newest event that git holds, Reverted git's answer to the state's Revert.
+	Recorded int64
+	Reverted *rollout.Reverted
+	// WatchedSince is since when the cluster has answered without a gap; zero: always.
+	WatchedSince time.Time
+	// HoldCorrections: what others did to the objects is left as it is in this look.
+	HoldCorrections bool
+}
+
+// Decision is what the first half of a look has brought.
+type Decision struct {
+	// Saved is the state as the cluster holds it now; Moved: it is another than before, by these Events.
+	Saved  Saved
+	Moved  bool
+	Events []rollout.Event
+	// Fault says why what git asks for can't be delivered; nil: it can.
+	Fault error
+	// Again is when time alone could change the answer; zero: never.
+	Again time.Time
+	// Seen is how the cluster stood. Blind: it did not answer.
+	Seen  Seen
+	Blind bool
+	// Gone: git does not list the app, and nothing of it is left.
+	Gone bool
+
+	// act: the projection is to be applied. It is not known for the reason in unprojected.
+	act         bool
+	projection  project.Desired
+	unprojected error
+}
+
+// Decide observes the cluster, asks rollout.Next, and saves what it answers. An error says that the look could not be
+// finished and is to be repeated; the Decision tells how far it came.
+func (d *Delivery) Decide(ctx context.Context, f Facts) (Decision, error) {
+	l := &look{Delivery: d, Facts: f, app: f.Saved.App, state: f.Saved.State}
+	return l.decide(ctx)
+}
+
+// Act makes the cluster hold what was decided, and the Helm records say it too. It returns how many objects it changed.
+func (d *Delivery) Act(ctx context.Context, dec Decision) (changes int, err error) {
+	if !dec.act {
+		return 0, nil
+	}
+	app, s := dec.Saved.App, dec.Saved.State
+	if dec.unprojected != nil {
+		return 0, dec.unprojected
+	}
+	if changes, err = d.Objects.Apply(ctx, app, s, dec.projection); err != nil {
+		return changes, fmt.Errorf("applying %s: %w", app.Name, err)
+	}
+	if err := d.Records.SettleReleases(ctx, app, s); err != nil {
+		return changes, fmt.Errorf("recording the releases of %s: %w", app.Name, err)
+	}
+	return changes, nil
+}
+
+// look is one look at one app.
+type look struct {
+	*Delivery
+	Facts
+	app App
+	// state is the saved one, with the policy that its projection follows now.
+	state rollout.State
+}
+
+func (l *look) decide(ctx context.Context) (dec Decision, err error) {
+	dec.Saved, dec.Fault = l.Saved, l.Fault
+	if err := l.adopt(ctx); err != nil {
+		return l.unfinished(dec, err)
+	}
+	if l.Desired != nil {
+		l.state = l.state.Governed(l.Desired.ID, l.Desired.Policy)
+	}
+	if l.state.Policy == nil && !l.Removed {
+		return dec, nil // nothing is known of this app yet but its fault
+	}
+	before, err := l.look(ctx, &dec)
+	if err != nil {
+		return l.unfinished(dec, err)
+	}
+	o, err := l.observation(ctx, before, dec.Seen)
+	if err != nil {
+		return l.unfinished(dec, err)
+	}
+	unprepared := l.prepare(ctx, &o)
+	next, events := rollout.Next(l.state, o)
+	if l.Removed && over(next) {
+		return l.forget(ctx, dec)
+	}
+	if err := l.save(ctx, &dec, next, before); err != nil {
+		return l.unfinished(dec, err)
+	}
+	if dec.Moved {
+		dec.Events = events
+	}
+	dec.Again = lookAgain(next, o, l.Now())
+	dec.act = dec.Moved || !dec.Seen.Applied && !l.HoldCorrections
+	return l.told(dec, unprepared)
+}
+
+// unfinished is a decision that an error kept from being made. What somebody has to put right is the app's fault; a
+// cluster that is away is waited for in silence.
+func (l *look) unfinished(dec Decision, err error) (Decision, error) {
+	if Refused(err) {
+		dec.Fault = err
+	}
+	return dec, err
+}
+
+// told adds to a decision why what git asks for could not be taken over. An unfitError is git's to mend; anything else is
+// tried again.
+func (l *look) told(dec Decision, unprepared error) (Decision, error) {
+	var unfit *unfitError
+	if errors.As(unprepared, &unfit) {
+		if dec.Fault == nil {
+			dec.Fault = unprepared
+		}
+		return dec, nil
+	}
+	if unprepared != nil && dec.Fault == nil {
+		return l.unfinished(dec, unprepared)
+	}
+	return dec, unprepared
+}
+
+// adopt takes over what Helm, Flux or jx deployed before Sluice came, as the stable release.
+func (l *look) adopt(ctx context.Context) error {
+	s := &l.state
+	if s.LastSeq > 0 || !s.Stable.IsZero() || s.Phase != rollout.Idle || l.Removed {
+		return nil
+	}
+	stable, err := l.Records.Adopt(ctx, l.app)
+	if err != nil {
+		return fmt.Errorf("looking for a release of %s that is there already: %w", l.app.Name, err)
+	}
+	s.Stable = stable
+	return nil
+}
+
+// look compares the cluster with the projection of the saved state.
+func (l *look) look(ctx context.Context, dec *Decision) (project.Desired, error) {
+	before, err := l.project(ctx, l.state)
+	if err != nil {
+		if l.Removed {
+			// What is to go needs no projection, and must not wait for one.
+			return before, nil //nolint:nilerr // told by Seen, which holds nothing
+		}
+		dec.Fault = err
+		return before, err
+	}
+	seen, err := l.Objects.Observe(ctx, l.app, before)
+	if err != nil {
+		dec.Blind = true
+		return before, fmt.Errorf("observing %s: %w", l.app.Name, err)
+	}
+	l.Log.Debug("observed", "app", l.app.Name, "phase", l.state.Phase, "weight", l.state.Weight, "applied", seen.Applied,
+		"pending", seen.Pending, "stable", seen.Stable.Message, "canary", seen.Canary.Message)
+	dec.Seen = seen
+	return before, nil
+}
+
+// over reports whether nothing is left of an app that git does not list, not even a word to git.
+func over(s rollout.State) bool {
+	return s.Phase == rollout.Idle && s.Stable.IsZero() && len(s.Outbox) == 0
+}
+
+// forget ends an app that git no longer lists, whose objects are gone, and whose last word is in the audit log. One that
+// was never saved has nothing to forget.
+func (l *look) forget(ctx context.Context, dec Decision) (Decision, error) {
+	if saved := l.Saved.State; saved.LastSeq > 0 || !saved.Stable.IsZero() {
+		if err := l.States.DeleteState(ctx, l.Saved); err != nil {
+			return l.unfinished(dec, fmt.Errorf("forgetting %s: %w", l.app.Name, err))
+		}
+	}
+	dec.Saved, dec.Gone, dec.Fault = Saved{App: l.app}, true, nil
+	return dec, nil
+}
+
+// save saves a state that has changed, and with it what it brings in the inventory.
+func (l *look) save(ctx context.Context, dec *Decision, next rollout.State, before project.Desired) error {
+	dec.projection = before
+	if dec.Moved = !sameState(l.Saved.State, next); !dec.Moved {
+		return nil
+	}
+	dec.projection, dec.unprojected = l.project(ctx, next)
+	if old := l.state; dec.unprojected == nil && (next.Phase != old.Phase || next.Target.Digest != old.Target.Digest) {
+		l.States.Intend(l.app, dec.projection) // saves Apply a request
+	}
+	saved, err := l.States.SaveState(ctx, Saved{App: l.app, State: next})
+	if err != nil {
+		dec.Moved = false
+		return fmt.Errorf("saving the state of %s: %w", l.app.Name, err)
+	}
+	dec.Saved = saved
+	return nil
+}
+
+// sameState compares states as they are saved.
+func sameState(x, y rollout.State) bool {
+	bx, errX := json.Marshal(x)
+	by, errY := json.Marshal(y)
+	return errX == nil && errY == nil && string(bx) == string(by)
+}
+
+// project computes what the cluster should hold in the given state.
+func (l *look) project(ctx context.Context, s rollout.State) (project.Desired, error) {
+	if stable, canary := s.Tracks(); stable.IsZero() && canary.IsZero() {
+		return project.Desired{}, nil // so that nothing has to be known of what is to go
+	}
+	stable, err := l.objects(ctx, s.Stable)
+	if err != nil {
+		return project.Desired{}, err
+	}
+	target, err := l.objects(ctx, s.Target)
+	if err != nil {
+		return project.Desired{}, err
+	}
+	return project.Project(project.Input{
+		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: target, Policy: *s.Policy, State: s,
+	})
+}
+
+// objects of a release: as rendered when it is the one that git asks for, else as its Helm record holds them, so that git
+// and the chart repository may be away.
+func (l *look) objects(ctx context.Context, r rollout.Release) ([]*unstructured.Unstructured, error) {
+	switch d := l.Desired; {
+	case r.IsZero():
+		return nil, nil
+	case d != nil && d.ID.Digest == r.Digest && (r.Revision == 0 || len(d.Release.Volatile) == 0):
+		// A release with random passwords in it is read from its record once it has one: rendered again, by an agent
+		// that was restarted, they would be others.
+		return d.Release.Objects, nil
+	}
+	objs, err := l.Records.ReleaseObjects(ctx, l.app, r.Revision)
+	if errors.Is(err, ErrReleaseLost) {
+		lost := err
+		if objs, err = l.History.Again(ctx, l.app.Name, r); err != nil {
+			err = errors.Join(lost, err)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading release %s (revision %d) of %s: %w", r.Version, r.Revision, l.app.Name, err)
+	}
+	return objs, nil
+}

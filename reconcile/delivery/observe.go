@@ -1,0 +1,120 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+const (
+	// inFlightPoll is how long a rollout goes without being looked at when nothing else calls for a look. Watches bring
+	// the news; this bounds the harm of one that was missed.
+	inFlightPoll = 5 * time.Second
+	// slowPoll is the same for what has been under way for long and brings no news.
+	slowPoll = 30 * time.Second
+)
+
+// observation gathers what Next may know.
+func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (rollout.Observation, error) {
+	s := l.state
+	o := rollout.Observation{
+		Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Reverted: l.Reverted, WatchedSince: l.WatchedSince,
+		Applied: seen.Applied, Stable: seen.Stable, Canary: seen.Canary,
+	}
+	if s.Policy != nil {
+		o.Policy = *s.Policy
+	}
+	if l.Desired != nil && !l.Removed {
+		o.Desired, o.Policy = l.Desired.ID, l.Desired.Policy
+		var err error
+		if o.FromStable, err = l.change(ctx, s.Stable); err != nil {
+			return o, err
+		}
+		if o.FromTarget, err = l.change(ctx, s.Target); err != nil {
+			return o, err
+		}
+	}
+	// A check waits for a cluster that is not as desired, as after a hand edit, but not for long: an object that can't be
+	// applied must not keep a failing canary from being judged.
+	due := o.Now
+	if !seen.Applied {
+		due = due.Add(-inFlightPoll)
+	}
+	if s.CheckDue(o.Policy, due) {
+		v := l.judge(ctx, d, o.Policy)
+		// Next trusts no verdict from its future, so the clock is read again.
+		o.Verdict, o.Now = &v, l.Now()
+	}
+	return o, nil
+}
+
+// change is how far what git asks for is from a release.
+func (l *look) change(ctx context.Context, r rollout.Release) (rollout.Change, error) {
+	if r.IsZero() {
+		return rollout.ChangePods, nil
+	}
+	if r.Digest == l.Desired.ID.Digest {
+		return rollout.ChangeNone, nil
+	}
+	objs, err := l.objects(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	if c := project.Compare(objs, l.Desired.Release.Objects); c != rollout.ChangeNone {
+		return c, nil
+	}
+	return rollout.ChangePlain, nil
+}
+
+// judge asks every check of the policy about the canary, all at the same instant. Checks that can't be asked have no
+// answer, which holds the weight and never promotes.
+func (l *look) judge(ctx context.Context, d project.Desired, p environments.Policy) analysis.Verdict {
+	checks, err := Checks(p, analysis.Vars{
+		Namespace: l.app.Namespace, Target: d.CanaryName, Service: d.Service, Name: l.app.Name,
+	})
+	at := l.Now()
+	if err != nil {
+		return analysis.Verdict{
+			Outcome: analysis.Inconclusive, At: at, Reason: fmt.Sprintf("preparing the checks of %s: %v", l.app.Name, err),
+		}
+	}
+	return analysis.Evaluate(checks, l.Metrics.Ask(ctx, checks), at)
+}
+
+// Checks are a policy's, of a certain canary.
+func Checks(p environments.Policy, v analysis.Vars) ([]analysis.Check, error) {
+	var checks []analysis.Check
+	for _, m := range p.Analysis.Metrics {
+		c, err := analysis.NewCheck(analysis.Metric{
+			Name: m.Name, Query: m.Query, Window: m.Interval, Min: m.Min, Max: m.Max,
+		}, v)
+		if err != nil {
+			return nil, err
+		}
+		checks = append(checks, c)
+	}
+	return checks, nil
+}
+
+// lookAgain is when time alone could change the answer.
+func lookAgain(s rollout.State, o rollout.Observation, now time.Time) time.Time {
+	if !s.InFlight() {
+		return time.Time{}
+	}
+	wait := inFlightPoll
+	if s.Phase == rollout.Installing || s.Phase == rollout.Updating || s.Phase == rollout.Removing {
+		// There is no canary to watch over, and there may be a thousand of these at once.
+		wait = min(max(now.Sub(s.Since)/8, inFlightPoll), slowPoll)
+	}
+	poll := now.Add(wait)
+	// A check that is due and was not asked waits for the cluster, not for time.
+	if due := s.Due(o); due.After(o.Now) && due.Before(poll) {
+		return due
+	}
+	return poll
+}

@@ -1,0 +1,94 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// unfitError says why what git asks for could not be carried through. Only another commit can help.
+type unfitError struct{ err error }
+
+func (e *unfitError) Error() string { return e.err.Error() }
+func (e *unfitError) Unwrap() error { return e.err }
+
+// prepare looks at what Next is about to take over: whether it could be carried through from what serves, what people are
+// to be warned of, and that its manifests are kept under a number. Whatever stands against that makes it unfit, and is
+// returned; it never keeps Next from being asked, which has a canary to judge.
+func (l *look) prepare(ctx context.Context, o *rollout.Observation) error {
+	if !l.state.Takes(*o) {
+		return nil
+	}
+	err := l.fit(ctx, o)
+	if err == nil {
+		o.Desired, err = l.number(ctx, o.Desired)
+	}
+	if err != nil {
+		o.Unfit = err.Error()
+	}
+	return err
+}
+
+// fit reports why a rollout to what git asks for could not be carried through from what serves: once it is saved there
+// would be no way back out. Of one that could, it gathers what people are to be warned of.
+func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
+	s := l.state
+	if s.Stable.IsZero() || !s.InFlight() && o.FromStable != rollout.ChangePods {
+		return nil // nothing is on its way that could fail
+	}
+	stable, err := l.objects(ctx, s.Stable)
+	if err != nil {
+		return err
+	}
+	in := project.Input{
+		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: l.Desired.Release.Objects, Policy: l.Desired.Policy,
+	}
+	if err := project.Check(in); err != nil {
+		return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Version, err)}
+	}
+	if in.Policy.Strategy == environments.StrategyCanary && o.FromStable == rollout.ChangePods {
+		o.Warnings = l.warnings(ctx, in)
+	}
+	return nil
+}
+
+// warnings tell of live objects that would not treat the canary like the stable pods. What can't be listed is told as
+// well: it is no reason not to begin.
+func (l *look) warnings(ctx context.Context, in project.Input) []string {
+	live, unlisted := l.Objects.Outside(ctx, l.app.Namespace, project.WarningKinds())
+	warnings, err := project.Warnings(in, live)
+	for _, err := range []error{err, unlisted} {
+		if err != nil {
+			warnings = append(warnings, "what else is in the cluster is not known: "+err.Error())
+		}
+	}
+	return warnings
+}
+
+// number keeps the manifests of a release and gives it the number of its record, and the stamp that makes its pods known
+// from those that serve.
+func (l *look) number(ctx context.Context, r rollout.Release) (rollout.Release, error) {
+	s := l.state
+	n, err := l.Records.AddRelease(ctx, l.app, l.Desired.Release, max(s.Stable.Revision, s.Target.Revision))
+	if err != nil {
+		return r, fmt.Errorf("keeping release %s of %s: %w", r.Version, l.app.Name, err)
+	}
+	r.Revision = n
+	if s.Stable.IsZero() {
+		return r, nil
+	}
+	old, err := l.objects(ctx, s.Stable)
+	if err != nil {
+		return r, err
+	}
+	switch project.Compare(old, l.Desired.Release.Objects) {
+	case rollout.ChangePods:
+		r.Stamp = project.Stamp(old, l.Desired.Release.Objects)
+	case rollout.ChangePlain, rollout.ChangeNone:
+		r.Stamp = s.Stable.Stamp // the pods stay
+	}
+	return r, nil
+}
