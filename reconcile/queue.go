@@ -20,7 +20,13 @@ type queue struct {
 	urgent lane
 	turns  int
 	state  map[string]mark
-	timer  map[string]*time.Timer
+	timer  map[string]timer
+}
+
+// timer adds a name to a lane later.
+type timer struct {
+	*time.Timer
+	urgent bool
 }
 
 // lane is one line of names. A name that has changed lanes is skipped in the old one.
@@ -37,7 +43,7 @@ type mark struct {
 
 func newQueue() *queue {
 	newLane := func() lane { return lane{wake: make(chan struct{}, 1)} }
-	return &queue{common: newLane(), urgent: newLane(), state: map[string]mark{}, timer: map[string]*time.Timer{}}
+	return &queue{common: newLane(), urgent: newLane(), state: map[string]mark{}, timer: map[string]timer{}}
 }
 
 // Add makes name ready now.
@@ -49,9 +55,8 @@ func (q *queue) Urge(name string) { q.add(name, true) }
 func (q *queue) add(name string, urgent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if t := q.timer[name]; t != nil {
-		t.Stop()
-		delete(q.timer, name)
+	if t := q.timer[name]; urgent || !t.urgent {
+		q.stop(name)
 	}
 	m := q.state[name]
 	if m.queued && (m.urgent || !urgent) {
@@ -64,7 +69,17 @@ func (q *queue) add(name string, urgent bool) {
 	}
 }
 
-// AddAfter makes name ready after d; the latest call of AddAfter and UrgeAfter wins, and Add and Urge override it.
+// stop drops a name's timer.
+func (q *queue) stop(name string) {
+	if t, ok := q.timer[name]; ok {
+		t.Stop()
+		delete(q.timer, name)
+	}
+}
+
+// AddAfter makes name ready after d; the latest call of AddAfter and UrgeAfter wins. Urge overrides both. Add overrides
+// AddAfter only: what is urgent at a certain time stays so, however long the common lane is by then. A name that is
+// handed out has no timer any more: whoever looks at it says when to look again.
 func (q *queue) AddAfter(name string, d time.Duration) { q.after(name, d, false) }
 
 // UrgeAfter is AddAfter for what a rollout under way waits for.
@@ -77,10 +92,16 @@ func (q *queue) after(name string, d time.Duration, urgent bool) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if t := q.timer[name]; t != nil {
-		t.Stop()
-	}
-	q.timer[name] = time.AfterFunc(d, func() { q.add(name, urgent) })
+	q.stop(name)
+	q.timer[name] = timer{time.AfterFunc(d, func() { q.fire(name, urgent) }), urgent}
+}
+
+// fire is the end of a timer.
+func (q *queue) fire(name string, urgent bool) {
+	q.mu.Lock()
+	delete(q.timer, name)
+	q.mu.Unlock()
+	q.add(name, urgent)
 }
 
 // Get waits for a name; ok is false when ctx is done.
@@ -126,9 +147,8 @@ func (q *queue) Done(name string) {
 func (q *queue) Stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for name, t := range q.timer {
-		t.Stop()
-		delete(q.timer, name)
+	for name := range q.timer {
+		q.stop(name)
 	}
 }
 
@@ -171,6 +191,7 @@ func (q *queue) from(l *lane) (string, bool) {
 		l.names = l.names[1:]
 		if m := q.state[name]; m.queued && !m.running && m.urgent == (l == &q.urgent) {
 			q.state[name] = mark{running: true}
+			q.stop(name)
 			return name, true
 		}
 	}

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -116,6 +117,48 @@ func TestQueueKeepsAWorkerFree(t *testing.T) {
 		}
 		if name, _ := q.Get(t.Context()); name != "another" {
 			t.Errorf("got %q, want another", name)
+		}
+	})
+}
+
+// TestQueueKeepsWhatIsUrgentLater: a check that is due at a certain time gets its lane then, although news of its app has
+// put it behind a thousand others meanwhile.
+func TestQueueKeepsWhatIsUrgentLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		defer q.Stop()
+		q.UrgeAfter("canary", time.Minute)
+		for n := range 1000 {
+			q.Add(fmt.Sprint("app-", n))
+		}
+		q.Add("canary")
+		begun := time.Now()
+		if name, ok := q.GetUrgent(t.Context()); name != "canary" || !ok || time.Since(begun) != time.Minute {
+			t.Errorf("urgent after %s: %q", time.Since(begun), name)
+		}
+		q.Done("canary")
+		for n := range 1000 {
+			if name, ok := q.take(); !ok || name == "canary" {
+				t.Fatalf("%d: %q", n, name)
+			}
+		}
+	})
+}
+
+// TestQueueForgetsTheTimerOfWhatItHandsOut: whoever looks at an app says anew when to look again.
+func TestQueueForgetsTheTimerOfWhatItHandsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		defer q.Stop()
+		q.UrgeAfter("app", time.Minute)
+		q.Add("app")
+		if _, ok := q.take(); !ok {
+			t.Fatal("nothing is ready")
+		}
+		q.Done("app")
+		time.Sleep(time.Hour)
+		if name, ok := q.take(); ok {
+			t.Errorf("%q is ready again, and nobody asked", name)
 		}
 	})
 }
