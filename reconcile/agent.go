@@ -111,6 +111,8 @@ type app struct {
 	// not known.
 	recorded      int64
 	recordedFault *string
+	// flapping holds down a fault that keeps changing.
+	flapping flapping
 	// reverted is the answer to saved.State.Revert, until Next has taken it.
 	reverted *rollout.Reverted
 	// since is when the cluster last came back for this app, or Run began; zero: it was never away.
@@ -138,7 +140,7 @@ func New(cfg Config, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace}, queue: newQueue(), outbox: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}
-	a.diffs.apps = a.digests
+	a.diffs = diffs{apps: a.digests, turn: make(chan struct{}, 1)}
 	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
 	return a
 }
@@ -152,7 +154,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	defer a.queue.Stop()
 	g.Go(func() error { return a.follow(ctx) })
-	g.Go(func() error { return a.record(ctx) })
+	g.Go(func() error { return a.record(ctx, a.flush) })
 	for range a.cfg.Workers {
 		g.Go(func() error { a.work(ctx, a.queue.Get); return nil })
 	}

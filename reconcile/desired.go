@@ -95,9 +95,13 @@ func (a *Agent) wish(ctx context.Context, w *work) (desired, error) {
 // a rollback commit only says again what was asked before.
 func (a *Agent) commitOf(ctx context.Context, w *work, id rollout.Release) (string, error) {
 	s := w.facts.Saved.State
-	for _, known := range []rollout.Release{s.Stable, s.Target} {
-		if known.Digest == id.Digest && known.Commit != "" {
-			return known.Commit, nil
+	known := []rollout.Release{s.Stable, s.Target}
+	if s.Phase == rollout.RollingBack {
+		known = known[:1] // who asks for what is being taken back asks anew
+	}
+	for _, r := range known {
+		if r.Digest == id.Digest && r.Commit != "" {
+			return r.Commit, nil
 		}
 	}
 	stop := s.Stable.Commit

@@ -3,7 +3,6 @@ package reconcile
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
@@ -128,7 +127,8 @@ func (ap *app) rejected() bool {
 // back from tip as far as stop.
 func (a *Agent) cause(ctx context.Context, name, tip, stop string) (string, error) {
 	same := func(s, parent *gitsync.Snapshot) (bool, error) {
-		return !a.diffs.between(s, parent).has(name), nil
+		d, err := a.diffs.between(ctx, s, parent)
+		return !d.has(name), err
 	}
 	c, err := a.repo.LastChange(ctx, tip, stop, historyLimit, same)
 	if err != nil {
@@ -143,7 +143,9 @@ type diffs struct {
 	// apps are the digests of a commit's apps by name, nil for a commit that can't be read.
 	apps func(*gitsync.Snapshot) map[string]string
 
-	mu    sync.Mutex
+	// turn has room for one: whoever compares two commits. It is no mutex, for reading a large environment takes a while,
+	// and who waits for that may be called off.
+	turn  chan struct{}
 	known map[[2]string]diff
 	// last is what between has read last: a walk meets each commit twice.
 	last     string
@@ -162,12 +164,20 @@ func (d diff) has(app string) bool { return d.all || d.apps[app] }
 // keptDiffs are more than two walks meet.
 const keptDiffs = 4 * historyLimit
 
-func (d *diffs) between(s, parent *gitsync.Snapshot) diff {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// between returns an error only when ctx is done.
+func (d *diffs) between(ctx context.Context, s, parent *gitsync.Snapshot) (diff, error) {
+	select {
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+	case <-ctx.Done():
+		return diff{}, ctx.Err()
+	}
 	key := [2]string{s.Commit, parent.Commit}
 	if known, ok := d.known[key]; ok {
-		return known
+		return known, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return diff{}, err
 	}
 	if d.known == nil || len(d.known) >= keptDiffs {
 		d.known = map[[2]string]diff{}
@@ -179,7 +189,7 @@ func (d *diffs) between(s, parent *gitsync.Snapshot) diff {
 	d.last, d.lastApps = parent.Commit, d.apps(parent)
 	found := compareApps(child, d.lastApps)
 	d.known[key] = found
-	return found
+	return found, nil
 }
 
 func compareApps(x, y map[string]string) diff {

@@ -1,11 +1,14 @@
 package reconcile
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -128,5 +131,44 @@ func TestCompareApps(t *testing.T) {
 	}
 	if !compareApps(nil, old).has("a") || !compareApps(old, nil).has("a") || compareApps(nil, nil).has("a") {
 		t.Error("a commit that can't be read differs from its neighbours, and from them alone")
+	}
+}
+
+// TestMergedAgainWhileItIsTakenBack: whoever asks once more for a release that is being rolled back asks by a commit of
+// his own, so that it is tried again.
+func TestMergedAgainWhileItIsTakenBack(t *testing.T) {
+	r := newRecorder(t)
+	stable := r.bump("0.0.1")
+	failed := r.bump("0.0.2")
+	r.bump("0.0.1")
+	again := r.bump("0.0.2")
+	state := rollout.State{
+		Phase: rollout.Analyzing, Stable: stable, Target: failed,
+	}
+	w := work{name: "web", commit: r.source, facts: delivery.Facts{Saved: delivery.Saved{State: state}}}
+	if got, err := r.commitOf(t.Context(), &w, rollout.Release{Digest: failed.Digest}); err != nil || got != failed.Commit {
+		t.Errorf("under way: asked for by %s, %v; want %s", got, err, failed.Commit)
+	}
+	w.facts.Saved.State.Phase = rollout.RollingBack
+	w.facts.Saved.State.Rejected = []rollout.Rejection{{Release: failed}}
+	if got, err := r.commitOf(t.Context(), &w, rollout.Release{Digest: failed.Digest}); err != nil || got != again.Commit {
+		t.Errorf("rolled back: asked for by %s, %v; want %s", got, err, again.Commit)
+	}
+}
+
+// TestWaitingForAnotherWalkEnds: who waits for another app's walk through the history can be called off.
+func TestWaitingForAnotherWalkEnds(t *testing.T) {
+	r := newRecorder(t)
+	r.bump("0.0.1")
+	tip := r.bump("0.0.2")
+	r.diffs.turn <- struct{}{} // another walk, that takes long
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := r.cause(ctx, "web", tip.Commit, ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want %v", err, context.Canceled)
+	}
+	<-r.diffs.turn
+	if got, err := r.cause(t.Context(), "web", tip.Commit, ""); err != nil || got != tip.Commit {
+		t.Errorf("%s, %v", got, err)
 	}
 }

@@ -21,12 +21,15 @@ type queue struct {
 	turns  int
 	state  map[string]mark
 	timer  map[string]timer
+	timers int
 }
 
 // timer adds a name to a lane later.
 type timer struct {
 	*time.Timer
 	urgent bool
+	// id tells a timer from the one that it takes the place of, which may be firing already.
+	id int
 }
 
 // lane is one line of names. A name that has changed lanes is skipped in the old one.
@@ -93,15 +96,22 @@ func (q *queue) after(name string, d time.Duration, urgent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.stop(name)
-	q.timer[name] = timer{time.AfterFunc(d, func() { q.fire(name, urgent) }), urgent}
+	q.timers++
+	id := q.timers
+	q.timer[name] = timer{time.AfterFunc(d, func() { q.fire(name, id) }), urgent, id}
 }
 
 // fire is the end of a timer.
-func (q *queue) fire(name string, urgent bool) {
+func (q *queue) fire(name string, id int) {
 	q.mu.Lock()
-	delete(q.timer, name)
+	t := q.timer[name]
+	if t.id == id {
+		delete(q.timer, name)
+	}
 	q.mu.Unlock()
-	q.add(name, urgent)
+	if t.id == id {
+		q.add(name, t.urgent)
+	}
 }
 
 // Get waits for a name; ok is false when ctx is done.

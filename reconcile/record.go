@@ -31,26 +31,31 @@ func (a *Agent) tellGit() {
 	}
 }
 
-// record writes to git what there is to write, and tries again for as long as git is away.
-func (a *Agent) record(ctx context.Context) error {
+// record writes to git what there is to write, with flush, and tries again for as long as git is away.
+func (a *Agent) record(ctx context.Context, flush func(context.Context) error) error {
 	failures := 0
+	outbox := a.outbox
 	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.outbox:
+		case <-outbox:
 		case <-again:
 		}
-		again = nil
-		if err := a.flush(ctx); err != nil && ctx.Err() == nil {
+		outbox, again = a.outbox, nil
+		if err := flush(ctx); err != nil && ctx.Err() == nil {
 			d := min(gitRetryFirst<<min(failures, 10), gitRetryLast)
 			failures++
 			a.log.Warn("writing to git", "error", err, "again", d)
-			again = time.After(d)
+			// A git that is away is not asked again sooner because there is more to tell it.
+			outbox, again = nil, time.After(d)
 			continue
 		}
 		failures = 0
+		if held := a.heldFaults(); !held.IsZero() {
+			again = time.After(held.Sub(a.now()))
+		}
 	}
 }
 
@@ -133,7 +138,8 @@ func (a *Agent) batch() audit.Batch {
 			}
 		}
 		looked := a.unsynced != nil && !a.unsynced[name]
-		if len(events) > 0 || looked && (ap.recordedFault == nil || fault != *ap.recordedFault) {
+		news := looked && (ap.recordedFault == nil || fault != *ap.recordedFault && !a.now().Before(ap.flapping.until()))
+		if len(events) > 0 || news {
 			b.Apps = append(b.Apps, audit.App{
 				Name: name, LastSeq: s.LastSeq, Unreadable: ap.broken, Fault: fault, KeepFault: !looked, Events: events,
 			})
@@ -168,6 +174,9 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 			continue
 		}
 		if !done.KeepFault {
+			if was := ap.recordedFault; was != nil && *was != done.Fault {
+				ap.flapping.changed(a.now())
+			}
 			ap.recordedFault = &done.Fault
 		}
 		if n := len(done.Events); n > 0 {
@@ -176,3 +185,45 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 		}
 	}
 }
+
+// heldFaults is when the first of the faults is to be told that batch held back; zero: there is none.
+func (a *Agent) heldFaults() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var first time.Time
+	for _, ap := range a.apps {
+		if ap.recordedFault == nil || text(ap.fault) == *ap.recordedFault || ap.gone {
+			continue
+		}
+		if at := ap.flapping.until(); at.After(a.now()) {
+			first = earliest(first, at)
+		}
+	}
+	return first
+}
+
+const (
+	// firstHold is how long a fault stands in git at least before another text takes its place; it doubles while the text
+	// keeps changing, up to longestHold.
+	firstHold   = 5 * time.Second
+	longestHold = 10 * time.Minute
+)
+
+// flapping holds down a fault whose text keeps changing, as errors of a network do: each change is a commit.
+type flapping struct {
+	last time.Time
+	hold time.Duration
+}
+
+// changed notes that git was told another text.
+func (f *flapping) changed(now time.Time) {
+	if f.hold == 0 || now.Sub(f.last) > 2*f.hold {
+		f.hold = firstHold
+	} else {
+		f.hold = min(2*f.hold, longestHold)
+	}
+	f.last = now
+}
+
+// until is when git may be told the next one.
+func (f *flapping) until() time.Time { return f.last.Add(f.hold) }

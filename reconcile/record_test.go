@@ -1,11 +1,16 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sluice-cd/sluice/gitsync"
@@ -193,5 +198,66 @@ func TestManyEvents(t *testing.T) {
 		if e, ok := audit.ParseMessage(c.Message); !ok || e.Seq != int64(i+1) {
 			t.Fatalf("commit %d is %q", i, c.Message)
 		}
+	}
+}
+
+// TestGitAwayIsNotAskedMoreOftenForMoreNews: the pauses between tries hold, whatever happens meanwhile.
+func TestGitAwayIsNotAskedMoreOftenForMoreNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil)
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		var news sync.WaitGroup
+		news.Go(func() {
+			for ctx.Err() == nil {
+				a.tellGit()
+				time.Sleep(time.Millisecond)
+			}
+		})
+		tries := 0
+		err := a.record(ctx, func(context.Context) error {
+			tries++
+			return errors.New("git is away")
+		})
+		news.Wait()
+		if err != nil || tries != 7 {
+			t.Errorf("%d tries in a minute, want 7: at 0, 0.5, 1.5, 3.5, 7.5, 15.5 and 31.5 s; %v", tries, err)
+		}
+	})
+}
+
+// TestFlappingFaultIsHeldDown: a fault whose text keeps changing is not a commit for each change, and the last word is told
+// in the end.
+func TestFlappingFaultIsHeldDown(t *testing.T) {
+	r := newRecorder(t)
+	r.bump("0.0.1")
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	r.now = func() time.Time { return now }
+	r.unsynced = map[string]bool{}
+	r.report("web", errors.New("no such chart"))
+	r.writeAll()
+	before, _ := r.history(statusBranch)
+	for n := range 600 { // for ten minutes
+		r.report("web", fmt.Errorf("network error %d", n))
+		r.writeAll()
+		now = now.Add(time.Second)
+	}
+	after, _ := r.history(statusBranch)
+	if told := len(after) - len(before); told < 2 || told > 8 {
+		t.Errorf("%d commits of 600 texts", told)
+	}
+	r.report("web", nil)
+	held := r.heldFaults()
+	if held.IsZero() {
+		t.Fatal("nothing is held back")
+	}
+	now = held
+	r.writeAll()
+	_, tip := r.history(statusBranch)
+	if text, err := fs.ReadFile(tip.FS(), "README.md"); err != nil || strings.Contains(string(text), "network error") {
+		t.Errorf("the status branch still says\n%s%v", text, err)
+	}
+	if !r.heldFaults().IsZero() {
+		t.Error("something is still held back")
 	}
 }

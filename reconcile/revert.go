@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
@@ -52,13 +53,13 @@ func (a *Agent) revert(ctx context.Context, r revert) error {
 }
 
 func (a *Agent) writeRevert(ctx context.Context, r revert) (rollout.Reverted, error) {
-	edit, err := a.revertEdit(r)
+	edit, err := a.revertEdit(ctx, r)
 	if err != nil {
 		// What the object store lost comes back with a fetch.
 		if _, err := a.repo.Fetch(ctx); err != nil {
 			return rollout.Reverted{}, err
 		}
-		if edit, err = a.revertEdit(r); err != nil {
+		if edit, err = a.revertEdit(ctx, r); err != nil {
 			// A commit that is no longer in the history can't be compared with, now or later.
 			return rollout.Reverted{Skipped: err.Error()}, nil //nolint:nilerr // that is the answer
 		}
@@ -88,12 +89,18 @@ func (a *Agent) writeRevert(ctx context.Context, r revert) (rollout.Reverted, er
 
 // revertEdit is the rollback as a function of the branch's tip. What it compares with are the commits that asked
 // for the failed and for the stable release.
-func (a *Agent) revertEdit(r revert) (func(*gitsync.Snapshot) (*gitsync.Change, error), error) {
+func (a *Agent) revertEdit(ctx context.Context, r revert) (func(*gitsync.Snapshot) (*gitsync.Change, error), error) {
 	failed, err := a.repo.At(r.From.Commit)
 	if err != nil {
 		return nil, fmt.Errorf("reading the commit that asked for %s: %w", r.From.Version, err)
 	}
-	stable, err := a.repo.At(r.To.Commit)
+	asked := r.To.Commit
+	if asked == "" {
+		if asked, err = a.listing(ctx, r.app, r.To.Version, r.From.Commit); err != nil {
+			return nil, err
+		}
+	}
+	stable, err := a.repo.At(asked)
 	if err != nil {
 		return nil, fmt.Errorf("reading the commit that asked for %s: %w", r.To.Version, err)
 	}
@@ -105,6 +112,33 @@ func (a *Agent) revertEdit(r revert) (func(*gitsync.Snapshot) (*gitsync.Change, 
 		}
 		return &gitsync.Change{Files: files, Message: message}, nil
 	}, nil
+}
+
+// listing finds the newest commit before another that lists a version of an app. What was serving before Sluice came has
+// no commit that Sluice has seen ask for it.
+func (a *Agent) listing(ctx context.Context, app, version, before string) (string, error) {
+	history, err := a.repo.Commits(ctx, before, "", historyLimit)
+	if err != nil {
+		return "", fmt.Errorf("looking for the commit that listed %s %s: %w", app, version, err)
+	}
+	for _, c := range history {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		s, err := a.repo.At(c.Hash)
+		if err != nil {
+			return "", fmt.Errorf("looking for the commit that listed %s %s: %w", app, version, err)
+		}
+		env, err := a.loader.Load(s.FS(), a.cfg.Path)
+		if err != nil {
+			continue // it lists nothing that anybody could read
+		}
+		if slices.ContainsFunc(env.Apps, func(in environments.App) bool { return in.Name == app && in.Chart.Version == version }) {
+			return c.Hash, nil
+		}
+	}
+	return "", fmt.Errorf("%s %s served before Sluice came, and none of the %d commits before %.10s lists it: "+
+		"put the version back by hand", app, version, len(history), before)
 }
 
 // proposeRevert pushes the rollback to a branch of its own, from which somebody opens a pull request.

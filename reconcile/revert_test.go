@@ -101,3 +101,25 @@ func TestLateAnswerOfARollback(t *testing.T) {
 		}
 	}
 }
+
+// TestRollbackToWhatServedBefore: a release that was adopted came by no commit that Sluice has seen; the version is put
+// back as the newest commit that lists it has it.
+func TestRollbackToWhatServedBefore(t *testing.T) {
+	r := newRecorder(t)
+	r.bump("0.0.1")
+	r.commit(map[string]string{"env/requirements.yaml": "dependencies: [\n"}) // somebody's slip, which lists nothing
+	failed := r.bump("0.0.2")
+	answer := r.rollBack(failed, rollout.Release{Version: "0.0.1", Digest: "adopted"})
+	if answer.Commit == "" {
+		t.Fatalf("the rollback: %+v", answer)
+	}
+	r.look()
+	if got := r.source.Env.Apps[0].Chart.Version; got != "0.0.1" {
+		t.Errorf("the branch says %s", got)
+	}
+	failed = r.bump("0.0.3")
+	answer = r.rollBack(failed, rollout.Release{Version: "0.0.0", Digest: "adopted"})
+	if want := "web 0.0.0 served before Sluice came"; !strings.Contains(answer.Skipped, want) {
+		t.Errorf("of a version that no commit lists: %+v, want %q", answer, want)
+	}
+}
