@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -14,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-cd/sluice/environments"
-	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
@@ -37,21 +36,29 @@ type Renderer interface {
 	Release(ctx context.Context, c source.Commit, app *environments.App) (*release.Release, environments.Policy, error)
 }
 
+// Git is the environment repository; *Repository implements it.
+type Git interface {
+	// Open comes before everything else. It fails only where nothing could ever work.
+	Open(ctx context.Context) error
+	// Follow hands over the branch's newest commit whenever it has moved, until ctx is done. The error says why the
+	// environment can't be read there; Env is nil then.
+	Follow(ctx context.Context, read func(source.Commit, error)) error
+	// Nudge makes Follow look now.
+	Nudge()
+	// At is the environment at a commit of the branch's history.
+	At(commit string) (source.Commit, error)
+	// Cause is the commit that asked for what tip says of an app, looked for as far back as stop.
+	Cause(ctx context.Context, app, tip, stop string) (string, error)
+	// Revert writes a rollback commit, or says why there is none. An error means: try again.
+	Revert(ctx context.Context, mode environments.WriteBackMode, app string, r rollout.Revert) (rollout.Reverted, error)
+	// Record writes to the status branch. An app whose record there has higher numbers than the batch is in ahead.
+	Record(ctx context.Context, b audit.Batch) (ahead map[string]int64, err error)
+}
+
 // Config is one environment to deliver.
 type Config struct {
-	// Environment's name where sluice.yaml says none, and Cluster's name on the status branch.
-	Environment, Cluster string
-	// Namespace where sluice.yaml says none; default jx-<environment>.
-	Namespace string
-	// Remote is the environment repository and branch, Path the environment's folder in it.
-	Remote gitsync.Remote
-	Path   string
-	// StatusBranch is where the audit log goes.
-	StatusBranch string
-	// DataDir keeps git objects; a cache.
-	DataDir string
-	// Interval between looks at the branch; default 30 s.
-	Interval time.Duration
+	// Environment's name, for the log.
+	Environment string
 	// Workers is the number of apps that are looked at at once; default 4. One more is kept free for rollouts under way.
 	Workers int
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
@@ -62,20 +69,14 @@ type Config struct {
 // Agent delivers one environment. Make it with New and call Run once.
 type Agent struct {
 	cfg      Config
+	git      Git
 	cluster  Cluster
 	renderer Renderer
 	delivery *delivery.Delivery
 	log      *slog.Logger
 	now      func() time.Time
 
-	repo   *gitsync.Repo
-	poller *gitsync.Poller
-	// branch writes rollback commits, status the audit log. One goroutine uses them.
-	branch *gitsync.Writer
-	status *gitsync.Writer
-	loader *environments.Loader
-	diffs  diffs
-	queue  *queue
+	queue *queue
 	// outbox has room for one: somebody has events, faults or a revert for git.
 	outbox chan struct{}
 
@@ -127,20 +128,16 @@ type app struct {
 }
 
 // New prepares an agent; nothing is asked of anybody until Run.
-func New(cfg Config, c Cluster, r Renderer, m delivery.Metrics) *Agent {
-	if cfg.Interval == 0 {
-		cfg.Interval = 30 * time.Second
-	}
+func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 	if cfg.Workers == 0 {
 		cfg.Workers = 4
 	}
 	a := &Agent{
-		cfg: cfg, cluster: c, renderer: r,
+		cfg: cfg, git: g, cluster: c, renderer: r,
 		log: cfg.Log.With("environment", cfg.Environment), now: time.Now, //nolint:forbidigo // the loop is the edge
-		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace}, queue: newQueue(), outbox: make(chan struct{}, 1),
+		queue: newQueue(), outbox: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}
-	a.diffs = diffs{apps: a.digests, turn: make(chan struct{}, 1)}
 	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
 	return a
 }
@@ -153,7 +150,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	defer a.queue.Stop()
-	g.Go(func() error { return a.follow(ctx) })
+	g.Go(func() error { return a.git.Follow(ctx, a.read) })
 	g.Go(func() error { return a.record(ctx, a.flush) })
 	for range a.cfg.Workers {
 		g.Go(func() error { a.work(ctx, a.queue.Get); return nil })
@@ -192,13 +189,13 @@ func (a *Agent) Nudge() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.unsynced != nil {
-		a.poller.Nudge()
+		a.git.Nudge()
 	}
 }
 
 // restore opens the object stores and loads what earlier runs saved.
 func (a *Agent) restore(ctx context.Context) error {
-	if err := a.openGit(ctx); err != nil {
+	if err := a.git.Open(ctx); err != nil {
 		return err
 	}
 	a.cluster.OnChange(a.queue.Add)
@@ -222,27 +219,6 @@ func (a *Agent) restore(ctx context.Context) error {
 	}
 	return nil
 }
-
-func (a *Agent) openGit(ctx context.Context) error {
-	repo, err := gitsync.Open(ctx, a.cfg.Remote, filepath.Join(a.cfg.DataDir, "branch"))
-	if err != nil {
-		return err
-	}
-	a.repo = repo
-	a.poller = gitsync.NewPoller(repo, a.cfg.Interval)
-	if a.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: a.cfg.Remote, Identity: identity},
-		filepath.Join(a.cfg.DataDir, "rollback")); err != nil {
-		return err
-	}
-	status := a.cfg.Remote
-	status.Branch = a.cfg.StatusBranch
-	a.status, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: status, Identity: identity, Create: true},
-		filepath.Join(a.cfg.DataDir, "status"))
-	return err
-}
-
-// identity is who commits what Sluice writes.
-var identity = gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"}
 
 // retryInFlight is how long a rollout under way waits at most for another try of a pass that failed.
 const retryInFlight = 5 * time.Second

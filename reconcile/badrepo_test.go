@@ -76,7 +76,7 @@ func TestBadRepositories(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := newReader(t)
-			a.read(s)
+			a.reads(s)
 			faults := map[string]error{"bad": a.envFault}
 			for name, ap := range a.apps {
 				_, _, faults[name] = a.renderer.Release(t.Context(), a.source, ap.input)

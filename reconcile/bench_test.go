@@ -48,7 +48,7 @@ func TestBumpCostsOneApp(t *testing.T) {
 			a, n := newReader(t), 0
 			allocs[apps] = testing.AllocsPerRun(20, func() {
 				n++
-				if a.read(snapshots[n%2]); a.envFault != nil {
+				if a.reads(snapshots[n%2]); a.envFault != nil {
 					t.Fatal(a.envFault)
 				}
 			})
@@ -83,7 +83,7 @@ func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 		n++
 		s := fetch(commits[n])
 		b.StartTimer()
-		a.read(s)
+		a.reads(s)
 		name, ok := a.queue.take()
 		if _, more := a.queue.take(); !ok || more {
 			b.Fatalf("not exactly one app is to be looked at, but %q", name)
@@ -110,14 +110,18 @@ func newReader(tb testing.TB) *Agent {
 		tb.Fatal(err)
 	}
 	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
-	return New(Config{Environment: "staging", Log: slog.New(slog.DiscardHandler)}, nil, c, nil)
+	log := slog.New(slog.DiscardHandler)
+	return New(Config{Log: log}, NewRepository(RepositoryConfig{Environment: "staging", Log: log}), nil, c, nil)
 }
+
+// reads has the agent read a snapshot, as Follow does.
+func (a *Agent) reads(s *gitsync.Snapshot) { a.read(a.git.(*Repository).load(s)) }
 
 // settledAgent has looked at every app of a commit, and rendered one of them.
 func settledAgent(b *testing.B, s *gitsync.Snapshot) *Agent {
 	b.Helper()
 	a := newReader(b)
-	a.read(s)
+	a.reads(s)
 	if a.envFault != nil {
 		b.Fatal(a.envFault)
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
-	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -108,7 +107,7 @@ func (a *Agent) commitOf(ctx context.Context, w *work, id rollout.Release) (stri
 	if n := len(s.Rejected); n > 0 {
 		stop = s.Rejected[n-1].Release.Commit
 	}
-	return a.cause(ctx, w.name, w.commit.Commit, stop)
+	return a.git.Cause(ctx, w.name, w.commit.Commit, stop)
 }
 
 // Again renders a release whose Helm record is gone from the commit that asked for it. It implements delivery.History.
@@ -116,12 +115,8 @@ func (a *Agent) Again(ctx context.Context, name string, r rollout.Release) ([]*u
 	if r.Commit == "" {
 		return nil, errors.New("no commit is known that asked for it")
 	}
-	src := source.Commit{}
-	var err error
-	if src.Snapshot, err = a.repo.At(r.Commit); err != nil {
-		return nil, fmt.Errorf("reading the commit that asked for it: %w", err)
-	}
-	if src.Env, err = a.loader.Load(src.FS(), a.cfg.Path); err != nil {
+	src, err := a.git.At(r.Commit)
+	if err != nil {
 		return nil, fmt.Errorf("reading the commit that asked for it: %w", err)
 	}
 	for i := range src.Env.Apps {

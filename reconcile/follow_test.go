@@ -25,13 +25,14 @@ func readerOf(t *testing.T, commits []map[string]string) (*Agent, []*gitsync.Sna
 	}
 	dir := importRepository(t, in.String())
 	a := newReader(t)
-	a.repo = openRepository(t, dir)
-	if _, err := a.repo.Fetch(t.Context()); err != nil {
+	r := a.git.(*Repository)
+	r.repo = openRepository(t, dir)
+	if _, err := r.repo.Fetch(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var snapshots []*gitsync.Snapshot
 	for _, commit := range strings.Fields(git(t, dir, "", "rev-list", "--reverse", "main")) {
-		s, err := a.repo.At(commit)
+		s, err := r.repo.At(commit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +65,7 @@ func TestPolicyEditIsFollowed(t *testing.T) {
 		threshold int
 		queued    bool
 	}{{5, true}, {5, false}, {3, true}, {2, true}, {1, true}} {
-		a.read(snapshots[i])
+		a.reads(snapshots[i])
 		_, queued := a.queue.take()
 		a.queue.Done("app")
 		if queued != want.queued {
@@ -107,7 +108,7 @@ func TestEmptiedList(t *testing.T) {
 		fault   bool
 		removed string
 	}{{false, ""}, {true, ""}, {false, "b"}, {false, "ab"}} {
-		a.read(snapshots[i])
+		a.reads(snapshots[i])
 		removed := ""
 		for _, name := range []string{"a", "b"} {
 			a.apps[name].saved.State.Stable = rollout.Release{Digest: "1"}
@@ -164,11 +165,11 @@ func TestWaitingForAnotherWalkEnds(t *testing.T) {
 	r.diffs.turn <- struct{}{} // another walk, that takes long
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	if _, err := r.cause(ctx, "web", tip.Commit, ""); !errors.Is(err, context.Canceled) {
+	if _, err := r.Cause(ctx, "web", tip.Commit, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want %v", err, context.Canceled)
 	}
 	<-r.diffs.turn
-	if got, err := r.cause(t.Context(), "web", tip.Commit, ""); err != nil || got != tip.Commit {
+	if got, err := r.Cause(t.Context(), "web", tip.Commit, ""); err != nil || got != tip.Commit {
 		t.Errorf("%s, %v", got, err)
 	}
 }

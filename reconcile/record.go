@@ -3,13 +3,10 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -69,11 +66,6 @@ func (a *Agent) flush(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// names are what every commit says of its origin.
-func (a *Agent) names() audit.Names {
-	return audit.Names{Environment: a.cfg.Environment, Cluster: a.cfg.Cluster}
-}
-
 // writeStatus brings the status branch up to date: one commit for each event, pushed together where they are not too
 // many.
 func (a *Agent) writeStatus(ctx context.Context) error {
@@ -82,35 +74,12 @@ func (a *Agent) writeStatus(ctx context.Context) error {
 		return nil
 	}
 	for _, part := range batch.Parts(maxPush) {
-		if err := a.pushStatus(ctx, part); err != nil {
-			return fmt.Errorf("writing branch %s: %w", a.cfg.StatusBranch, err)
-		}
-	}
-	return nil
-}
-
-func (a *Agent) pushStatus(ctx context.Context, batch audit.Batch) error {
-	var ahead map[string]int64
-	_, err := a.status.CommitAll(ctx, func(tip *gitsync.Snapshot) ([]*gitsync.Change, error) {
-		var fsys fs.FS
-		if tip.Commit != "" {
-			fsys = tip.FS()
-		}
-		commits, before, err := audit.Commits(fsys, batch)
+		ahead, err := a.git.Record(ctx, part)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		ahead = before
-		var out []*gitsync.Change
-		for _, c := range commits {
-			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date})
-		}
-		return out, nil
-	})
-	if err != nil {
-		return err
+		a.recordedAll(part, ahead)
 	}
-	a.recordedAll(batch, ahead)
 	return nil
 }
 
@@ -118,7 +87,7 @@ func (a *Agent) pushStatus(ctx context.Context, batch audit.Batch) error {
 func (a *Agent) batch() audit.Batch {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b := audit.Batch{Names: a.names(), Fault: text(a.envFault), Now: a.now()}
+	b := audit.Batch{Fault: text(a.envFault), Now: a.now()}
 	if a.source.Snapshot != nil {
 		b.Commit = a.source.Commit
 	}

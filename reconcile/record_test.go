@@ -22,6 +22,7 @@ import (
 // recorder is an agent without a cluster, upon a real environment repository.
 type recorder struct {
 	*Agent
+	*Repository
 	t testing.TB
 	// people write to the environment branch.
 	people *gitsync.Writer
@@ -33,9 +34,9 @@ func newRecorder(t testing.TB) *recorder {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "env.git")
 	git(t, ".", "", "init", "--quiet", "--bare", dir)
-	r := &recorder{t: t, Agent: newAgentOf(t, dir)}
+	r := recorderOf(t, dir)
 	var err error
-	r.people, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Create: true}, filepath.Join(t.TempDir(), "people"))
+	r.people, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.Repository.cfg.Remote, Create: true}, filepath.Join(t.TempDir(), "people"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,22 +44,25 @@ func newRecorder(t testing.TB) *recorder {
 	return r
 }
 
-func newAgentOf(t testing.TB, dir string) *Agent {
+func recorderOf(t testing.TB, dir string) *recorder {
 	t.Helper()
-	a := New(Config{
+	log := slog.New(slog.DiscardHandler)
+	r := NewRepository(RepositoryConfig{
 		Environment: "staging", Path: "env", StatusBranch: statusBranch, DataDir: t.TempDir(),
-		Remote: gitsync.Remote{URL: "file://" + dir, AllowFile: true}, Log: slog.New(slog.DiscardHandler),
-	}, nil, nil, nil)
-	if err := a.openGit(t.Context()); err != nil {
+		Remote: gitsync.Remote{URL: "file://" + dir, AllowFile: true}, Log: log,
+	})
+	if err := r.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = errors.Join(a.repo.Close(), a.branch.Close(), a.status.Close()) })
-	return a
+	t.Cleanup(func() { _ = errors.Join(r.repo.Close(), r.branch.Close(), r.status.Close()) })
+	return &recorder{t: t, Repository: r, Agent: New(Config{Environment: "staging", Log: log}, r, nil, nil, nil)}
 }
 
 // restarted is the agent of a new process: what the old one had in memory is gone.
 func (r *recorder) restarted() *recorder {
-	return &recorder{t: r.t, people: r.people, Agent: newAgentOf(r.t, strings.TrimPrefix(r.cfg.Remote.URL, "file://"))}
+	again := recorderOf(r.t, strings.TrimPrefix(r.Repository.cfg.Remote.URL, "file://"))
+	again.people = r.people
+	return again
 }
 
 // commit has somebody write to the environment branch.
@@ -94,7 +98,7 @@ func (r *recorder) look() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.read(s)
+	r.read(r.Repository.load(s))
 }
 
 // happened gives app web events that git does not have yet.
@@ -116,7 +120,7 @@ func (r *recorder) writeAll() {
 // history of a branch, oldest first.
 func (r *recorder) history(branch string) (list []gitsync.Commit, tip *gitsync.Snapshot) {
 	r.t.Helper()
-	remote := r.cfg.Remote
+	remote := r.Repository.cfg.Remote
 	remote.Branch = branch
 	repo, err := gitsync.Open(r.t.Context(), remote, filepath.Join(r.t.TempDir(), "reader"))
 	if err != nil {
@@ -204,7 +208,7 @@ func TestManyEvents(t *testing.T) {
 // TestGitAwayIsNotAskedMoreOftenForMoreNews: the pauses between tries hold, whatever happens meanwhile.
 func TestGitAwayIsNotAskedMoreOftenForMoreNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := New(Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil)
+		a := New(Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil)
 		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 		defer stop()
 		var news sync.WaitGroup

@@ -13,7 +13,7 @@ import (
 
 func (r *recorder) rollBack(from, to rollout.Release) rollout.Reverted {
 	r.t.Helper()
-	answer, err := r.writeRevert(r.t.Context(), revert{app: "web", Revert: rollout.Revert{From: from, To: to, Rollout: 1, Reason: "bad"}})
+	answer, err := r.Repository.Revert(r.t.Context(), r.source.Env.WriteBack, "web", rollout.Revert{From: from, To: to, Rollout: 1, Reason: "bad"})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ func TestReadiness(t *testing.T) {
 	fresh := func(name string) *environment {
 		return &environment{
 			envConfig: envConfig{Name: name},
-			agent:     reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil),
+			agent:     reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil),
 		}
 	}
 	staging, production := fresh("staging"), fresh("production")

@@ -55,13 +55,14 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	}
 	charts.Capabilities, charts.Namespaced = client.Capabilities, client.Namespaced
 	charts.CheckInterval = time.Duration(e.CheckInterval)
-	agent := reconcile.New(reconcile.Config{
+	repository := reconcile.NewRepository(reconcile.RepositoryConfig{
 		Environment: e.Name, Cluster: d.config.Cluster, Namespace: namespace,
 		Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
-		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval),
-		OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) },
-		Log:     d.log,
-	}, objects{client}, charts, d.metrics)
+		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
+	})
+	agent := reconcile.New(reconcile.Config{
+		Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
+	}, repository, objects{client}, charts, d.metrics)
 	return &environment{envConfig: e, agent: agent, client: client}, nil
 }
 

@@ -1,0 +1,144 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/source"
+)
+
+// RepositoryConfig says where an environment is, and how it is written to.
+type RepositoryConfig struct {
+	// Environment's name, and its namespace, where sluice.yaml says none; see environments.Loader.
+	Environment, Namespace string
+	// Cluster's name on the status branch.
+	Cluster string
+	// Remote is the environment repository and branch, Path the environment's folder in it.
+	Remote gitsync.Remote
+	Path   string
+	// StatusBranch is where the audit log goes.
+	StatusBranch string
+	// DataDir keeps git objects; a cache.
+	DataDir string
+	// Interval between looks at the branch; default 30 s.
+	Interval time.Duration
+	Log      *slog.Logger
+}
+
+// Repository is the environment repository: what the branch says, and what is written to it. One goroutine may write
+// (Revert, Record), any may read.
+type Repository struct {
+	cfg  RepositoryConfig
+	log  *slog.Logger
+	repo *gitsync.Repo
+	// branch writes rollback commits, status the audit log.
+	branch *gitsync.Writer
+	status *gitsync.Writer
+	poller *gitsync.Poller
+	loader *environments.Loader
+	diffs  diffs
+}
+
+var _ Git = (*Repository)(nil)
+
+// NewRepository prepares a repository; nothing is asked of anybody until Open.
+func NewRepository(cfg RepositoryConfig) *Repository {
+	if cfg.Interval == 0 {
+		cfg.Interval = 30 * time.Second
+	}
+	r := &Repository{
+		cfg: cfg, log: cfg.Log.With("environment", cfg.Environment),
+		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace},
+	}
+	r.diffs = diffs{apps: r.digests, turn: make(chan struct{}, 1)}
+	return r
+}
+
+// Open opens the object stores.
+func (r *Repository) Open(ctx context.Context) error {
+	repo, err := gitsync.Open(ctx, r.cfg.Remote, filepath.Join(r.cfg.DataDir, "branch"))
+	if err != nil {
+		return err
+	}
+	r.repo = repo
+	r.poller = gitsync.NewPoller(repo, r.cfg.Interval)
+	if r.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Identity: identity},
+		filepath.Join(r.cfg.DataDir, "rollback")); err != nil {
+		return err
+	}
+	status := r.cfg.Remote
+	status.Branch = r.cfg.StatusBranch
+	r.status, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: status, Identity: identity, Create: true},
+		filepath.Join(r.cfg.DataDir, "status"))
+	return err
+}
+
+// identity is who commits what Sluice writes.
+var identity = gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"}
+
+// names are what every commit says of its origin.
+func (r *Repository) names() audit.Names {
+	return audit.Names{Environment: r.cfg.Environment, Cluster: r.cfg.Cluster}
+}
+
+// Follow hands over the branch's newest commit whenever it has moved, until ctx is done.
+func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)) error {
+	return r.poller.Run(ctx, func(s *gitsync.Snapshot, err error) {
+		if err != nil {
+			r.log.Warn("reading the branch", "error", err)
+			return
+		}
+		read(r.load(s))
+	})
+}
+
+// Nudge makes Follow look at the branch now, as a webhook would.
+func (r *Repository) Nudge() { r.poller.Nudge() }
+
+// At is the environment at a commit that was fetched.
+func (r *Repository) At(commit string) (source.Commit, error) {
+	s, err := r.repo.At(commit)
+	if err != nil {
+		return source.Commit{}, err
+	}
+	return r.load(s)
+}
+
+// load reads the environment of a snapshot. The Commit is whole but for Env when it can't be read.
+func (r *Repository) load(s *gitsync.Snapshot) (source.Commit, error) {
+	env, err := r.loader.Load(s.FS(), r.cfg.Path)
+	return source.Commit{Snapshot: s, Env: env}, err
+}
+
+// Record brings the status branch to what a batch says. Apps whose record there is ahead of it are returned with its
+// number; nothing is written for them.
+func (r *Repository) Record(ctx context.Context, batch audit.Batch) (ahead map[string]int64, err error) {
+	batch.Names = r.names()
+	_, err = r.status.CommitAll(ctx, func(tip *gitsync.Snapshot) ([]*gitsync.Change, error) {
+		var fsys fs.FS
+		if tip.Commit != "" {
+			fsys = tip.FS()
+		}
+		commits, before, err := audit.Commits(fsys, batch)
+		if err != nil {
+			return nil, err
+		}
+		ahead = before
+		var out []*gitsync.Change
+		for _, c := range commits {
+			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date})
+		}
+		return out, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing branch %s: %w", r.cfg.StatusBranch, err)
+	}
+	return ahead, nil
+}

@@ -1,0 +1,152 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// Revert puts the environment branch back as a compare-and-set, or proposes that on a branch of its own, and says what came
+// of it. An error means: try again.
+func (r *Repository) Revert(ctx context.Context, mode environments.WriteBackMode, app string, revert rollout.Revert) (rollout.Reverted, error) {
+	edit, err := r.revertEdit(ctx, app, revert)
+	if err != nil {
+		// What the object store lost comes back with a fetch.
+		if _, err := r.repo.Fetch(ctx); err != nil {
+			return rollout.Reverted{}, err
+		}
+		if edit, err = r.revertEdit(ctx, app, revert); err != nil {
+			// A commit that is no longer in the history can't be compared with, now or later.
+			return rollout.Reverted{Skipped: err.Error()}, nil //nolint:nilerr // that is the answer
+		}
+	}
+	if mode == environments.WriteBackPullRequest {
+		return r.proposeRevert(ctx, app, revert, edit)
+	}
+	hash, err := r.branch.Commit(ctx, edit)
+	var rejected *gitsync.RejectedError
+	switch {
+	case errors.As(err, &rejected) && !rejected.Unauthorized:
+		r.log.Warn("the branch refuses the rollback commit; it goes to a branch of its own", "app", app, "reason", rejected.Reason)
+		return r.proposeRevert(ctx, app, revert, edit)
+	case errors.Is(err, environments.ErrMovedOn):
+		// Perhaps from a commit of ours whose answer was lost.
+		return r.foundRevert(ctx, app, revert, err.Error())
+	case err != nil:
+		return skipped(err)
+	case hash == "":
+		return r.foundRevert(ctx, app, revert, "the branch says "+revert.To.Version+" already")
+	}
+	return rollout.Reverted{Commit: hash}, nil
+}
+
+// revertEdit is the rollback as a function of the branch's tip. What it compares with are the commits that asked
+// for the failed and for the stable release.
+func (r *Repository) revertEdit(ctx context.Context, app string, revert rollout.Revert) (func(*gitsync.Snapshot) (*gitsync.Change, error), error) {
+	failed, err := r.repo.At(revert.From.Commit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for %s: %w", revert.From.Version, err)
+	}
+	asked := revert.To.Commit
+	if asked == "" {
+		if asked, err = r.listing(ctx, app, revert.To.Version, revert.From.Commit); err != nil {
+			return nil, err
+		}
+	}
+	stable, err := r.repo.At(asked)
+	if err != nil {
+		return nil, fmt.Errorf("reading the commit that asked for %s: %w", revert.To.Version, err)
+	}
+	message := audit.RollbackMessage(r.names(), app, revert)
+	return func(tip *gitsync.Snapshot) (*gitsync.Change, error) {
+		files, err := environments.Revert(tip.FS(), failed.FS(), stable.FS(), r.cfg.Path, app)
+		if err != nil || len(files) == 0 {
+			return nil, err
+		}
+		return &gitsync.Change{Files: files, Message: message}, nil
+	}, nil
+}
+
+// listing finds the newest commit before another that lists a version of an app. What was serving before Sluice came has
+// no commit that Sluice has seen ask for it.
+func (r *Repository) listing(ctx context.Context, app, version, before string) (string, error) {
+	history, err := r.repo.Commits(ctx, before, "", historyLimit)
+	if err != nil {
+		return "", fmt.Errorf("looking for the commit that listed %s %s: %w", app, version, err)
+	}
+	for _, c := range history {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		s, err := r.repo.At(c.Hash)
+		if err != nil {
+			return "", fmt.Errorf("looking for the commit that listed %s %s: %w", app, version, err)
+		}
+		env, err := r.loader.Load(s.FS(), r.cfg.Path)
+		if err != nil {
+			continue // it lists nothing that anybody could read
+		}
+		if slices.ContainsFunc(env.Apps, func(in environments.App) bool { return in.Name == app && in.Chart.Version == version }) {
+			return c.Hash, nil
+		}
+	}
+	return "", fmt.Errorf("%s %s served before Sluice came, and none of the %d commits before %.10s lists it: "+
+		"put the version back by hand", app, version, len(history), before)
+}
+
+// proposeRevert pushes the rollback to a branch of its own, from which somebody opens a pull request.
+func (r *Repository) proposeRevert(ctx context.Context, app string, revert rollout.Revert, edit func(*gitsync.Snapshot) (*gitsync.Change, error)) (rollout.Reverted, error) {
+	// One branch for each failed commit: what an older rollback left on its branch says nothing of this one.
+	name := "sluice/rollback/" + r.cfg.Environment + "/" + app + "-" + revert.From.Commit[:min(10, len(revert.From.Commit))]
+	w, err := r.branch.Branch(name)
+	if err != nil {
+		return rollout.Reverted{}, err
+	}
+	hash, err := w.Commit(ctx, edit)
+	if err != nil {
+		return skipped(err)
+	}
+	if hash == "" {
+		return rollout.Reverted{Skipped: "branch " + name + " holds the rollback already"}, nil
+	}
+	return rollout.Reverted{Skipped: "the rollback waits on branch " + name + " as commit " + hash}, nil
+}
+
+// foundRevert answers for a tip that no longer says what failed: by a commit of ours whose answer was lost, or, for
+// the reason given, by somebody else's.
+func (r *Repository) foundRevert(ctx context.Context, app string, revert rollout.Revert, otherwise string) (rollout.Reverted, error) {
+	tip, err := r.repo.Fetch(ctx)
+	if err != nil {
+		return rollout.Reverted{}, err
+	}
+	history, err := r.repo.Commits(ctx, tip.Commit, revert.From.Commit, historyLimit)
+	if err != nil {
+		return rollout.Reverted{}, err
+	}
+	for _, c := range history {
+		if audit.IsRollback(c.Message, app, revert) {
+			return rollout.Reverted{Commit: c.Hash}, nil
+		}
+	}
+	return rollout.Reverted{Skipped: otherwise}, nil
+}
+
+// skipped turns the errors that no further try would mend into an answer. Credentials that are refused are none of
+// them: they are the operator's to mend, and git is to be put back once they are.
+func skipped(err error) (rollout.Reverted, error) {
+	var rejected *gitsync.RejectedError
+	var unable *environments.UnrevertableError
+	switch {
+	case errors.Is(err, environments.ErrMovedOn), errors.As(err, &unable),
+		errors.As(err, &rejected) && !rejected.Unauthorized:
+		return rollout.Reverted{Skipped: err.Error()}, nil
+	default:
+		return rollout.Reverted{}, err
+	}
+}
