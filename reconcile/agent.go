@@ -63,7 +63,9 @@ type Config struct {
 	Workers int
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
 	OnEvent func(app string, e rollout.Event)
-	Log     *slog.Logger
+	// Clock that everything goes by; default the real one.
+	Clock Clock
+	Log   *slog.Logger
 }
 
 // Agent delivers one environment. Make it with New and call Run once.
@@ -129,13 +131,16 @@ type app struct {
 
 // New prepares an agent; nothing is asked of anybody until Run.
 func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
+	if cfg.Clock == nil {
+		cfg.Clock = realClock{}
+	}
 	if cfg.Workers == 0 {
 		cfg.Workers = 4
 	}
 	a := &Agent{
 		cfg: cfg, git: g, cluster: c, renderer: r,
-		log: cfg.Log.With("environment", cfg.Environment), now: time.Now, //nolint:forbidigo // the loop is the edge
-		queue: newQueue(), outbox: make(chan struct{}, 1),
+		log: cfg.Log.With("environment", cfg.Environment), now: cfg.Clock.Now,
+		queue: newQueue(cfg.Clock.AfterFunc), outbox: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}
 	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
@@ -145,13 +150,13 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 // Run delivers until ctx is done. It returns an error only when it could not begin: a cluster or a data
 // directory that can't be used. Everything that can come back is waited for.
 func (a *Agent) Run(ctx context.Context) error {
-	if err := a.restore(ctx); err != nil {
+	if err := a.Start(ctx); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	defer a.queue.Stop()
-	g.Go(func() error { return a.git.Follow(ctx, a.read) })
-	g.Go(func() error { return a.record(ctx, a.flush) })
+	g.Go(func() error { return a.git.Follow(ctx, a.Read) })
+	g.Go(func() error { return a.record(ctx, a.Record) })
 	for range a.cfg.Workers {
 		g.Go(func() error { a.work(ctx, a.queue.Get); return nil })
 	}
@@ -193,8 +198,11 @@ func (a *Agent) Nudge() {
 	}
 }
 
-// restore opens the object stores and loads what earlier runs saved.
-func (a *Agent) restore(ctx context.Context) error {
+// Start opens the repository and loads what earlier runs saved.
+//
+// Run is made of steps: Start, and then Read, Look and Record over and over again. A simulation takes them itself, one at a
+// time, and gets the same loop without its goroutines.
+func (a *Agent) Start(ctx context.Context) error {
 	if err := a.git.Open(ctx); err != nil {
 		return err
 	}
@@ -231,29 +239,43 @@ func (a *Agent) work(ctx context.Context, get func(context.Context) (string, boo
 		if !ok {
 			return
 		}
-		again, err := a.guarded(ctx, name)
-		a.seen(name)
-		if ctx.Err() != nil {
-			return
+		a.turn(ctx, name)
+	}
+}
+
+// Look makes a pass over the app whose turn it is, as a worker of Run does, and reports whether there was one.
+func (a *Agent) Look(ctx context.Context) bool {
+	name, ok := a.queue.take()
+	if ok {
+		a.turn(ctx, name)
+	}
+	return ok
+}
+
+// turn makes a pass over an app and says when the next one is due.
+func (a *Agent) turn(ctx context.Context, name string) {
+	// The timer is set before another worker may have the app, or it could override that one's.
+	defer a.queue.Done(name)
+	again, err := a.guarded(ctx, name)
+	a.seen(name)
+	if ctx.Err() != nil {
+		return
+	}
+	if errors.Is(err, delivery.ErrConflict) {
+		err = errors.Join(err, a.reload(ctx, name))
+	}
+	if err == nil {
+		a.settle(name)
+		if !again.IsZero() {
+			a.queue.UrgeAfter(name, again.Sub(a.now()))
 		}
-		if errors.Is(err, delivery.ErrConflict) {
-			err = errors.Join(err, a.reload(ctx, name))
-		}
-		if err != nil {
-			d, failures := a.backoff(name)
-			a.log.Warn("pass not finished", "app", name, "error", err, "failures", failures, "again", d)
-			a.queue.AddAfter(name, d)
-			if in := again.Sub(a.now()); !again.IsZero() && in < d {
-				a.queue.UrgeAfter(name, in)
-			}
-		} else {
-			a.settle(name)
-			if !again.IsZero() {
-				a.queue.UrgeAfter(name, again.Sub(a.now()))
-			}
-		}
-		// The timer is set before another worker may have the app, or it could override that one's.
-		a.queue.Done(name)
+		return
+	}
+	d, failures := a.backoff(name)
+	a.log.Warn("pass not finished", "app", name, "error", err, "failures", failures, "again", d)
+	a.queue.AddAfter(name, d)
+	if in := again.Sub(a.now()); !again.IsZero() && in < d {
+		a.queue.UrgeAfter(name, in)
 	}
 }
 

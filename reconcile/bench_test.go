@@ -115,7 +115,7 @@ func newReader(tb testing.TB) *Agent {
 }
 
 // reads has the agent read a snapshot, as Follow does.
-func (a *Agent) reads(s *gitsync.Snapshot) { a.read(a.git.(*Repository).load(s)) }
+func (a *Agent) reads(s *gitsync.Snapshot) { a.Read(a.git.(*Repository).load(s)) }
 
 // settledAgent has looked at every app of a commit, and rendered one of them.
 func settledAgent(b *testing.B, s *gitsync.Snapshot) *Agent {

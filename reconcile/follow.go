@@ -7,9 +7,9 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
 
-// read takes over what a commit says. An app that can't be read keeps its course; so does everything when the
+// Read takes over what a commit says. An app that can't be read keeps its course; so does everything when the
 // environment as a whole can't be read.
-func (a *Agent) read(c source.Commit, err error) {
+func (a *Agent) Read(c source.Commit, err error) {
 	env := c.Env
 	a.mu.Lock()
 	defer a.mu.Unlock()

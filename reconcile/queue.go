@@ -15,18 +15,20 @@ const commonShare = 4
 // There are two lanes. Urgent is what a rollout under way waits for: a check that is due must not stand behind a
 // thousand apps that a commit has changed. Some turns go to the common lane all the same.
 type queue struct {
-	mu     sync.Mutex
-	common lane
-	urgent lane
-	turns  int
-	state  map[string]mark
-	timer  map[string]timer
-	timers int
+	// schedule calls a function later, unless it is stopped.
+	schedule func(time.Duration, func()) (stop func())
+	mu       sync.Mutex
+	common   lane
+	urgent   lane
+	turns    int
+	state    map[string]mark
+	timer    map[string]timer
+	timers   int
 }
 
 // timer adds a name to a lane later.
 type timer struct {
-	*time.Timer
+	stop   func()
 	urgent bool
 	// id tells a timer from the one that it takes the place of, which may be firing already.
 	id int
@@ -44,9 +46,9 @@ type mark struct {
 	running, queued, urgent bool
 }
 
-func newQueue() *queue {
+func newQueue(schedule func(time.Duration, func()) (stop func())) *queue {
 	newLane := func() lane { return lane{wake: make(chan struct{}, 1)} }
-	return &queue{common: newLane(), urgent: newLane(), state: map[string]mark{}, timer: map[string]timer{}}
+	return &queue{schedule: schedule, common: newLane(), urgent: newLane(), state: map[string]mark{}, timer: map[string]timer{}}
 }
 
 // Add makes name ready now.
@@ -75,7 +77,7 @@ func (q *queue) add(name string, urgent bool) {
 // stop drops a name's timer.
 func (q *queue) stop(name string) {
 	if t, ok := q.timer[name]; ok {
-		t.Stop()
+		t.stop()
 		delete(q.timer, name)
 	}
 }
@@ -98,7 +100,7 @@ func (q *queue) after(name string, d time.Duration, urgent bool) {
 	q.stop(name)
 	q.timers++
 	id := q.timers
-	q.timer[name] = timer{time.AfterFunc(d, func() { q.fire(name, id) }), urgent, id}
+	q.timer[name] = timer{q.schedule(d, func() { q.fire(name, id) }), urgent, id}
 }
 
 // fire is the end of a timer.

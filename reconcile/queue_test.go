@@ -10,7 +10,7 @@ import (
 )
 
 func TestQueueHandsOutOnceAndAgainAfterDone(t *testing.T) {
-	q := newQueue()
+	q := newQueue(realClock{}.AfterFunc)
 	ctx := t.Context()
 	q.Add("a")
 	q.Add("a")
@@ -32,7 +32,7 @@ func TestQueueHandsOutOnceAndAgainAfterDone(t *testing.T) {
 
 func TestQueueWakesEveryWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(realClock{}.AfterFunc)
 		got := make(chan string, 2)
 		for range 2 {
 			go func() {
@@ -51,7 +51,7 @@ func TestQueueWakesEveryWaiter(t *testing.T) {
 
 func TestQueueTimers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(realClock{}.AfterFunc)
 		defer q.Stop()
 		start := time.Now()
 		q.AddAfter("a", time.Hour)
@@ -74,7 +74,7 @@ func TestQueueTimers(t *testing.T) {
 }
 
 func TestQueueUrgentNamesGoFirst(t *testing.T) {
-	q := newQueue()
+	q := newQueue(realClock{}.AfterFunc)
 	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
 		q.Add(name)
 	}
@@ -99,7 +99,7 @@ func TestQueueUrgentNamesGoFirst(t *testing.T) {
 
 func TestQueueKeepsAWorkerFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(realClock{}.AfterFunc)
 		defer q.Stop()
 		q.Add("slow")
 		q.Get(t.Context())
@@ -125,7 +125,7 @@ func TestQueueKeepsAWorkerFree(t *testing.T) {
 // put it behind a thousand others meanwhile.
 func TestQueueKeepsWhatIsUrgentLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(realClock{}.AfterFunc)
 		defer q.Stop()
 		q.UrgeAfter("canary", time.Minute)
 		for n := range 1000 {
@@ -148,7 +148,7 @@ func TestQueueKeepsWhatIsUrgentLater(t *testing.T) {
 // TestQueueForgetsTheTimerOfWhatItHandsOut: whoever looks at an app says anew when to look again.
 func TestQueueForgetsTheTimerOfWhatItHandsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(realClock{}.AfterFunc)
 		defer q.Stop()
 		q.UrgeAfter("app", time.Minute)
 		q.Add("app")

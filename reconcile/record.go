@@ -56,8 +56,8 @@ func (a *Agent) record(ctx context.Context, flush func(context.Context) error) e
 	}
 }
 
-// flush writes rollback commits and then the status branch, so that the audit log tells of both as soon as it can.
-func (a *Agent) flush(ctx context.Context) error {
+// Record writes rollback commits and then the status branch, so that the audit log tells of both as soon as it can.
+func (a *Agent) Record(ctx context.Context) error {
 	var faults []error
 	for _, r := range a.reverts() {
 		faults = append(faults, a.revert(ctx, r))

@@ -98,7 +98,7 @@ func (r *recorder) look() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.read(r.Repository.load(s))
+	r.Read(r.Repository.load(s))
 }
 
 // happened gives app web events that git does not have yet.
