@@ -63,7 +63,7 @@ type Decision struct {
 	Fault error
 	// Again is when time alone could change the answer; zero: never.
 	Again time.Time
-	// Seen is how the cluster stood. Blind: it did not answer.
+	// Seen is how the cluster stood. Blind: it was not seen, whatever of it did not answer.
 	Seen  Seen
 	Blind bool
 	// Gone: git does not list the app, and nothing of it is left.
@@ -110,7 +110,7 @@ type look struct {
 }
 
 func (l *look) decide(ctx context.Context) (dec Decision, err error) {
-	dec.Saved, dec.Fault = l.Saved, l.Fault
+	dec.Saved, dec.Fault, dec.Blind = l.Saved, l.Fault, true
 	if err := l.adopt(ctx); err != nil {
 		return l.unfinished(dec, err)
 	}
@@ -147,7 +147,8 @@ func (l *look) decide(ctx context.Context) (dec Decision, err error) {
 // unfinished is a decision that an error kept from being made. What somebody has to put right is the app's fault; a
 // cluster that is away is waited for in silence.
 func (l *look) unfinished(dec Decision, err error) (Decision, error) {
-	if Refused(err) {
+	var unfit *unfitError
+	if Refused(err) || errors.As(err, &unfit) {
 		dec.Fault = err
 	}
 	return dec, err
@@ -191,17 +192,15 @@ func (l *look) look(ctx context.Context, dec *Decision) (project.Desired, error)
 			// What is to go needs no projection, and must not wait for one.
 			return before, nil //nolint:nilerr // told by Seen, which holds nothing
 		}
-		dec.Fault = err
 		return before, err
 	}
 	seen, err := l.Objects.Observe(ctx, l.app, before)
 	if err != nil {
-		dec.Blind = true
 		return before, fmt.Errorf("observing %s: %w", l.app.Name, err)
 	}
 	l.Log.Debug("observed", "app", l.app.Name, "phase", l.state.Phase, "weight", l.state.Weight, "applied", seen.Applied,
 		"pending", seen.Pending, "stable", seen.Stable.Message, "canary", seen.Canary.Message)
-	dec.Seen = seen
+	dec.Seen, dec.Blind = seen, false
 	return before, nil
 }
 
@@ -261,9 +260,13 @@ func (l *look) project(ctx context.Context, s rollout.State) (project.Desired, e
 	if err != nil {
 		return project.Desired{}, err
 	}
-	return project.Project(project.Input{
+	d, err := project.Project(project.Input{
 		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: target, Policy: *s.Policy, State: s,
 	})
+	if err != nil {
+		return d, &unfitError{err}
+	}
+	return d, nil
 }
 
 // objects of a release: as rendered when it is the one that git asks for, else as its Helm record holds them, so that git

@@ -20,6 +20,8 @@ type cluster struct {
 	// saved is the agent's state as JSON, nil when there is none; inventory is saved with it.
 	saved     []byte
 	inventory []string
+	// touched: somebody else has written the saved state since the agent did.
+	touched bool
 	// records are the manifests of releases, by their revision less one.
 	records []string
 	pods    []*pods
@@ -52,6 +54,19 @@ func (c *cluster) holds(o *unstructured.Unstructured) bool {
 	return live != nil && (live == o || reflect.DeepEqual(live.Object, o.Object))
 }
 
+// left says what there is still of the app; empty: nothing.
+func (c *cluster) left() string {
+	switch {
+	case c.saved != nil:
+		return "its state"
+	case len(c.records) > 0:
+		return "a Helm record"
+	case len(c.objects) > 0:
+		return fmt.Sprint(slices.Sorted(maps.Keys(c.objects)))
+	}
+	return ""
+}
+
 // leftovers of the inventory, newest first.
 func (c *cluster) leftovers(d project.Desired) []string {
 	var out []string
@@ -63,9 +78,9 @@ func (c *cluster) leftovers(d project.Desired) []string {
 	return out
 }
 
-func (c *cluster) intend(d project.Desired) {
-	for _, o := range all(d) {
-		if k := keyOf(o); !slices.Contains(c.inventory, k) {
+func (c *cluster) intend(keys []string) {
+	for _, k := range keys {
+		if !slices.Contains(c.inventory, k) {
 			c.inventory = append(c.inventory, k)
 		}
 	}

@@ -21,6 +21,8 @@ type commit struct {
 	id string
 	// digest is the release that the branch asks for; empty: the app is not listed.
 	digest string
+	// off: the app's chart switches it off.
+	off    bool
 	policy environments.Policy
 	// rollback is the rollout that the agent's commit takes back; 0: somebody else's commit.
 	rollback int64
@@ -34,7 +36,7 @@ func (g *repository) push(change func(*commit)) commit {
 	if len(g.commits) > 0 {
 		c = g.tip()
 	}
-	c.rollback = 0
+	c.rollback, c.off = 0, false
 	change(&c)
 	c.id = fmt.Sprint("c", len(g.commits)+1)
 	g.commits = append(g.commits, c)
@@ -106,13 +108,9 @@ func (g *repository) record(lastSeq int64, events []rollout.Event) (ahead int64)
 	return 0
 }
 
-// metrics is the metrics server. It measures what the cluster does.
-func (w *world) ask() analysis.Verdict {
-	v := analysis.Verdict{At: w.now, Outcome: analysis.Inconclusive, Reason: "no data"}
+// measure is the metrics server's answer about the canary: the success rate that the cluster gives its users.
+func (w *world) measure() analysis.Sample {
 	weight := w.cluster.canaryWeight()
-	if w.promAway || weight == 0 {
-		return v
-	}
 	var image string
 	for _, p := range w.cluster.endpoints(canaryName) {
 		if p.ready {
@@ -120,16 +118,22 @@ func (w *world) ask() analysis.Verdict {
 		}
 	}
 	k := kind(trim(image))
+	s := analysis.Sample{Present: true, Requests: 100, Value: 100}
 	switch {
-	case image == "":
+	case w.promAway:
+		s = analysis.Sample{Err: errAway}
+	case weight == 0 || image == "":
+		s = analysis.Sample{}
 	case k == "bad" || k == "steep" && weight >= 40:
-		v.Outcome, v.Decisive, v.Reason = analysis.Fail, w.chance(10), "errors"
+		s.Value = 90
+		if w.chance(10) {
+			s.Value = 10 // beyond doubt
+		}
 	default:
-		v.Outcome, v.Reason = analysis.Pass, "well"
 		w.watch.passed(image, weight, w.now)
 	}
-	w.logf("metrics: %s at %d%% of %s", v.Outcome, weight, trim(image))
-	return v
+	w.logf("metrics: %v at %d%% of %s", s.Value, weight, trim(image))
+	return s
 }
 
 // passing remembers a pass as the metrics server gave it.

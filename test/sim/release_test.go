@@ -59,17 +59,15 @@ func workload(digest string) string {
 // isCanary reports whether a Deployment of that name belongs to a canary track.
 func isCanary(deployment string) bool { return strings.HasSuffix(deployment, canarySuffix) }
 
-// charts renders, and projects, each thing once.
+// charts renders each release once.
 type charts struct {
 	// brought: the chart brings the VirtualService along.
 	brought bool
 	// named: the policy names the Deployment, as the release calls it; else it means the only one.
 	named bool
 	// service is how users find the pods.
-	service   service
-	releases  map[string][]*unstructured.Unstructured
-	changes   map[[2]string]rollout.Change
-	projected map[projection]project.Desired
+	service  service
+	releases map[string][]*unstructured.Unstructured
 }
 
 // service says where the app's Service comes from and what it selects.
@@ -84,22 +82,8 @@ const (
 	madeService
 )
 
-// projection is all that a projection depends on here.
-type projection struct {
-	stable, target string
-	phase          rollout.Phase
-	weight         int
-	drained        bool
-	strategy       environments.Strategy
-	workload       string
-}
-
 func newCharts() *charts {
-	return &charts{
-		releases:  map[string][]*unstructured.Unstructured{},
-		changes:   map[[2]string]rollout.Change{},
-		projected: map[projection]project.Desired{},
-	}
+	return &charts{releases: map[string][]*unstructured.Unstructured{}}
 }
 
 // objects of a release; none for none.
@@ -161,33 +145,12 @@ func (c *charts) policy(p environments.Policy, digest string) environments.Polic
 	return p
 }
 
-func (c *charts) change(from, to string) rollout.Change {
-	switch from {
-	case "":
-		return rollout.ChangePods
-	case to:
-		return rollout.ChangeNone
-	}
-	k := [2]string{from, to}
-	if _, ok := c.changes[k]; !ok {
-		c.changes[k] = project.Compare(c.objects(from), c.objects(to))
-	}
-	return c.changes[k]
-}
-
-func (c *charts) project(s rollout.State, p environments.Policy, with func(project.Input) (project.Desired, error)) (project.Desired, error) {
-	k := projection{s.Stable.Digest, s.Target.Digest, s.Phase, s.Weight, s.Drained, p.Strategy, p.Target.Name}
-	if d, ok := c.projected[k]; ok {
-		return d, nil
-	}
-	d, err := with(project.Input{
-		App: appName, Namespace: "production", Policy: p, State: s,
+// input of the projection of a state.
+func (c *charts) input(s rollout.State) project.Input {
+	return project.Input{
+		App: appName, Namespace: "production", Policy: *s.Policy, State: s,
 		Stable: c.objects(s.Stable.Digest), Target: c.objects(s.Target.Digest),
-	})
-	if err == nil {
-		c.projected[k] = d
 	}
-	return d, err
 }
 
 const (
@@ -195,12 +158,16 @@ const (
 	deadline = 90 * time.Second
 )
 
+// leastRate is the success rate in percent that still passes.
+var leastRate = 99.0
+
 func basePolicy() environments.Policy {
 	return environments.Policy{
 		Strategy: environments.StrategyCanary, ProgressDeadline: deadline,
 		Service: environments.Service{Port: 80},
 		Analysis: environments.Analysis{
 			Interval: interval, Threshold: 2, InconclusiveLimit: 3, StepWeight: 20, MaxWeight: 60,
+			Metrics: []environments.Metric{{Name: "request-success-rate", Interval: interval, Min: &leastRate}},
 		},
 	}
 }

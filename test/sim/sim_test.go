@@ -62,57 +62,64 @@ func TestBroken(t *testing.T) {
 	}{
 		{"nothing is saved", func(w *world) { w.skipSave = true }, ""},
 		{"weight rises without a pass", func(w *world) {
-			w.next = func(s rollout.State, o rollout.Observation) (rollout.State, []rollout.Event) {
-				next, events := rollout.Next(s, o)
-				if next.Phase == rollout.Analyzing && s.Phase == rollout.Analyzing && next.Weight == 20 && o.Applied {
-					next.Weight, next.Peak = 40, 40
+			w.spoilState = func(before, after rollout.State) rollout.State {
+				if before.Phase == rollout.Analyzing && after.Phase == rollout.Analyzing && after.Weight == 20 {
+					after.Weight, after.Peak = 40, 40
 				}
-				return next, events
+				return after
 			}
 		}, "weight rises"},
 		{"an event is dropped", func(w *world) {
-			w.next = func(s rollout.State, o rollout.Observation) (rollout.State, []rollout.Event) {
-				next, events := rollout.Next(s, o)
-				if len(next.Outbox) > 1 {
-					next.Outbox = next.Outbox[1:]
+			w.spoilState = func(_, after rollout.State) rollout.State {
+				if len(after.Outbox) > 1 {
+					after.Outbox = after.Outbox[1:]
 				}
-				return next, events
+				return after
 			}
 		}, "of the log"},
+		{"a removed app is kept", func(w *world) {
+			w.spoilState = func(_, after rollout.State) rollout.State {
+				if n := len(after.Outbox); n > 0 && after.Outbox[n-1].Type == rollout.Removed {
+					after.Reason, after.Stable = "kept", rollout.Release{Digest: "good1", Revision: 1}
+				}
+				return after
+			}
+		}, "is not forgotten"},
 		{"the canary goes before its traffic", func(w *world) {
-			w.project = func(in project.Input) (project.Desired, error) {
-				d, err := project.Project(in)
-				if in.State.Phase == rollout.Promoting {
+			w.spoilDesired = func(d project.Desired) project.Desired {
+				if w.state().Phase == rollout.Promoting {
 					d.Canary, d.CanaryWorkloads = nil, nil
 				}
-				return d, err
+				return d
 			}
 		}, "which is not there"},
 		{"stable gets the release under judgement", func(w *world) {
-			w.project = func(in project.Input) (project.Desired, error) {
-				if in.State.Phase == rollout.Analyzing {
-					in.State.Phase = rollout.Promoting
+			w.spoilDesired = func(d project.Desired) project.Desired {
+				if s := w.state(); s.Phase == rollout.Analyzing {
+					s.Phase = rollout.Promoting
+					d, _ = project.Project(w.charts.input(s))
 				}
-				return project.Project(in)
+				return d
 			}
 		}, "stable becomes"},
 		{"the canary keeps the labels", func(w *world) {
-			w.project = func(in project.Input) (project.Desired, error) {
-				d, err := project.Project(in)
+			w.spoilDesired = func(d project.Desired) project.Desired {
 				for _, o := range d.CanaryWorkloads {
 					spec := o.Object["spec"].(map[string]any)
 					meta := spec["template"].(map[string]any)["metadata"].(map[string]any)
 					meta["labels"].(map[string]any)["app"] = "jx-croc-hunter-java"
 				}
-				return d, err
+				return d
 			}
 		}, "selects pods of"},
 		{"what serves is gone before what is named otherwise is ready", func(w *world) {
-			w.project = func(in project.Input) (project.Desired, error) {
-				if in.State.Phase == rollout.Promoting || in.State.Phase == rollout.Updating {
+			w.spoilDesired = func(d project.Desired) project.Desired {
+				if s := w.state(); s.Phase == rollout.Promoting || s.Phase == rollout.Updating {
+					in := w.charts.input(s)
 					in.Stable = nil
+					d, _ = project.Project(in)
 				}
-				return project.Project(in)
+				return d
 			}
 		}, "nobody is served"},
 	} {

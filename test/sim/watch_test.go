@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -57,10 +58,7 @@ func (c *watch) observed(s seen) {
 	c.darkNow = cl.canaryWeight() > 0 && !c.canaryUp && c.stableUp
 }
 
-func (c *watch) passDone(fresh bool) {
-	if !fresh {
-		return
-	}
+func (c *watch) passDone() {
 	c.tampered = false
 	if !c.darkNow {
 		c.dark = 0
@@ -114,7 +112,7 @@ func (c *watch) wroteStable(o *unstructured.Unstructured) {
 	if c.w.strategy != environments.StrategyCanary || c.serving[image] {
 		return
 	}
-	if c.pass.image != image || c.pass.weight != 60 {
+	if c.pass.image != image || c.pass.weight != 60 && !c.tampered {
 		c.w.failf("stable becomes %s, whose last pass was at %d%% of %s", trim(image), c.pass.weight, trim(c.pass.image))
 	}
 	if kind(trim(image)) != "good" {
@@ -296,37 +294,45 @@ func (c *watch) logged() {
 
 // rest: the cluster holds what git says, the log says so, and a pass writes nothing.
 func (c *watch) rest() {
-	a, g := c.w.agent, c.w.git
-	if a.state.Stable.Digest != g.tip().digest {
-		c.w.failf("git says %s, stable is %s: %s", g.tip().digest, describe(a.state.Stable), normal(a.state))
+	w, g := c.w, c.w.git
+	p := w.agent
+	force := func() {
+		p.news(appName)
+		for p.pass() {
+			p.fire()
+		}
+	}
+	state := func() rollout.State { return w.state() }
+	if s := state(); s.Stable.Digest != g.tip().digest {
+		w.failf("git says %s, stable is %s: %s", g.tip().digest, describe(s.Stable), normal(s))
 	}
 	for range 3 {
-		c.w.now = c.w.now.Add(10 * time.Second)
-		c.w.cluster.control(c.w.now, func() bool { return false })
-		a.turn()
+		w.now = w.now.Add(10 * time.Second)
+		w.cluster.control(w.now, func() bool { return false })
+		force()
 	}
-	p := c.w.charts.policy(c.w.base(), a.state.Stable.Digest)
-	d, err := c.w.charts.project(rollout.State{Stable: a.state.Stable}, p, c.w.project)
+	policy := w.charts.policy(w.base(), state().Stable.Digest)
+	d, err := project.Project(w.charts.input(rollout.State{Stable: state().Stable, Policy: &policy}))
 	if err != nil {
-		c.w.failf("projecting the rest: %v", err)
+		w.failf("projecting the rest: %v", err)
 	}
-	if s := c.w.cluster.observe(d); !s.applied || !s.stable.Ready || len(c.w.cluster.objects) != len(all(d)) {
-		c.w.failf("at rest the cluster is not what %s says: %s, %d objects instead of %d, ready %v", g.tip().digest, s.pending,
-			len(c.w.cluster.objects), len(all(d)), s.stable.Ready)
+	if s := w.cluster.observe(d); !s.applied || !s.stable.Ready || len(w.cluster.objects) != len(all(d)) {
+		w.failf("at rest the cluster is not what %s says: %s, %d objects instead of %d, ready %v", g.tip().digest, s.pending,
+			len(w.cluster.objects), len(all(d)), s.stable.Ready)
 	}
-	if a.state.Revert != nil || len(a.state.Outbox) != 0 {
-		c.w.failf("git is owed something: %s", normal(a.state))
+	if s := state(); s.Revert != nil || len(s.Outbox) != 0 {
+		w.failf("git is owed something: %s", normal(s))
 	}
 	c.logged()
-	writes, commits, log, before := c.writes, len(g.commits), len(g.log), normal(a.state)
+	writes, commits, log, before := c.writes, len(g.commits), len(g.log), string(w.cluster.saved)
 	for range 3 {
-		c.w.now = c.w.now.Add(time.Minute)
-		a.fetch()
-		a.turn()
-		a.flush()
-		a.arrive()
+		w.now = w.now.Add(time.Minute)
+		p.fire()
+		p.fetch()
+		force()
+		p.record()
 	}
-	if c.writes != writes || len(g.commits) != commits || len(g.log) != log || normal(a.state) != before {
-		c.w.failf("an idle pass changes something:\n%s\n%s", before, normal(a.state))
+	if c.writes != writes || len(g.commits) != commits || len(g.log) != log || string(w.cluster.saved) != before {
+		w.failf("an idle pass changes something:\n%s\n%s", before, w.cluster.saved)
 	}
 }

@@ -26,11 +26,13 @@ type world struct {
 	r     *rand.Rand
 	now   time.Time
 	trace []string
+	// failure is the first invariant that was seen broken.
+	failure *broken
 
 	charts  *charts
 	cluster *cluster
 	git     *repository
-	agent   *agent // nil while it is down
+	agent   *process // nil while it is down
 	upAt    time.Time
 	watch   *watch
 	seen    map[rollout.EventType]int
@@ -38,31 +40,36 @@ type world struct {
 	strategy      environments.Strategy
 	promotionStep int
 	// protected: the environment branch takes rollback commits from people only.
-	protected                  bool
-	troubled                   bool
-	apiAway, gitAway, promAway bool
+	protected                              bool
+	troubled                               bool
+	apiAway, gitAway, promAway, chartsAway bool
 	// pushing is how often people push, in a thousand steps.
 	pushing int
 	// refusing is how many percent of the writes the API server refuses.
 	refusing int
 
 	// What is under test; a test may put something broken in their place.
-	next     func(rollout.State, rollout.Observation) (rollout.State, []rollout.Event)
-	project  func(project.Input) (project.Desired, error)
-	skipSave bool
+	spoilState   func(before, after rollout.State) rollout.State
+	spoilDesired func(project.Desired) project.Desired
+	skipSave     bool
 }
 
-// broken is a panic that ends a run: an invariant does not hold. crashed is one that ends the agent only.
-type (
-	broken  struct{ why string }
-	crashed struct{}
-)
+// broken is a panic that ends a run: an invariant does not hold.
+type broken struct{ why string }
+
+func (w *world) check() {
+	if w.failure != nil {
+		panic(*w.failure)
+	}
+}
 
 func newWorld(seed uint64) *world {
 	w := &world{
 		r: rand.New(rand.NewPCG(seed, 11)), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC),
 		charts: newCharts(), cluster: newCluster(), git: &repository{}, seen: map[rollout.EventType]int{},
-		strategy: environments.StrategyCanary, next: rollout.Next, project: project.Project,
+		strategy:     environments.StrategyCanary,
+		spoilState:   func(_, after rollout.State) rollout.State { return after },
+		spoilDesired: func(d project.Desired) project.Desired { return d },
 	}
 	if seed%7 == 3 {
 		w.strategy = environments.StrategyRolling
@@ -112,10 +119,11 @@ func (w *world) run(steps int) (err error) {
 	const patience = time.Hour
 	for until := w.now.Add(patience); !w.resting(); w.step() {
 		if w.now.After(until) {
-			w.failf("not at rest within %s: %s", patience, normal(w.agent.state))
+			w.failf("not at rest within %s: %s", patience, normal(w.state()))
 		}
 	}
 	w.watch.rest()
+	w.remove()
 	return nil
 }
 
@@ -125,8 +133,13 @@ func (w *world) logf(format string, args ...any) {
 	w.trace = append(w.trace, w.now.Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
 }
 
+// failf ends the run: an invariant does not hold. The agent, which survives a pass that panics, may be what it is called
+// from; so the world looks at failure again when the agent returns.
 func (w *world) failf(format string, args ...any) {
-	panic(broken{fmt.Sprintf(format, args...)})
+	if w.failure == nil {
+		w.failure = &broken{fmt.Sprintf(format, args...)}
+	}
+	panic(*w.failure)
 }
 
 // tail is the end of the trace.
@@ -134,16 +147,21 @@ func (w *world) tail(lines int) string {
 	return strings.Join(w.trace[max(0, len(w.trace)-lines):], "\n")
 }
 
-// step lets a second or so pass.
-func (w *world) step() {
+// pass lets a second or so pass.
+func (w *world) pass() {
 	w.now = w.now.Add(time.Duration(200+w.r.IntN(2800)) * time.Millisecond)
-	if w.troubled {
-		w.trouble()
-	}
 	if w.cluster.control(w.now, func() bool { return w.chance(30) }) {
 		w.watch.objects()
 		w.notice()
 	}
+}
+
+// step lets a second or so pass, and everybody do what he does in it.
+func (w *world) step() {
+	if w.troubled {
+		w.trouble()
+	}
+	w.pass()
 	if w.agent == nil {
 		if w.now.Before(w.upAt) || w.apiAway {
 			return
@@ -151,126 +169,55 @@ func (w *world) step() {
 		w.logf("the agent starts")
 		w.agent = start(w)
 	}
-	w.guard(w.act)
+	w.act()
+}
+
+// remove takes the app off the list, at the end of some runs: nothing of it may be left.
+func (w *world) remove() {
+	if w.r.IntN(3) > 0 {
+		return
+	}
+	w.git.push(func(c *commit) { c.digest = "" })
+	w.logf("git: the app is taken off the list")
+	for until := w.now.Add(10 * time.Minute); ; w.step() {
+		left := w.cluster.left()
+		if left == "" && w.agent.agent.Settled() && !w.agent.waits() {
+			break
+		}
+		if w.now.After(until) {
+			w.failf("a removed app is not forgotten: %s is left", left)
+		}
+	}
+	w.watch.logged()
 }
 
 // notice is the watch's news for the agent.
 func (w *world) notice() {
 	if w.agent != nil {
-		w.agent.add()
+		w.agent.news(appName)
 	}
 }
 
 // act lets the agent do what is due.
 func (w *world) act() {
-	a := w.agent
-	if !w.now.Before(a.fetchAt) {
-		a.fetch()
+	p := w.agent
+	if !w.now.Before(p.fetchAt) {
+		p.fetch()
 	}
 	for range 4 {
-		if a.writing != nil && !w.now.Before(a.writing.until) {
-			a.arrive()
+		p.record()
+		if !p.newsAt.IsZero() && !w.now.Before(p.newsAt) {
+			p.newsAt = time.Time{}
+			w.notice()
 		}
-		if a.told || !a.gitTimer.IsZero() && !w.now.Before(a.gitTimer) {
-			a.flush()
+		p.fire()
+		if w.now = w.now.Add(time.Millisecond); !p.pass() {
+			break
 		}
-		if !a.newsAt.IsZero() && !w.now.Before(a.newsAt) {
-			a.newsAt = time.Time{}
-			a.add()
-		}
-		if !a.timer.IsZero() && !w.now.Before(a.timer) {
-			a.add()
-		}
-		if !a.queued {
-			return
-		}
-		w.now = w.now.Add(time.Millisecond)
-		a.turn()
 	}
-}
-
-// guard runs the agent and lets it crash.
-func (w *world) guard(do func()) {
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case crashed:
-			w.agent = nil
-			w.upAt = w.now.Add(time.Duration(w.r.IntN(20)) * time.Second)
-		default:
-			panic(r)
-		}
-	}()
-	do()
-}
-
-func (w *world) mayCrash(where string) {
-	if w.troubled && w.r.IntN(1000) < 12 {
-		w.logf("CRASH %s", where)
-		panic(crashed{})
-	}
-}
-
-// api is one write to the API server: it may be refused, or done and its answer lost, and the agent may end on either
-// side of it.
-func (w *world) api(what string, do func()) error {
-	w.mayCrash("before " + what)
-	switch {
-	case w.apiAway:
-		return errAway
-	case w.troubled && w.chance(w.refusing):
-		w.watch.hurt = w.now
-		return fmt.Errorf("%s: %w", what, errRefused)
-	}
-	w.logf("%s", what)
-	do()
-	w.watch.objects()
-	w.mayCrash("after " + what)
-	if w.troubled && w.r.IntN(1000) < 8 {
-		w.watch.hurt = w.now
-		return fmt.Errorf("%s: %w", what, errLost)
-	}
-	return nil
-}
-
-// push is one push to the git server.
-func (w *world) push(what string, do func()) error {
-	w.mayCrash("before pushing " + what)
-	if w.gitAway {
-		return errAway
-	}
-	if w.troubled && w.chance(3) {
-		w.people() // somebody wins the race; the edit is made anew on their commit
-	}
-	do()
-	w.mayCrash("after pushing " + what)
-	if w.troubled && w.chance(4) {
-		return fmt.Errorf("pushing %s: %w", what, errLost)
-	}
-	return nil
-}
-
-// meanwhile lets the rest of the agent, and of the world, act between two writes of a pass.
-func (w *world) meanwhile() {
-	if !w.troubled {
-		return
-	}
-	if w.chance(3) {
-		w.people()
-	}
-	if w.chance(3) {
-		w.agent.fetch()
-	}
-	if w.chance(3) {
-		w.agent.flush()
-	}
-	if w.chance(3) && w.agent.writing != nil {
-		w.agent.arrive()
-	}
-	if w.chance(10) {
-		w.now = w.now.Add(time.Duration(w.r.IntN(2000)) * time.Millisecond)
-		w.cluster.control(w.now, func() bool { return w.chance(50) })
-		w.watch.objects()
+	if p.dead {
+		w.agent = nil
+		w.upAt = w.now.Add(time.Duration(w.r.IntN(20)) * time.Second)
 	}
 }
 
@@ -279,10 +226,10 @@ func (w *world) trouble() {
 	if w.r.IntN(1000) < w.pushing {
 		w.people()
 	}
-	if a := w.agent; a != nil && w.chance(2) && (a.state.Phase == rollout.Promoting || a.state.Phase == rollout.Draining) {
+	if phase := w.state().Phase; w.chance(2) && (phase == rollout.Promoting || phase == rollout.Draining) {
 		w.people() // change their mind when it is nearly done
 	}
-	for _, b := range []*bool{&w.gitAway, &w.promAway} {
+	for _, b := range []*bool{&w.gitAway, &w.promAway, &w.chartsAway} {
 		if w.chance(2) {
 			*b = w.chance(30)
 		}
@@ -319,6 +266,11 @@ func (w *world) edit() {
 		return
 	}
 	w.watch.hurt = w.now
+	if w.chance(10) && w.cluster.saved != nil {
+		w.cluster.touched = true
+		w.logf("somebody writes to the saved state")
+		return
+	}
 	weight := int64(w.r.IntN(101))
 	if w.chance(60) && w.cluster.editWeight(weight) {
 		w.watch.tampered = true
@@ -338,8 +290,8 @@ func (w *world) edit() {
 // people push to the environment branch.
 func (w *world) people() {
 	stable := "good0"
-	if w.agent != nil && w.agent.state.Stable.Digest != "" {
-		stable = w.agent.state.Stable.Digest
+	if s := w.state(); s.Stable.Digest != "" {
+		stable = s.Stable.Digest
 	}
 	tip := w.git.tip()
 	pick := w.r.IntN(20)
@@ -358,9 +310,11 @@ func (w *world) people() {
 			c.policy.Suspend = true
 		case pick < 17:
 			c.digest = ""
+		case pick < 18:
+			c.off = true
 		}
 	})
-	w.logf("git: %s asks for %q suspend=%v", c.id, c.digest, c.policy.Suspend)
+	w.logf("git: %s asks for %q suspend=%v off=%v", c.id, c.digest, c.policy.Suspend, c.off)
 	if pick >= 18 && tip.digest != "" { // taken back and merged again
 		w.git.push(func(c *commit) { c.digest = stable })
 		c := w.git.push(func(c *commit) { c.digest = tip.digest })
@@ -371,9 +325,9 @@ func (w *world) people() {
 // calm ends the trouble; what is under way comes to its end.
 func (w *world) calm() {
 	w.logf("calm")
-	w.troubled, w.apiAway, w.gitAway, w.promAway, w.refusing = false, false, false, false, 0
+	w.troubled, w.apiAway, w.gitAway, w.promAway, w.chartsAway, w.refusing = false, false, false, false, false, 0
 	tip := w.git.tip()
-	if tip.policy.Suspend || tip.digest == "" {
+	if tip.policy.Suspend || tip.off || tip.digest == "" {
 		w.git.push(func(c *commit) {
 			c.policy = w.base()
 			if c.digest == "" {
@@ -385,19 +339,19 @@ func (w *world) calm() {
 
 // resting reports whether the agent believes that all is done, and has read the newest commit.
 func (w *world) resting() bool {
-	a := w.agent
-	if a == nil || w.now.Before(w.watch.hurt.Add(deadline)) || a.input == nil || a.input.id != w.git.tip().id || a.queued || a.told || a.writing != nil || a.failures > 0 || !a.newsAt.IsZero() {
+	p, s := w.agent, w.state()
+	if p == nil || w.now.Before(w.watch.hurt.Add(deadline)) || p.read != w.git.tip().id {
 		return false
 	}
-	if w.protected && !a.state.InFlight() && a.state.Stable.Digest != w.git.tip().digest {
-		w.git.push(func(c *commit) { c.digest = a.state.Stable.Digest }) // somebody merges the rollback
+	if w.protected && !s.InFlight() && s.Stable.Digest != w.git.tip().digest {
+		w.git.push(func(c *commit) { c.digest = s.Stable.Digest }) // somebody merges the rollback
 		return false
 	}
-	if a.state.Phase == rollout.Installing && w.installedForGood() {
+	if s.Phase == rollout.Installing && w.installedForGood() {
 		w.git.push(func(c *commit) { c.digest = "good1" })
 		return false
 	}
-	return !a.state.InFlight() && a.state.Revert == nil && len(a.state.Outbox) == 0
+	return p.agent.Settled() && !p.waits()
 }
 
 // installedForGood: a first release that does not start is there until somebody asks for another.

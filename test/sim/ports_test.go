@@ -1,0 +1,399 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/source"
+	"github.com/sluice-cd/sluice/render/release"
+)
+
+// ports are everything that an agent has of the world.
+type ports struct{ *process }
+
+var (
+	_ reconcile.Cluster  = (*ports)(nil)
+	_ reconcile.Git      = (*ports)(nil)
+	_ reconcile.Renderer = (*ports)(nil)
+	_ reconcile.Clock    = (*ports)(nil)
+	_ delivery.Metrics   = (*ports)(nil)
+)
+
+// OnChange implements reconcile.Cluster.
+func (p *ports) OnChange(news func(string)) { p.news = news }
+
+// LoadStates implements reconcile.Cluster.
+func (p *ports) LoadStates(context.Context) (map[string]delivery.Saved, map[string]error, error) {
+	out := map[string]delivery.Saved{}
+	if p.w.cluster.saved != nil {
+		out[appName] = delivery.Saved{App: app(), State: p.w.state()}
+	}
+	return out, nil, nil
+}
+
+func app() delivery.App {
+	return delivery.App{Name: appName, Namespace: "production", ReleaseName: appName}
+}
+
+// LoadState implements delivery.States.
+func (p *ports) LoadState(context.Context, delivery.App) (s delivery.Saved, found bool, err error) {
+	if p.dead || p.w.apiAway {
+		return s, false, errAway
+	}
+	p.w.cluster.touched = false
+	return delivery.Saved{App: app(), State: p.w.state()}, p.w.cluster.saved != nil, nil
+}
+
+// Intend implements delivery.States.
+func (p *ports) Intend(_ delivery.App, d project.Desired) {
+	p.intended = nil
+	for _, o := range all(d) {
+		p.intended = append(p.intended, keyOf(o))
+	}
+}
+
+// SaveState implements delivery.States.
+func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, error) {
+	w := p.w
+	if w.cluster.touched {
+		return s, delivery.ErrConflict
+	}
+	before := w.state()
+	s.State = w.spoilState(before, s.State)
+	what := fmt.Sprintf("save %s %d%% stable=%s target=%s", s.State.Phase, s.State.Weight, describe(s.State.Stable), describe(s.State.Target))
+	err := p.write(what, func() {
+		if !w.skipSave {
+			w.cluster.saved = []byte(normal(s.State))
+		}
+		w.cluster.intend(p.intended)
+	})
+	if err == nil {
+		p.looked = nil
+		w.watch.decided(fresh(before, s.State), s.State)
+	}
+	return s, err
+}
+
+// fresh are the events of a state that the one before has not.
+func fresh(before, after rollout.State) []rollout.Event {
+	return slices.DeleteFunc(slices.Clone(after.Outbox), func(e rollout.Event) bool {
+		return slices.ContainsFunc(before.Outbox, func(x rollout.Event) bool { return idOf(x) == idOf(e) })
+	})
+}
+
+// DeleteState implements delivery.States.
+func (p *ports) DeleteState(context.Context, delivery.Saved) error {
+	return p.write("forget", func() {
+		c := p.w.cluster
+		c.saved, c.inventory, c.records = nil, nil, nil
+	})
+}
+
+// Observe implements delivery.Objects; now and then from a cache that has not heard of the last few seconds, but never of
+// less than the agent's own writes.
+func (p *ports) Observe(_ context.Context, _ delivery.App, d project.Desired) (delivery.Seen, error) {
+	w, state := p.w, string(p.w.cluster.saved)
+	if p.dead || w.apiAway {
+		return delivery.Seen{}, errAway
+	}
+	if l := p.looked; l != nil && l.state == state && w.now.Before(l.until) && w.chance(30) {
+		w.logf("stale look")
+		p.newsAt = l.until
+		return l.seen.told(), nil
+	}
+	got := w.cluster.observe(w.spoilDesired(d))
+	p.looked = &look{seen: got, state: state, until: w.now.Add(4 * time.Second)}
+	p.whole = got.applied
+	w.watch.observed(got)
+	w.logf("seen: applied=%v stable=%v/%v canary=%v/%v %s", got.applied,
+		got.stable.Ready, got.stable.Available, got.canary.Ready, got.canary.Available, w.cluster.podsText())
+	return got.told(), nil
+}
+
+func (s seen) told() delivery.Seen {
+	return delivery.Seen{Applied: s.applied, Pending: s.pending, Stable: s.stable, Canary: s.canary}
+}
+
+// Apply implements delivery.Objects: object by object, and then it deletes what is no longer desired.
+func (p *ports) Apply(_ context.Context, _ delivery.App, s rollout.State, d project.Desired) (int, error) {
+	w := p.w
+	d = w.spoilDesired(d)
+	p.looked, p.whole = nil, false
+	before := w.watch.writes
+	changes := func() int { return w.watch.writes - before }
+	if len(all(d)) == 0 && s.Phase != rollout.Removing && len(w.cluster.inventory) > 0 {
+		return 0, errors.New("nothing at all is desired")
+	}
+	p.Intend(app(), d)
+	if err := p.write("inventory", func() { w.cluster.intend(p.intended) }); err != nil {
+		return 0, err
+	}
+	if err := p.applyAll(s.Phase, d); err != nil {
+		return changes(), err
+	}
+	if err := p.prune(s.Phase, d); err != nil {
+		return changes(), err
+	}
+	p.whole = true
+	return changes(), nil
+}
+
+func (p *ports) applyAll(phase rollout.Phase, d project.Desired) error {
+	var faults []error
+	missing := false
+	for i, o := range all(d) {
+		if p.w.cluster.holds(o) {
+			continue
+		}
+		if i >= len(d.Stable)+len(d.Canary) && missing && rising(phase) {
+			return errors.Join(append(faults, errors.New("routing waits"))...)
+		}
+		existed := p.w.cluster.objects[keyOf(o)] != nil
+		err := p.write("apply "+keyOf(o)+" "+summary(o), func() {
+			was := p.w.cluster.objects[keyOf(o)]
+			p.w.cluster.objects[keyOf(o)] = o
+			p.w.watch.wrote(was, o)
+		})
+		if err != nil {
+			faults = append(faults, err)
+			missing = missing || !existed
+		}
+		p.meanwhile()
+	}
+	return errors.Join(faults...)
+}
+
+// rising phases may give a track traffic that it did not have.
+func rising(p rollout.Phase) bool {
+	switch p {
+	case rollout.Installing, rollout.Updating, rollout.Starting, rollout.Analyzing:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *ports) prune(phase rollout.Phase, d project.Desired) error {
+	if len(all(d)) == 0 && phase != rollout.Removing {
+		return nil
+	}
+	var faults []error
+	for _, k := range p.w.cluster.leftovers(d) {
+		faults = append(faults, p.write("delete "+k, func() {
+			was := p.w.cluster.objects[k]
+			p.w.cluster.remove(k)
+			p.w.watch.deleted(was)
+		}))
+	}
+	return errors.Join(faults...)
+}
+
+// Outside implements delivery.Objects.
+func (p *ports) Outside(context.Context, string, []schema.GroupKind) ([]*unstructured.Unstructured, error) {
+	return nil, nil
+}
+
+// Adopt implements delivery.Records.
+func (p *ports) Adopt(context.Context, delivery.App) (rollout.Release, error) {
+	if p.dead || p.w.apiAway {
+		return rollout.Release{}, errAway
+	}
+	return rollout.Release{}, nil
+}
+
+// AddRelease implements delivery.Records.
+func (p *ports) AddRelease(_ context.Context, _ delivery.App, rel *release.Release, after int) (int, error) {
+	c := p.w.cluster
+	if n := len(c.records); n > after && c.records[n-1] == rel.Digest {
+		return n, nil
+	}
+	err := p.write("keep "+rel.Digest, func() { c.records = append(c.records, rel.Digest) })
+	return len(c.records), err
+}
+
+// ReleaseObjects implements delivery.Records.
+func (p *ports) ReleaseObjects(_ context.Context, _ delivery.App, n int) ([]*unstructured.Unstructured, error) {
+	switch {
+	case p.dead || p.w.apiAway:
+		return nil, errAway
+	case n < 1 || n > len(p.w.cluster.records):
+		p.w.failf("the manifests of revision %d are not kept", n)
+	}
+	return p.w.charts.objects(p.w.cluster.records[n-1]), nil
+}
+
+// SettleReleases implements delivery.Records.
+func (p *ports) SettleReleases(context.Context, delivery.App, rollout.State) error { return nil }
+
+// Ask implements delivery.Metrics.
+func (p *ports) Ask(_ context.Context, checks []analysis.Check) []analysis.Sample {
+	p.mayCrash("before asking metrics")
+	out := make([]analysis.Sample, len(checks))
+	for i := range out {
+		out[i] = p.w.measure()
+	}
+	return out
+}
+
+// Release implements reconcile.Renderer.
+func (p *ports) Release(_ context.Context, c source.Commit, in *environments.App) (*release.Release, environments.Policy, error) {
+	asked := p.w.git.at(c.Commit)
+	switch {
+	case asked.off:
+		return nil, environments.Policy{}, source.ErrSwitchedOff
+	case p.w.chartsAway:
+		return nil, environments.Policy{}, errAway
+	}
+	digest := in.Chart.Version
+	rel := &release.Release{Version: template(digest), Digest: digest, Objects: p.w.charts.objects(digest)}
+	return rel, p.w.charts.policy(asked.policy, digest), nil
+}
+
+// Open implements reconcile.Git.
+func (p *ports) Open(context.Context) error { return nil }
+
+// Follow implements reconcile.Git; the world reads for the agent.
+func (p *ports) Follow(context.Context, func(source.Commit, error)) error { return nil }
+
+// Nudge implements reconcile.Git.
+func (p *ports) Nudge() { p.fetchAt = p.w.now }
+
+// At implements reconcile.Git.
+func (p *ports) At(id string) (source.Commit, error) { return commitOf(p.w.git.at(id)), nil }
+
+// Cause implements reconcile.Git.
+func (p *ports) Cause(_ context.Context, _, tip, _ string) (string, error) {
+	return p.w.git.cause(tip), nil
+}
+
+// Revert implements reconcile.Git.
+func (p *ports) Revert(_ context.Context, _ environments.WriteBackMode, _ string, r rollout.Revert) (rollout.Reverted, error) {
+	p.slow()
+	var answer rollout.Reverted
+	var changed bool
+	var moved error
+	err := p.push("rollback of "+describe(r.From), func() {
+		if p.w.protected {
+			moved = errProtected
+			return
+		}
+		answer.Commit, changed, moved = p.w.git.revert(r)
+	})
+	switch {
+	case err != nil:
+		return rollout.Reverted{}, err
+	case moved != nil:
+		answer = rollout.Reverted{Skipped: moved.Error()}
+	case !changed:
+		if answer.Commit = p.w.git.found(r); answer.Commit == "" {
+			answer.Skipped = "the branch says so already"
+		}
+	}
+	p.w.logf("rollback of rollout %d: %q %q", r.Rollout, answer.Commit, answer.Skipped)
+	p.slow()
+	return answer, nil
+}
+
+// Record implements reconcile.Git.
+func (p *ports) Record(_ context.Context, b audit.Batch) (map[string]int64, error) {
+	p.slow()
+	ahead := map[string]int64{}
+	err := p.push("status", func() {
+		for _, a := range b.Apps {
+			if n := p.w.git.record(a.LastSeq, a.Events); n > 0 {
+				ahead[a.Name] = n
+			}
+		}
+	})
+	if err == nil {
+		p.slow()
+	}
+	return ahead, err
+}
+
+// mayCrash ends the process at some of the places where it could.
+func (p *process) mayCrash(where string) bool {
+	if !p.dead && p.w.troubled && p.w.r.IntN(1000) < 12 {
+		p.w.logf("CRASH %s", where)
+		p.dead = true
+	}
+	return p.dead
+}
+
+// write is one write to the API server: it may be refused, or done and its answer lost, and the process may end on either
+// side of it.
+func (p *process) write(what string, do func()) error {
+	w := p.w
+	switch {
+	case p.mayCrash("before " + what), w.apiAway:
+		return errAway
+	case w.troubled && w.chance(w.refusing):
+		w.watch.hurt = w.now
+		return fmt.Errorf("%s: %w", what, errRefused)
+	}
+	w.logf("%s", what)
+	do()
+	w.watch.objects()
+	if p.mayCrash("after " + what) {
+		return errAway
+	}
+	if w.troubled && w.r.IntN(1000) < 8 {
+		w.watch.hurt = w.now
+		return fmt.Errorf("%s: %w", what, errLost)
+	}
+	return nil
+}
+
+// push is one push to the git server.
+func (p *process) push(what string, do func()) error {
+	w := p.w
+	if p.mayCrash("before pushing "+what) || w.gitAway {
+		return errAway
+	}
+	if w.troubled && w.chance(3) {
+		w.people() // somebody wins the race; the edit is made anew on their commit
+	}
+	do()
+	if p.mayCrash("after pushing " + what) {
+		return errAway
+	}
+	if w.troubled && w.chance(4) {
+		return fmt.Errorf("pushing %s: %w", what, errLost)
+	}
+	return nil
+}
+
+// meanwhile lets the rest of the agent, and of the world, act between two writes of a pass.
+func (p *process) meanwhile() {
+	w := p.w
+	if !w.troubled || p.dead {
+		return
+	}
+	if w.chance(3) {
+		w.people()
+	}
+	if w.chance(3) {
+		p.fetch()
+	}
+	if w.chance(3) {
+		p.record()
+	}
+	if w.chance(10) {
+		w.now = w.now.Add(time.Duration(w.r.IntN(2000)) * time.Millisecond)
+		w.cluster.control(w.now, func() bool { return w.chance(50) })
+		w.watch.objects()
+	}
+}
