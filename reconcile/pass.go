@@ -64,7 +64,7 @@ func (a *Agent) begin(name string) (work, bool) {
 	w := work{
 		name: name, input: ap.input, commit: a.source, asked: ap.asked, unmet: ap.unmet,
 		facts: delivery.Facts{
-			Saved: ap.saved, Removed: ap.removed, Recorded: ap.recorded, Reverted: ap.reverted, WatchedSince: ap.since,
+			Saved: ap.saved, Removed: ap.removed, Recorded: ap.recorded, Ahead: ap.ahead, Reverted: ap.reverted, WatchedSince: ap.since,
 			HoldCorrections: ap.corrections.next(a.now()).After(a.now()),
 		},
 	}
@@ -88,7 +88,7 @@ func (a *Agent) decided(name string, d delivery.Decision) {
 			ap.since = a.now()
 		}
 		if d.Moved {
-			ap.saved = d.Saved
+			ap.saved, ap.ahead = d.Saved, 0
 			if d.Saved.State.Revert == nil {
 				ap.reverted = nil
 			}

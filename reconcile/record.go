@@ -138,7 +138,7 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 			continue
 		}
 		if seq, ok := ahead[done.Name]; ok {
-			ap.recorded = seq
+			ap.recorded, ap.ahead = 0, seq
 			a.queue.Add(done.Name)
 			continue
 		}

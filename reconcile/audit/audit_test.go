@@ -257,6 +257,24 @@ func TestLostState(t *testing.T) {
 	}
 }
 
+// An app that was removed and is listed again numbers its events from the beginning. They are news, whatever numbers the
+// record has; those of the life before that come again are none.
+func TestAnotherLife(t *testing.T) {
+	events := life()
+	_, branch := send(t, nil, batch(croc(events...)))
+	commits, ahead, err := Commits(branch, batch(croc(events...)))
+	if err != nil || len(commits) != 0 || len(ahead) != 0 {
+		t.Errorf("the same events again: %d commits, ahead %v, %v", len(commits), ahead, err)
+	}
+	for i := range events {
+		events[i].Time = events[i].Time.Add(24 * time.Hour)
+	}
+	commits, ahead, err = Commits(branch, batch(croc(events...)))
+	if err != nil || len(commits) != 0 || !reflect.DeepEqual(ahead, map[string]int64{"croc-hunter-java": 13}) {
+		t.Errorf("got %d commits, ahead %v, %v", len(commits), ahead, err)
+	}
+}
+
 func TestSeveralAppsInOrderOfTime(t *testing.T) {
 	events := life()
 	other := slices.Clone(events[:2])

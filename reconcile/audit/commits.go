@@ -110,9 +110,9 @@ type Commit struct {
 // each event that the tip does not hold, oldest first, and one for each fault that came or went. They are to be
 // pushed together; only the last one changes README.md. No commits: the tip says it all.
 //
-// ahead has an entry for each app whose record in the tip has higher numbers than the app's State ever gave, which
-// means that the State was lost. Nothing is written for such an app: its events are to be numbered on after the
-// record's, and sent again.
+// ahead has an entry for each app whose record in the tip is of another life of the app: it has higher numbers than the
+// app's State ever gave, or other events by the same numbers. The State was lost, or the app was removed and is listed
+// again. Nothing is written for such an app: its events are to be numbered on after the record's, and sent again.
 //
 // An error says that the tip can't be read. A record that is no record any more is begun anew, and so is README.md.
 func Commits(tip fs.FS, b Batch) (commits []Commit, ahead map[string]int64, err error) {
@@ -159,7 +159,7 @@ func (w *writing) app(a App) error {
 	if err != nil {
 		return err
 	}
-	if r.LastSeq > a.LastSeq && !a.Gone && !a.Unreadable {
+	if !a.Gone && !a.Unreadable && (r.LastSeq > a.LastSeq || r.otherLife(a.Events)) {
 		w.ahead[a.Name] = r.LastSeq
 		return nil
 	}
@@ -184,6 +184,12 @@ func (w *writing) app(a App) error {
 		w.changed = append(w.changed, r)
 	}
 	return nil
+}
+
+// otherLife reports whether events are numbered like those of the record and are none of them: those of an app that was
+// forgotten and is listed again, or whose State was lost. They happened after all that the record tells.
+func (r Record) otherLife(events []rollout.Event) bool {
+	return slices.ContainsFunc(events, func(e rollout.Event) bool { return e.Seq <= r.LastSeq && second(e.Time).After(r.Updated) })
 }
 
 // settle writes what is no event: a fault that came or went, and the end of an app that never had events.

@@ -44,9 +44,10 @@ type Facts struct {
 	// Desired is nil while it is not known what git asks for; Fault says why, where that is for people to know.
 	Desired *Desired
 	Fault   error
-	// Recorded is the newest event that git holds, Reverted git's answer to the state's Revert.
-	Recorded int64
-	Reverted *rollout.Reverted
+	// Recorded is the newest event that git holds, Ahead its last number of another life of the app; see
+	// rollout.Observation. Reverted is git's answer to the state's Revert.
+	Recorded, Ahead int64
+	Reverted        *rollout.Reverted
 	// WatchedSince is since when the cluster has answered without a gap; zero: always.
 	WatchedSince time.Time
 	// HoldCorrections: what others did to the objects is left as it is in this look.

@@ -23,7 +23,7 @@ const (
 func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (rollout.Observation, error) {
 	s := l.state
 	o := rollout.Observation{
-		Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Reverted: l.Reverted, WatchedSince: l.WatchedSince,
+		Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead, Reverted: l.Reverted, WatchedSince: l.WatchedSince,
 		Applied: seen.Applied, Stable: seen.Stable, Canary: seen.Canary,
 	}
 	if s.Policy != nil {

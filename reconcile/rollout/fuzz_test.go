@@ -293,7 +293,7 @@ func (d *dice) observation() rollout.Observation {
 	o := rollout.Observation{
 		Now: d.now(), Removed: d.n(12) == 11, FromStable: changes[d.n(3)], FromTarget: changes[d.n(3)],
 		Policy: d.policy(), Applied: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
-		Recorded: int64(d.n(20)), Retry: d.n(8) == 7,
+		Recorded: int64(d.n(20)), Ahead: int64(max(0, d.n(40)-20)), Retry: d.n(8) == 7,
 	}
 	if d.n(4) > 0 {
 		o.Desired = d.release()

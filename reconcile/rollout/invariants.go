@@ -124,8 +124,8 @@ func judged(s State, o Observation) bool {
 func checkNumbers(before State, o Observation, after State, events []Event) error {
 	var faults []error
 	base, owed := before.LastSeq, len(events)
-	if o.Recorded > base {
-		base, owed = o.Recorded+int64(len(before.Outbox)), owed+len(before.Outbox)
+	if log, other := before.otherLife(o); other {
+		base, owed = log+int64(len(before.Outbox)), owed+len(before.Outbox)
 	} else {
 		for _, e := range before.Outbox {
 			if e.Seq > o.Recorded {

@@ -41,7 +41,8 @@ type process struct {
 	// looked is what the last look at the cluster saw, for reads from a cache that is behind; nil after a write.
 	looked *look
 	// whole: the pass under way has found everything as desired, or made it so, and nothing stood against it.
-	whole bool
+	// stale: it has looked into a cache that is behind.
+	whole, stale bool
 }
 
 // timer is a call at a time to come.
@@ -141,7 +142,7 @@ func commitOf(c commit) source.Commit {
 
 // pass lets the agent look at an app that needs it, and reports whether there was one.
 func (p *process) pass() bool {
-	p.whole = false
+	p.whole, p.stale = false, false
 	if p.dead || !p.agent.Look(context.Background()) {
 		return false
 	}

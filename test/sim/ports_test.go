@@ -111,7 +111,7 @@ func (p *ports) Observe(_ context.Context, _ delivery.App, d project.Desired) (d
 	}
 	if l := p.looked; l != nil && l.state == state && w.now.Before(l.until) && w.chance(30) {
 		w.logf("stale look")
-		p.newsAt = l.until
+		p.newsAt, p.stale = l.until, true
 		return l.seen.told(), nil
 	}
 	got := w.cluster.observe(w.spoilDesired(d))
@@ -147,7 +147,7 @@ func (p *ports) Apply(_ context.Context, _ delivery.App, s rollout.State, d proj
 	if err := p.prune(s.Phase, d); err != nil {
 		return changes(), err
 	}
-	p.whole = true
+	p.whole = !p.stale
 	return changes(), nil
 }
 
