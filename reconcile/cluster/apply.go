@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -74,14 +75,12 @@ func (r *Result) add(k Key, a Action, reason string) {
 // deletes what is no longer desired. Objects that are as desired cost no request.
 //
 // Objects fail one by one, and the others are applied all the same, with two exceptions. Routing waits while the
-// rollout is on its way up and an object that it may refer to could not be made. Nothing is deleted after a
-// failure. Result holds what was done in any case.
+// rollout is on its way up and an object that it may refer to could not be made. After a failure nothing is deleted but
+// what is left of a canary track, if all of the routing is as desired: then no traffic leads there any more. Result holds
+// what was done in any case.
 func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d project.Desired) (Result, error) {
 	var r Result
-	plan, err := c.plan(app, d)
-	if err != nil {
-		return r, err
-	}
+	plan := c.plan(app, d)
 	m := c.of(app)
 	if len(plan) == 0 && s.Phase != rollout.Removing && len(c.items(m)) > 0 {
 		return r, fmt.Errorf("applying %s: nothing at all is desired; its %d objects are not deleted for that", app.Name, len(c.items(m)))
@@ -98,10 +97,13 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 			return r, err
 		}
 	}
-	complete, failed := c.applyAll(ctx, m, s.Phase, plan, &r)
+	complete, routed, failed := c.applyAll(ctx, m, s.Phase, plan, &r)
 	faults = append(faults, failed...)
-	if complete && len(faults) == 0 {
-		faults = append(faults, c.prune(ctx, m, s.Phase, plan, &r)...)
+	switch {
+	case complete && len(faults) == 0:
+		faults = append(faults, c.prune(ctx, m, s.Phase, plan, all, &r)...)
+	case routed:
+		faults = append(faults, c.prune(ctx, m, s.Phase, plan, onlyCanary, &r)...)
 	}
 	if c.mustSave(m) {
 		if err := c.write(ctx, m, nil); err != nil {
@@ -112,7 +114,7 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 }
 
 // plan prepares everything desired in the order of application.
-func (c *Client) plan(app delivery.App, d project.Desired) ([]planned, error) {
+func (c *Client) plan(app delivery.App, d project.Desired) []planned {
 	var first, rest []planned
 	seen := map[Key]bool{}
 	for _, part := range []struct {
@@ -120,12 +122,9 @@ func (c *Client) plan(app delivery.App, d project.Desired) ([]planned, error) {
 		objects []*unstructured.Unstructured
 	}{{trackStable, d.Stable}, {trackCanary, d.Canary}, {trackRouting, d.Routing}} {
 		for _, o := range part.objects {
-			p, err := c.planOne(app, part.track, o)
-			if err != nil {
-				return nil, err
-			}
+			p := c.planOne(app, part.track, o)
 			if seen[p.key] {
-				return nil, fmt.Errorf("applying %s: %s is desired twice", app.Name, p.key)
+				p.fault = errors.New("it is desired twice")
 			}
 			seen[p.key] = true
 			if gk := p.key.groupKind(); gk == crdKind || gk == namespaceKind {
@@ -135,14 +134,11 @@ func (c *Client) plan(app delivery.App, d project.Desired) ([]planned, error) {
 			}
 		}
 	}
-	return append(first, rest...), nil
+	return append(first, rest...)
 }
 
-func (c *Client) planOne(app delivery.App, t track, o *unstructured.Unstructured) (planned, error) {
-	object, err := prepare(app, o)
-	if err != nil {
-		return planned{}, fmt.Errorf("preparing %s: %w", keyOf(o), err)
-	}
+func (c *Client) planOne(app delivery.App, t track, o *unstructured.Unstructured) planned {
+	object, fault := prepare(app, o)
 	namespaced, known := c.Namespaced(object.GroupVersionKind())
 	switch {
 	case known && !namespaced:
@@ -151,10 +147,9 @@ func (c *Client) planOne(app delivery.App, t track, o *unstructured.Unstructured
 		object.SetNamespace(app.Namespace)
 	}
 	hash, err := hashOf(object)
-	if err != nil {
-		return planned{}, err
+	return planned{
+		key: keyOf(object), version: object.GroupVersionKind().Version, hash: hash, track: t, object: object, fault: cmp.Or(fault, err),
 	}
-	return planned{key: keyOf(object), version: object.GroupVersionKind().Version, hash: hash, track: t, object: object}, nil
 }
 
 // claimed drops what belongs to another app: silently for CRDs, which several charts may bring along, else with
@@ -184,10 +179,7 @@ func (c *Client) claimed(m *memory, plan []planned) ([]planned, []error) {
 // Intend puts what is about to be desired of an app into its inventory, so that the SaveState that follows saves
 // both. Without it Apply saves the inventory itself before it creates anything, which is one request more.
 func (c *Client) Intend(app delivery.App, d project.Desired) {
-	// What is wrong with the plan is for Apply to tell, which makes the same.
-	if plan, err := c.plan(app, d); err == nil {
-		c.intend(c.of(app), plan)
-	}
+	c.intend(c.of(app), c.plan(app, d))
 }
 
 // intend completes the inventory, which must be saved before anything new of it is created.
@@ -229,31 +221,32 @@ const (
 	absent
 )
 
-// applyAll applies the plan. Complete tells that all of it is in the cluster as desired.
-func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, r *Result) (complete bool, faults []error) {
-	complete = true
+// applyAll applies the plan. Complete tells that all of it is in the cluster as desired, routed that all the routing is.
+func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, r *Result) (complete, routed bool, faults []error) {
+	complete, routed = true, true
 	missing := false
 	for i, p := range plan {
 		if p.track == trackRouting && missing && rising(phase) {
-			return false, append(faults, fmt.Errorf("routing of %s waits for the objects that it refers to", m.app.Name))
+			return false, false, append(faults, fmt.Errorf("routing of %s waits for the objects that it refers to", m.app.Name))
 		}
 		out, err := c.applyOne(ctx, m, p, r)
 		if err != nil {
 			faults = append(faults, err)
 		}
 		complete = complete && out == settled
+		routed = routed && (out == settled || p.track != trackRouting)
 		missing = missing || out == leaving || out == absent
 		if ctx.Err() != nil {
-			return false, faults
+			return false, false, faults
 		}
 		lastCRD := p.key.groupKind() == crdKind && (i+1 == len(plan) || plan[i+1].key.groupKind() != crdKind)
 		if lastCRD {
 			if err := c.established(ctx, plan[:i+1], r); err != nil {
-				return false, append(faults, err)
+				return false, false, append(faults, err)
 			}
 		}
 	}
-	return complete, faults
+	return complete, routed, faults
 }
 
 // rising phases may give a track traffic that it did not have.
@@ -296,19 +289,25 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		return absent, objectError("applying", p.key, err)
 	}
 	l, exists := t.feed.get(p.key)
+	switch {
+	case p.fault != nil && exists:
+		return refused, objectError("applying", p.key, p.fault)
+	case p.fault != nil:
+		return absent, objectError("applying", p.key, p.fault)
+	}
 	if exists && c.unchanged(m, p, l) {
 		return settled, nil
 	}
 	c.setBusy(m, p.key)
 	defer func() { c.setIdle(m, p.key, t.feed, out == settled) }()
-	failed, action := absent, Created
+	failed, action, before := absent, Created, ""
 	if exists {
 		failed = refused
-		met, err := c.meet(ctx, m, t, p)
+		met, err := c.meet(ctx, t, p)
 		if err != nil || met.done {
 			return met.outcome, err
 		}
-		action = met.action
+		action, before = met.action, met.version
 	}
 	got, err := c.patch(ctx, t, p)
 	if err != nil {
@@ -321,7 +320,9 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		}
 	}
 	c.learn(m, p, t.feed.record(got))
-	r.add(p.key, action, "")
+	if action == Adopted || got.GetResourceVersion() != before {
+		r.add(p.key, action, "") // else the server found nothing to write
+	}
 	return settled, nil
 }
 
@@ -347,12 +348,13 @@ type meeting struct {
 	// done: there is nothing to apply, for the reason in outcome.
 	done    bool
 	outcome outcome
-	// action that applying will be.
-	action Action
+	// action that applying will be, if the object's resourceVersion does not stay version.
+	action  Action
+	version string
 }
 
 // meet looks at an object that exists before it is applied.
-func (c *Client) meet(ctx context.Context, m *memory, t target, p planned) (meeting, error) {
+func (c *Client) meet(ctx context.Context, t target, p planned) (meeting, error) {
 	for range takeOverTries {
 		obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -373,11 +375,8 @@ func (c *Client) meet(ctx context.Context, m *memory, t target, p planned) (meet
 			return meeting{outcome: refused}, objectError("taking over", p.key, err)
 		case adopting:
 			return meeting{action: Adopted}, nil
-		case covered(c.cfg.FieldManager, p.object, obj):
-			c.learn(m, p, l)
-			return meeting{done: true, outcome: settled}, nil
 		}
-		return meeting{action: Configured}, nil
+		return meeting{action: Configured, version: obj.GetResourceVersion()}, nil
 	}
 	return meeting{outcome: refused}, objectError("taking over", p.key, errors.New("somebody else keeps changing it"))
 }
@@ -409,7 +408,7 @@ func (c *Client) meetLate(ctx context.Context, t target, p planned, got *unstruc
 
 // takeOver puts the managed fields right, see takeOver, and reports whether another tool's became ours.
 func (c *Client) takeOver(ctx context.Context, t target, p planned, obj *unstructured.Unstructured) (bool, error) {
-	had, _, err := ownedBy(c.cfg.FieldManager, obj)
+	had, err := ownedBy(c.cfg.FieldManager, obj)
 	if err != nil {
 		return false, err
 	}

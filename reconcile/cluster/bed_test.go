@@ -124,7 +124,7 @@ func (r *rig) observe(d project.Desired) delivery.Seen {
 	return seen
 }
 
-// requests of the present client, watches and lists of watches left out, since a moment.
+// requests of the present client, watches and lists of watches left out, since a moment. A dry run is a try.
 func (r *rig) requests(since time.Time) []string {
 	r.t.Helper()
 	all, err := shared.Requests()
@@ -134,7 +134,11 @@ func (r *rig) requests(since time.Time) []string {
 	var out []string
 	for _, q := range all {
 		if q.UserAgent == r.agent && !q.Time.Before(since) && q.Verb != "watch" && q.Resource != "" {
-			out = append(out, strings.TrimSpace(q.Verb+" "+q.Resource+" "+q.Name))
+			verb := q.Verb
+			if strings.Contains(q.Path, "dryRun=") {
+				verb = "try"
+			}
+			out = append(out, strings.TrimSpace(verb+" "+q.Resource+" "+q.Name))
 		}
 	}
 	return out
@@ -142,7 +146,7 @@ func (r *rig) requests(since time.Time) []string {
 
 func (r *rig) writes(since time.Time) []string {
 	return slices.DeleteFunc(r.requests(since), func(s string) bool {
-		return strings.HasPrefix(s, "get ") || strings.HasPrefix(s, "list ")
+		return strings.HasPrefix(s, "get ") || strings.HasPrefix(s, "list ") || strings.HasPrefix(s, "try ")
 	})
 }
 
@@ -200,6 +204,8 @@ var (
 	deployments = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
 	services    = schema.GroupVersionResource{Version: "v1", Resource: "services"}
 	configMaps  = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+	secrets     = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	crds        = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 	virtual     = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
 )
 

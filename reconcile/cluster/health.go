@@ -2,7 +2,11 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -21,17 +25,16 @@ import (
 )
 
 // Observe compares the cluster with what is desired, and looks at the workloads of both tracks. It writes
-// nothing. Workloads cost a request only when their status has changed since the last look; pods are listed only
+// nothing. An object that can't be prepared, or looked at, is pending, and keeps nothing else from being looked at; an
+// error says that the API server does not answer, or that a workload can't be looked at, without which nobody knows how
+// the tracks are. Workloads cost a request only when their status has changed since the last look; pods are listed only
 // for workloads that are not ready, whose news the function given to OnChange is told of.
 //
 // A track is ready when its workloads are and all its objects are as desired; the routing's count with the stable track's.
 // The canary track is not while the workload of a canary before is on it: a Service may select the pods of both.
 // A track without workloads is ready. A workload that is to have no pods is ready and available.
 func (c *Client) Observe(ctx context.Context, app delivery.App, d project.Desired) (delivery.Seen, error) {
-	plan, err := c.plan(app, d)
-	if err != nil {
-		return delivery.Seen{}, err
-	}
+	plan := c.plan(app, d)
 	m := c.of(app)
 	var seen delivery.Seen
 	pending, err := c.pending(ctx, m, plan)
@@ -72,8 +75,11 @@ func (c *Client) pending(ctx context.Context, m *memory, plan []planned) (map[Ke
 	out := map[Key]string{}
 	for _, p := range plan {
 		why, err := c.difference(ctx, m, p)
-		if err != nil {
+		switch {
+		case err != nil && (away(err) || ctx.Err() != nil):
 			return nil, err
+		case err != nil:
+			why = "not to be looked at: " + err.Error()
 		}
 		if why != "" {
 			out[p.key] = why
@@ -84,6 +90,9 @@ func (c *Client) pending(ctx context.Context, m *memory, plan []planned) (map[Ke
 
 // difference says how an object differs from what is desired; empty: it does not.
 func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, error) {
+	if p.fault != nil {
+		return "not to be applied: " + p.fault.Error(), nil //nolint:nilerr // that is how it differs
+	}
 	i := c.item(m, p.key)
 	if i.Applied != "" && i.Applied != p.hash {
 		return "not applied yet", nil
@@ -112,11 +121,49 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 		return "", objectError("reading", p.key, err)
 	}
 	l = t.feed.record(obj)
-	if l.leaving || !covered(c.cfg.FieldManager, p.object, obj) {
+	same, err := c.asDesired(ctx, t, p, obj)
+	if err != nil {
+		return "", err
+	}
+	if l.leaving || !same {
 		return "changed by somebody else" + changer(c.cfg.FieldManager, p.object, obj), nil
 	}
 	c.learn(m, p, l)
 	return "", nil
+}
+
+// asDesired reports whether applying an object would change nothing. The server is asked: only it knows its defaults, its
+// units, and which lists are owned whole.
+func (c *Client) asDesired(ctx context.Context, t target, p planned, live *unstructured.Unstructured) (bool, error) {
+	if owned, err := ownedBy(c.cfg.FieldManager, live); err != nil || owned == nil {
+		return false, err
+	}
+	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true, DryRun: []string{metav1.DryRunAll}}
+	applied, err := t.resource.Apply(ctx, p.key.Name, p.object, opts)
+	if err != nil {
+		return false, objectError("comparing", p.key, err)
+	}
+	return reflect.DeepEqual(content(live), content(applied)), nil
+}
+
+// content is an object without its status and what the server keeps of each write.
+func content(o *unstructured.Unstructured) map[string]any {
+	out := maps.Clone(o.Object)
+	delete(out, "status")
+	meta, _ := out["metadata"].(map[string]any)
+	meta = maps.Clone(meta)
+	for _, field := range []string{"managedFields", "resourceVersion", "generation"} {
+		delete(meta, field)
+	}
+	out["metadata"] = meta
+	return out
+}
+
+// away reports whether an error is no answer of the API server. Whatever it answers about one object or one kind, such as
+// that a conversion webhook does not, keeps no others from being looked at.
+func away(err error) bool {
+	var request *url.Error
+	return errors.As(err, &request)
 }
 
 // outOfReach says why objects of a kind can't be looked at, where that is for good; empty: for no such reason. One such
@@ -157,10 +204,7 @@ func (c *Client) track(ctx context.Context, m *memory, app delivery.App, t track
 	sum := rollout.Track{Ready: true, Available: true}
 	var messages []string
 	for _, w := range workloads {
-		p, err := c.planOne(app, t, w)
-		if err != nil {
-			return sum, err
-		}
+		p := c.planOne(app, t, w)
 		// News that comes while we look must not be missed.
 		c.waitFor(m, p.key, true)
 		one, err := c.workload(ctx, p, pending[p.key])

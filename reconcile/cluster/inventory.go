@@ -213,6 +213,8 @@ type planned struct {
 	hash    string
 	track   track
 	object  *unstructured.Unstructured
+	// fault says why the object can't be sent to the API server; nil: it can. It is this object's alone.
+	fault error
 }
 
 // setBusy marks an object as being applied: what the watch tells of it meanwhile is mostly our own doing.

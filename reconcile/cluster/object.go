@@ -52,7 +52,7 @@ var (
 )
 
 // prepare returns the object as it is sent to the API server: with Helm's marks, and without what only the
-// server may say. It shares everything but its metadata with o.
+// server may say. It shares everything but its metadata with o. With an error it can't be sent.
 func prepare(app delivery.App, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	out := maps.Clone(o.Object)
 	delete(out, "status")
@@ -70,9 +70,7 @@ func prepare(app delivery.App, o *unstructured.Unstructured) (*unstructured.Unst
 	out["metadata"] = meta
 	p := &unstructured.Unstructured{Object: out}
 	if keyOf(p).groupKind() == secretKind {
-		if err := encodeStringData(p); err != nil {
-			return nil, err
-		}
+		return p, encodeStringData(p)
 	}
 	return p, nil
 }

@@ -3,10 +3,8 @@ package cluster
 import (
 	"bytes"
 	"fmt"
-	"reflect"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -47,15 +45,14 @@ func decodeFields(m metav1.ManagedFieldsEntry) (*fieldpath.Set, error) {
 	return set, nil
 }
 
-// ownedBy returns what manager has applied to the object, in the API version in which it did; nil when nothing.
-func ownedBy(manager string, live *unstructured.Unstructured) (*fieldpath.Set, string, error) {
+// ownedBy returns what manager has applied to the object; nil when nothing.
+func ownedBy(manager string, live *unstructured.Unstructured) (*fieldpath.Set, error) {
 	for _, m := range live.GetManagedFields() {
 		if isOurs(m, manager) {
-			set, err := decodeFields(m)
-			return set, m.APIVersion, err
+			return decodeFields(m)
 		}
 	}
-	return nil, "", nil
+	return nil, nil
 }
 
 // takeOver returns the managed fields that the live object should have before desired is applied to it, or nil
@@ -240,203 +237,4 @@ func hasKey(item map[string]any, key value.FieldList) bool {
 		some = true
 	}
 	return some
-}
-
-// covered reports whether applying desired would change nothing: we own exactly its fields, and they have its
-// values. Ownership shows what values alone can't, such as a route that somebody added to an atomic list. It may
-// say false where the server would find nothing to do (it knows no defaults and no units), never true where the
-// server would.
-func covered(manager string, desired, live *unstructured.Unstructured) bool {
-	set, version, err := ownedBy(manager, live)
-	if err != nil || set == nil || version != desired.GetAPIVersion() {
-		return false
-	}
-	return mapCovered(top(desired), top(live), set, false)
-}
-
-// top is an object without the fields whose ownership the server does not track.
-func top(o *unstructured.Unstructured) map[string]any {
-	out := make(map[string]any, len(o.Object))
-	for k, v := range o.Object {
-		switch k {
-		case "apiVersion", "kind":
-		case "metadata":
-			m, _ := v.(map[string]any)
-			meta := map[string]any{}
-			for k, v := range m {
-				if k != "name" && k != "namespace" {
-					meta[k] = v
-				}
-			}
-			out[k] = meta
-		default:
-			out[k] = v
-		}
-	}
-	return out
-}
-
-// quantityMaps are the fields whose entries Kubernetes writes back in a unit of its own: 0.1 CPU becomes 100m.
-var quantityMaps = map[string]bool{"requests": true, "limits": true, "capacity": true, "hard": true, "overhead": true}
-
-// quantityFields are single fields of that kind.
-var quantityFields = map[string]bool{"sizeLimit": true, "divisor": true, "averageValue": true}
-
-func nodeCovered(desired, live any, owned *fieldpath.Set, quantities bool) bool {
-	switch d := desired.(type) {
-	case map[string]any:
-		l, ok := live.(map[string]any)
-		return ok && mapCovered(d, l, owned, quantities)
-	case []any:
-		l, ok := live.([]any)
-		return ok && listCovered(d, l, owned)
-	default:
-		return false
-	}
-}
-
-func mapCovered(desired, live map[string]any, owned *fieldpath.Set, quantities bool) bool {
-	for name, d := range desired {
-		l, ok := live[name]
-		if !ok {
-			if empty(d) {
-				continue
-			}
-			return false
-		}
-		q := quantities || quantityMaps[name] || quantityFields[name]
-		if !elementCovered(d, l, fieldpath.FieldNameElement(name), owned, q) {
-			return false
-		}
-	}
-	return wanted(desired, owned)
-}
-
-func listCovered(desired, live []any, owned *fieldpath.Set) bool {
-	for _, d := range desired {
-		pe, ok := elementOf(d, owned)
-		if !ok {
-			return false
-		}
-		l, ok := child(live, pe)
-		if !ok || !elementCovered(d, l, pe, owned, false) {
-			return false
-		}
-	}
-	return wanted(desired, owned)
-}
-
-// elementCovered compares a field or an item that pe names in its parent. What has owned fields below it is
-// compared by those, anything else is owned whole.
-func elementCovered(desired, live any, pe fieldpath.PathElement, owned *fieldpath.Set, quantities bool) bool {
-	if below, ok := owned.Children.Get(pe); ok {
-		return nodeCovered(desired, live, below, quantities)
-	}
-	return owned.Members.Has(pe) && contains(live, desired, quantities)
-}
-
-// elementOf finds the path element by which we own an item of a list.
-func elementOf(item any, owned *fieldpath.Set) (found fieldpath.PathElement, ok bool) {
-	list := []any{item}
-	// The library's iterators can't be left early.
-	look := func(pe fieldpath.PathElement) {
-		if _, is := child(list, pe); is && pe.Index == nil && !ok {
-			found, ok = pe, true
-		}
-	}
-	owned.Children.Iterate(look)
-	owned.Members.Iterate(look)
-	return found, ok
-}
-
-// wanted reports whether everything that we own at this place is desired.
-func wanted(desired any, owned *fieldpath.Set) bool {
-	all := true
-	look := func(pe fieldpath.PathElement) {
-		_, ok := child(desired, pe)
-		all = all && ok
-	}
-	owned.Members.Iterate(look)
-	owned.Children.Iterate(look)
-	return all
-}
-
-// empty values may be dropped by the server.
-func empty(v any) bool {
-	switch v := v.(type) {
-	case nil:
-		return true
-	case map[string]any:
-		return len(v) == 0
-	case []any:
-		return len(v) == 0
-	default:
-		return false
-	}
-}
-
-// contains reports whether live has everything that desired says. Lists have equal length; a map may have more
-// fields, since the server fills in defaults.
-func contains(live, desired any, quantities bool) bool {
-	switch d := desired.(type) {
-	case map[string]any:
-		l, ok := live.(map[string]any)
-		if !ok {
-			return false
-		}
-		for k, v := range d {
-			lv, ok := l[k]
-			if !ok && empty(v) {
-				continue
-			}
-			if !ok || !contains(lv, v, quantities || quantityMaps[k] || quantityFields[k]) {
-				return false
-			}
-		}
-		return true
-	case []any:
-		l, ok := live.([]any)
-		if !ok || len(l) != len(d) {
-			return false
-		}
-		for i := range d {
-			if !contains(l[i], d[i], false) {
-				return false
-			}
-		}
-		return true
-	case nil:
-		return live == nil
-	default:
-		return scalar(live, desired) || quantities && sameQuantity(live, desired)
-	}
-}
-
-func sameQuantity(x, y any) bool {
-	qx, errX := resource.ParseQuantity(fmt.Sprint(x))
-	qy, errY := resource.ParseQuantity(fmt.Sprint(y))
-	return errX == nil && errY == nil && qx.Cmp(qy) == 0
-}
-
-func scalar(x, y any) bool {
-	if fx, ok := number(x); ok {
-		fy, ok := number(y)
-		return ok && fx == fy
-	}
-	return reflect.DeepEqual(x, y)
-}
-
-func number(v any) (float64, bool) {
-	switch n := v.(type) {
-	case int64:
-		return float64(n), true
-	case int:
-		return float64(n), true
-	case int32:
-		return float64(n), true
-	case float64:
-		return n, true
-	default:
-		return 0, false
-	}
 }

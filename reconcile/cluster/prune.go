@@ -55,14 +55,21 @@ func (t track) pruneOrder() int {
 	return 0
 }
 
-// prune deletes the leftovers. An object stays in the inventory until it is seen to be gone. Of an app that is
+// What prune may delete.
+func all(item) bool          { return true }
+func onlyCanary(i item) bool { return i.Track == trackCanary }
+
+// prune deletes the leftovers that it may. An object stays in the inventory until it is seen to be gone. Of an app that is
 // being removed everything goes, and only then may nothing be desired.
-func (c *Client) prune(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, r *Result) []error {
+func (c *Client) prune(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, may func(item) bool, r *Result) []error {
 	if len(plan) == 0 && phase != rollout.Removing {
 		return nil
 	}
 	var faults []error
 	for _, i := range c.leftovers(m, plan) {
+		if !may(i) {
+			continue
+		}
 		if err := c.pruneOne(ctx, m, i, r); err != nil {
 			faults = append(faults, err)
 		}
@@ -147,7 +154,7 @@ func (c *Client) confirmGone(ctx context.Context, m *memory, t target, k Key, ui
 func (c *Client) keep(app delivery.App, i item, obj *unstructured.Unstructured) string {
 	annotations := obj.GetAnnotations()
 	name, namespace := annotations[releaseNameAnnotation], annotations[releaseNamespaceAnnotation]
-	ours, _, err := ownedBy(c.cfg.FieldManager, obj)
+	ours, err := ownedBy(c.cfg.FieldManager, obj)
 	switch {
 	case i.UID != "" && i.UID != obj.GetUID():
 		return "somebody else has made it anew"

@@ -98,7 +98,7 @@ func TestDeletedNamespaceIsMadeAnew(t *testing.T) {
 			return false, err.Error()
 		}
 		ns, err := r.kube.CoreV1().Namespaces().Get(t.Context(), r.ns, metav1.GetOptions{})
-		return err == nil && ns.Status.Phase == corev1.NamespaceActive && r.observe(d).Applied, "not there again"
+		return err == nil && ns.Status.Phase == corev1.NamespaceActive && r.observe(d).Applied, "not there again: " + r.observe(d).Pending
 	})
 	eventually(t, time.Minute, func() (bool, string) {
 		_, err := r.SaveState(t.Context(), saved)

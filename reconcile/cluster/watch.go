@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -63,7 +65,16 @@ func newWatches(ctx context.Context, client metadata.Interface, noticed func(Key
 // feed returns the feed of a kind in a namespace (empty for kinds without), once its first list is there.
 func (w *watches) feed(ctx context.Context, kind schema.GroupKind, resource schema.GroupVersionResource, namespace string) (*feed, error) {
 	f := w.start(kind, resource, namespace)
-	ctx, cancel := context.WithTimeout(ctx, syncPatience)
+	select {
+	case <-f.synced:
+		return f, nil
+	default:
+	}
+	patience := syncPatience
+	if f.late.Load() {
+		patience = 0 // one look is held up by a server that hangs, and no other
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errLate)
 	defer cancel()
 	select {
 	case <-f.synced:
@@ -77,9 +88,13 @@ func (w *watches) feed(ctx context.Context, kind schema.GroupKind, resource sche
 			return nil, fmt.Errorf("watching %s in %q: %w", resource.GroupResource(), namespace, f.fault())
 		}
 	case <-ctx.Done():
-		return nil, fmt.Errorf("watching %s in %q: %w", resource.GroupResource(), namespace, ctx.Err())
+		f.late.Store(true)
+		return nil, fmt.Errorf("watching %s in %q: %w", resource.GroupResource(), namespace, context.Cause(ctx))
 	}
 }
+
+// errLate is returned for a kind whose first list somebody has waited for in vain.
+var errLate = errors.New("its first list has not come yet")
 
 func (w *watches) start(kind schema.GroupKind, resource schema.GroupVersionResource, namespace string) *feed {
 	w.mu.Lock()
@@ -136,6 +151,8 @@ type feed struct {
 	noticed func(Key, live, bool)
 	// synced is closed by the first list, refused by the first failure.
 	synced, refused chan struct{}
+	// late: the first list did not come in time.
+	late atomic.Bool
 
 	mu      sync.RWMutex
 	objects map[types.NamespacedName]live

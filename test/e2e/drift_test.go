@@ -127,7 +127,7 @@ func (w *world) requests(since time.Time) []bed.Request {
 func (w *world) writes(since time.Time) []bed.Request {
 	w.Helper()
 	return slices.DeleteFunc(w.requests(since), func(r bed.Request) bool {
-		return slices.Contains([]string{"get", "list", "watch"}, r.Verb)
+		return slices.Contains([]string{"get", "list", "watch"}, r.Verb) || strings.Contains(r.Path, "dryRun=")
 	})
 }
 
