@@ -268,15 +268,16 @@ func (v *view) switchedOff(ctx context.Context, from source.Commit, was, app *en
 // otherwise than what serves.
 func (v *view) warnings(ctx context.Context, in project.Input) []string {
 	var live []*unstructured.Unstructured
+	var unlisted error
 	if v.cluster != nil {
-		var err error
-		if live, err = v.cluster.Outside(ctx, in.Namespace, project.WarningKinds()); err != nil {
-			return []string{"what else is in the cluster is not known: " + err.Error()}
-		}
+		live, unlisted = v.cluster.Outside(ctx, in.Namespace, project.WarningKinds())
 	}
 	warnings, err := project.Warnings(in, live)
 	if err != nil {
 		return []string{err.Error()}
+	}
+	if unlisted != nil {
+		warnings = append(warnings, "what else is in the cluster is not known: "+unlisted.Error())
 	}
 	return warnings
 }
