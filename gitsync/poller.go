@@ -40,8 +40,9 @@ func (p *Poller) Nudge() {
 }
 
 // Run polls until ctx ends, and returns why it did. It calls back, one call at a time, with each new Snapshot and
-// with each error. After errors it polls again sooner than usual at first, and then at growing distances.
-func (p *Poller) Run(ctx context.Context, callback func(*Snapshot, error)) error {
+// with each error. After errors it polls again sooner than usual at first, and then at growing distances. So it does when
+// the callback returns an error for a Snapshot, which it is given again then: what it could not read may be back.
+func (p *Poller) Run(ctx context.Context, callback func(*Snapshot, error) error) error {
 	var last *Snapshot
 	failures := 0
 	for {
@@ -51,13 +52,14 @@ func (p *Poller) Run(ctx context.Context, callback func(*Snapshot, error)) error
 			return context.Cause(ctx)
 		case err != nil:
 			failures++
-			callback(nil, err)
-		default:
+			_ = callback(nil, err)
+		case last != nil && last.Commit == snap.Commit:
 			failures = 0
-			if last == nil || last.Commit != snap.Commit {
-				last = snap
-				callback(snap, nil)
-			}
+		case callback(snap, nil) != nil:
+			failures++
+			last = nil
+		default:
+			failures, last = 0, snap
 		}
 		if err := p.wait(ctx, failures); err != nil {
 			return err

@@ -40,12 +40,13 @@ func TestPollerCallsBackOncePerCommit(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		var got string
-		err := p.Run(ctx, func(s *Snapshot, err error) {
+		err := p.Run(ctx, func(s *Snapshot, err error) error {
 			if err != nil {
 				got += "!"
-				return
+				return nil //nolint:nilerr // whatever it returns, there is no snapshot to hand over again
 			}
 			got += s.Commit
+			return nil
 		})
 		if got != "a!b" || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%q, %v", got, err)
@@ -56,12 +57,31 @@ func TestPollerCallsBackOncePerCommit(t *testing.T) {
 	})
 }
 
+// A commit that could not be read is handed over again, later each time, and then no more.
+func TestPollerCallsBackAgainForWhatWasNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _ := newTestPoller(10*time.Second, "a")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		calls := 0
+		_ = p.Run(ctx, func(*Snapshot, error) error {
+			if calls++; calls < 4 {
+				return errors.New("a pack is lost")
+			}
+			return nil
+		})
+		if calls != 4 {
+			t.Errorf("called back %d times, want 4", calls)
+		}
+	})
+}
+
 func TestPollerBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, asked := newTestPoller(10*time.Second, errors.New("down"))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
-		_ = p.Run(ctx, func(*Snapshot, error) {})
+		_ = p.Run(ctx, func(*Snapshot, error) error { return nil })
 		a := asked()
 		want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}
 		for i, w := range want {
@@ -78,7 +98,7 @@ func TestPollerIsNudged(t *testing.T) {
 		p, asked := newTestPoller(time.Hour, "a")
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- p.Run(ctx, func(*Snapshot, error) {}) }()
+		go func() { done <- p.Run(ctx, func(*Snapshot, error) error { return nil }) }()
 		for range 1000 { // a flood
 			p.Nudge()
 		}

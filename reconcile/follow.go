@@ -16,8 +16,12 @@ func (a *Agent) Read(c source.Commit, err error) {
 	if err == nil {
 		err = a.emptied(env)
 	}
+	known := text(a.envFault)
 	a.envFault = err
 	if err != nil {
+		if known == err.Error() {
+			return
+		}
 		a.log.Error("environment can't be read", "commit", c.Commit, "error", err)
 		a.tellGit()
 		return

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -80,6 +81,20 @@ func (r *Repository) Open(ctx context.Context) error {
 	return err
 }
 
+// Close closes what Open has opened.
+func (r *Repository) Close() error {
+	var faults []error
+	if r.repo != nil {
+		faults = append(faults, r.repo.Close())
+	}
+	for _, w := range []*gitsync.Writer{r.branch, r.status} {
+		if w != nil {
+			faults = append(faults, w.Close())
+		}
+	}
+	return errors.Join(faults...)
+}
+
 // identity is who commits what Sluice writes.
 var identity = gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"}
 
@@ -88,15 +103,32 @@ func (r *Repository) names() audit.Names {
 	return audit.Names{Environment: r.cfg.Environment, Cluster: r.cfg.Cluster}
 }
 
-// Follow hands over the branch's newest commit whenever it has moved, until ctx is done.
+// Follow hands over the branch's newest commit whenever it has moved, until ctx is done. A commit that could not be read,
+// or not all of it, is handed over again after a while: what the object store lacks may be back by then.
 func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)) error {
-	return r.poller.Run(ctx, func(s *gitsync.Snapshot, err error) {
+	return r.poller.Run(ctx, func(s *gitsync.Snapshot, err error) error {
 		if err != nil {
 			r.log.Warn("reading the branch", "error", err)
-			return
+			return err
 		}
-		read(r.load(s))
+		c, err := r.load(s)
+		read(c, err)
+		return errors.Join(err, unread(c.Env))
 	})
+}
+
+// unread is why some app of an environment could not be read, where that is not the fault of what is written there.
+func unread(env *environments.Environment) error {
+	if env == nil {
+		return nil
+	}
+	var store *fs.PathError
+	for i := range env.Apps {
+		if err := env.Apps[i].Fault; errors.As(err, &store) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Nudge makes Follow look at the branch now, as a webhook would.
