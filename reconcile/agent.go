@@ -43,6 +43,8 @@ type Git interface {
 	// Follow hands over the branch's newest commit whenever it has moved, until ctx is done. The error says why the
 	// environment can't be read there; Env is nil then.
 	Follow(ctx context.Context, read func(source.Commit, error)) error
+	// Close ends what Open began.
+	Close() error
 	// Nudge makes Follow look now.
 	Nudge()
 	// At is the environment at a commit of the branch's history.
@@ -152,6 +154,7 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 // Run delivers until ctx is done. It returns an error only when it could not begin: a cluster or a data
 // directory that can't be used. Everything that can come back is waited for.
 func (a *Agent) Run(ctx context.Context) error {
+	defer a.git.Close() //nolint:errcheck // what it keeps is a cache
 	if err := a.Start(ctx); err != nil {
 		return err
 	}

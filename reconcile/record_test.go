@@ -54,7 +54,7 @@ func recorderOf(t testing.TB, dir string) *recorder {
 	if err := r.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = errors.Join(r.repo.Close(), r.branch.Close(), r.status.Close()) })
+	t.Cleanup(func() { _ = r.Close() })
 	return &recorder{t: t, Repository: r, Agent: New(Config{Environment: "staging", Log: log}, r, nil, nil, nil)}
 }
 

@@ -105,9 +105,32 @@ func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
 	}
 	g.Go(func() error { return serve(ctx, c.Listen, environments, registry, log) })
 	for _, e := range environments {
-		g.Go(func() error { return e.run(ctx, c) })
+		g.Go(func() error {
+			return persevere(ctx, log.With("environment", e.Name), func() error { return e.run(ctx, c) })
+		})
 	}
 	return g.Wait()
+}
+
+// persevere delivers an environment until ctx is done: when that ends before, because its cluster is away or its lease was
+// lost, it begins again after a pause. The other environments of the process go on meanwhile.
+func persevere(ctx context.Context, log *slog.Logger, deliver func() error) error {
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		begun := time.Now()
+		err := deliver()
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // it was told to stop
+		}
+		if time.Since(begun) > time.Minute {
+			pause = time.Second
+		}
+		log.Error("the environment is not delivered", "error", err, "again", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
 }
 
 // serve answers /healthz, /readyz and /metrics until ctx is done.
@@ -144,7 +167,7 @@ func serve(ctx context.Context, listen string, environments []*environment, regi
 func unready(environments []*environment) []string {
 	var names []string
 	for _, e := range environments {
-		if !e.standby.Load() && !e.agent.Synced() {
+		if !e.standby.Load() && !e.agent.Load().Synced() {
 			names = append(names, e.Name)
 		}
 	}

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sluice-cd/sluice/reconcile"
 )
@@ -12,10 +16,9 @@ import (
 // A replica that waits for the lease is ready: a Deployment that is updated waits for it before the leader ends.
 func TestReadiness(t *testing.T) {
 	fresh := func(name string) *environment {
-		return &environment{
-			envConfig: envConfig{Name: name},
-			agent:     reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil),
-		}
+		e := &environment{envConfig: envConfig{Name: name}}
+		e.agent.Store(reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil))
+		return e
 	}
 	staging, production := fresh("staging"), fresh("production")
 	all := []*environment{staging, production}
@@ -26,6 +29,24 @@ func TestReadiness(t *testing.T) {
 	if got := unready(all); !slices.Equal(got, []string{"staging"}) {
 		t.Errorf("while another leads production: waiting for %v", got)
 	}
+}
+
+// An environment whose delivery ends begins again, later each time, until the process is to stop.
+func TestPersevere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		var tries []time.Duration
+		begun := time.Now()
+		err := persevere(ctx, slog.New(slog.DiscardHandler), func() error {
+			if tries = append(tries, time.Since(begun)); len(tries) == 5 {
+				stop()
+			}
+			return errors.New("its cluster is away")
+		})
+		if want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, 15 * time.Second}; err != nil || !slices.Equal(tries, want) {
+			t.Errorf("tried at %v, want %v; %v", tries, want, err)
+		}
+	})
 }
 
 func FuzzDecodeConfig(f *testing.F) {

@@ -328,7 +328,7 @@ func (d *demo) merge(ctx context.Context, name, to string) error {
 	if err != nil {
 		return fmt.Errorf("merging %s into %s: %w", to, name, err)
 	}
-	d.environments[name].agent.Nudge() // as the forge's webhook would
+	d.environments[name].agent.Load().Nudge() // as the forge's webhook would
 	return nil
 }
 
@@ -457,7 +457,7 @@ func (d *demo) settle(ctx context.Context) error {
 		case e := <-d.events:
 			d.out.event(e)
 		case <-time.After(100 * time.Millisecond):
-			if d.environments["production"].agent.Settled() && d.environments["staging"].agent.Settled() {
+			if d.environments["production"].agent.Load().Settled() && d.environments["staging"].agent.Load().Settled() {
 				return nil
 			}
 		}

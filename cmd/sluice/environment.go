@@ -30,8 +30,10 @@ type deliveries struct {
 // environment is one environment, ready to be delivered.
 type environment struct {
 	envConfig
-	agent  *reconcile.Agent
-	client *cluster.Client
+	// agent delivers; each try has a new one, for Run can be called once.
+	agent    atomic.Pointer[reconcile.Agent]
+	newAgent func() *reconcile.Agent
+	client   *cluster.Client
 	// standby: another process leads, or may.
 	standby atomic.Bool
 }
@@ -55,26 +57,32 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	}
 	charts.Capabilities, charts.Namespaced = client.Capabilities, client.Namespaced
 	charts.CheckInterval = time.Duration(e.CheckInterval)
-	repository := reconcile.NewRepository(reconcile.RepositoryConfig{
-		Environment: e.Name, Cluster: d.config.Cluster, Namespace: namespace,
-		Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
-		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
-	})
-	agent := reconcile.New(reconcile.Config{
-		Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
-	}, repository, objects{client}, charts, d.metrics)
-	return &environment{envConfig: e, agent: agent, client: client}, nil
+	env := &environment{envConfig: e, client: client}
+	env.newAgent = func() *reconcile.Agent {
+		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
+			Environment: e.Name, Cluster: d.config.Cluster, Namespace: namespace,
+			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
+			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
+		})
+		return reconcile.New(reconcile.Config{
+			Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
+		}, repository, objects{client}, charts, d.metrics)
+	}
+	env.agent.Store(env.newAgent())
+	return env, nil
 }
 
 // run delivers until ctx is done, once this process leads if there is an election.
 func (e *environment) run(ctx context.Context, c *config) error {
+	agent := e.newAgent()
+	e.agent.Store(agent)
 	if !c.LeaderElection {
-		return e.agent.Run(ctx)
+		return agent.Run(ctx)
 	}
 	e.standby.Store(true)
 	return e.client.Lead(ctx, "sluice-"+e.Name, hostIdentity(), func(ctx context.Context) error {
 		e.standby.Store(false)
-		return e.agent.Run(ctx)
+		return agent.Run(ctx)
 	})
 }
 

@@ -69,6 +69,7 @@ func (p *ports) Intend(_ delivery.App, d project.Desired) {
 func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, error) {
 	w := p.w
 	if w.cluster.touched {
+		p.whole = false
 		return s, delivery.ErrConflict
 	}
 	before := w.state()
@@ -265,6 +266,9 @@ func (p *ports) Release(_ context.Context, c source.Commit, in *environments.App
 // Open implements reconcile.Git.
 func (p *ports) Open(context.Context) error { return nil }
 
+// Close implements reconcile.Git.
+func (p *ports) Close() error { return nil }
+
 // Follow implements reconcile.Git; the world reads for the agent.
 func (p *ports) Follow(context.Context, func(source.Commit, error)) error { return nil }
 
@@ -336,6 +340,12 @@ func (p *process) mayCrash(where string) bool {
 // write is one write to the API server: it may be refused, or done and its answer lost, and the process may end on either
 // side of it.
 func (p *process) write(what string, do func()) error {
+	err := p.tryWrite(what, do)
+	p.whole = p.whole && err == nil
+	return err
+}
+
+func (p *process) tryWrite(what string, do func()) error {
 	w := p.w
 	switch {
 	case p.mayCrash("before " + what), w.apiAway:
