@@ -191,7 +191,7 @@ func (l *look) look(ctx context.Context, dec *Decision) (project.Desired, error)
 	if err != nil {
 		if l.Removed {
 			// What is to go needs no projection, and must not wait for one.
-			return before, nil //nolint:nilerr // told by Seen, which holds nothing
+			return before, nil
 		}
 		return before, err
 	}

@@ -1,0 +1,213 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/release"
+)
+
+// cluster is a cluster in which everything is as seen says, and of which parts are in trouble.
+type cluster struct {
+	seen Seen
+	// saved is the state that was saved last, deleted: it is gone.
+	saved   rollout.State
+	deleted bool
+	// What they answer.
+	unlisted, unkept, lost, away error
+}
+
+func (c *cluster) Observe(context.Context, App, project.Desired) (Seen, error) { return c.seen, c.away }
+
+func (c *cluster) Apply(context.Context, App, rollout.State, project.Desired) (int, error) {
+	return 0, nil
+}
+
+func (c *cluster) Outside(context.Context, string, []schema.GroupKind) ([]*unstructured.Unstructured, error) {
+	return nil, c.unlisted
+}
+
+func (c *cluster) LoadState(context.Context, App) (Saved, bool, error) { return Saved{}, false, nil }
+func (c *cluster) Intend(App, project.Desired)                         {}
+func (c *cluster) SaveState(_ context.Context, s Saved) (Saved, error) {
+	c.saved = s.State
+	return s, nil
+}
+
+func (c *cluster) DeleteState(context.Context, Saved) error {
+	c.deleted = true
+	return nil
+}
+
+func (c *cluster) Adopt(context.Context, App) (rollout.Release, error) { return rollout.Release{}, nil }
+
+func (c *cluster) AddRelease(_ context.Context, _ App, _ *release.Release, after int) (int, error) {
+	return after + 1, c.unkept
+}
+
+func (c *cluster) ReleaseObjects(_ context.Context, _ App, n int) ([]*unstructured.Unstructured, error) {
+	return objects(n), c.lost
+}
+func (c *cluster) SettleReleases(context.Context, App, rollout.State) error { return nil }
+func (c *cluster) Ask(context.Context, []analysis.Check) []analysis.Sample  { return nil }
+func (c *cluster) Again(context.Context, string, rollout.Release) ([]*unstructured.Unstructured, error) {
+	return nil, errors.New("no commit is known that asked for it")
+}
+
+// objects of the nth release.
+func objects(n int) []*unstructured.Unstructured {
+	o := &unstructured.Unstructured{}
+	text := fmt.Sprintf(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: production}, spec: {
+		selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: "web:%d"}]}}}}`, n)
+	if err := yaml.Unmarshal([]byte(text), &o.Object); err != nil {
+		panic(err)
+	}
+	return []*unstructured.Unstructured{o}
+}
+
+var policy = environments.Policy{Strategy: environments.StrategyCanary, Service: environments.Service{Port: 80}, ProgressDeadline: time.Minute}
+
+func id(n int) rollout.Release {
+	return rollout.Release{Version: fmt.Sprint(n), Digest: fmt.Sprint(n), Commit: fmt.Sprint("c", n), Revision: n}
+}
+
+func asks(n int) *Desired {
+	want := id(n)
+	want.Revision = 0
+	return &Desired{ID: want, Release: &release.Release{Version: want.Version, Digest: want.Digest, Objects: objects(n)}, Policy: policy}
+}
+
+func under(phase rollout.Phase) rollout.State {
+	s := rollout.State{Phase: phase, Stable: id(1), Policy: &policy, LastSeq: 1}
+	if phase != rollout.Idle {
+		s.Target, s.Rollouts = id(2), 1
+	}
+	if phase == rollout.Analyzing {
+		s.Weight, s.Peak = 10, 10
+	}
+	return s
+}
+
+func decide(t *testing.T, c *cluster, f Facts, s rollout.State) (Decision, error) {
+	t.Helper()
+	f.Saved = Saved{App: App{Name: "web", Namespace: "production", ReleaseName: "web"}, State: s}
+	d := &Delivery{
+		Objects: c, States: c, Records: c, Metrics: c, History: c, Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) },
+	}
+	return d.Decide(t.Context(), f)
+}
+
+// A release that can't be kept, whatever is wrong with its record, keeps no canary from being judged, and is told.
+func TestReleaseThatCannotBeKept(t *testing.T) {
+	for _, unkept := range []error{ErrReleaseTooLarge, ErrHelmBusy, errors.New("etcdserver: request timed out")} {
+		c := &cluster{unkept: unkept, seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}, Canary: rollout.Track{Failed: true}}}
+		plain := asks(2) // but for what no pod sees, so that it would take the target's place at once
+		plain.ID.Digest = "2+1"
+		plain.Release.Objects[0].SetAnnotations(map[string]string{"note": "1"})
+		got, err := decide(t, c, Facts{Desired: plain}, under(rollout.Analyzing))
+		if c.saved.Phase != rollout.RollingBack {
+			t.Errorf("%v: a canary that failed is %q", unkept, c.saved.Phase)
+		}
+		if told := errors.Is(got.Fault, unkept); told != Refused(unkept) || !errors.Is(err, unkept) {
+			t.Errorf("%v: fault %v, error %v", unkept, got.Fault, err)
+		}
+		// It is not begun at rest either, and gets in when it can be kept.
+		if got, _ := decide(t, c, Facts{Desired: asks(3)}, under(rollout.Idle)); got.Saved.State.InFlight() {
+			t.Errorf("%v: begun all the same", unkept)
+		}
+		c.unkept = nil
+		got, err = decide(t, c, Facts{Desired: asks(3)}, under(rollout.Idle))
+		if target := got.Saved.State.Target; err != nil || target.Digest != "3" || target.Revision != 2 {
+			t.Errorf("kept: target %+v, %v", target, err)
+		}
+	}
+}
+
+// A rollout that could not be carried through is not begun, and what is under way goes on.
+func TestUnfitRelease(t *testing.T) {
+	other := asks(3)
+	selector := map[string]any{"matchLabels": map[string]any{"app": "other"}}
+	if err := unstructured.SetNestedMap(other.Release.Objects[0].Object, selector, "spec", "selector"); err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}, Canary: rollout.Track{Ready: true}}}
+	got, err := decide(t, c, Facts{Desired: other}, under(rollout.Idle))
+	if err != nil || got.Fault == nil || got.Saved.State.InFlight() {
+		t.Errorf("at rest: %q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
+	}
+	got, err = decide(t, c, Facts{Desired: other}, under(rollout.Starting))
+	if err != nil || got.Fault == nil || got.Saved.State.Phase != rollout.Analyzing {
+		t.Errorf("under way: %q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
+	}
+	if got, err = decide(t, c, Facts{Desired: asks(4)}, under(rollout.Idle)); err != nil || got.Fault != nil || got.Saved.State.Phase != rollout.Starting {
+		t.Errorf("a mended one: %q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
+	}
+}
+
+// What lives beside the app and can't be listed is told, and keeps no rollout from beginning.
+func TestUnlistedNeighbours(t *testing.T) {
+	c := &cluster{unlisted: errors.New("conversion webhook is down"), seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}}}
+	got, err := decide(t, c, Facts{Desired: asks(2)}, under(rollout.Idle))
+	if err != nil || got.Fault != nil || got.Saved.State.Phase != rollout.Starting || !strings.Contains(got.Events[0].Reason, "conversion webhook is down") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A removed app goes although nobody knows any more what it was made of, and is forgotten when git has its last word.
+func TestRemoval(t *testing.T) {
+	c := &cluster{lost: ErrReleaseLost, seen: Seen{Applied: true}}
+	got, err := decide(t, c, Facts{Removed: true}, under(rollout.Analyzing))
+	if err != nil || got.Saved.State.Phase != rollout.Removing {
+		t.Fatalf("taken off the list: %q, %v", got.Saved.State.Phase, err)
+	}
+	got, err = decide(t, c, Facts{Removed: true}, got.Saved.State)
+	if err != nil || len(got.Events) != 1 || got.Events[0].Type != rollout.Removed || c.deleted {
+		t.Fatalf("all gone: %+v, %v", got.Events, err)
+	}
+	if got, err = decide(t, c, Facts{Removed: true}, got.Saved.State); err != nil || got.Gone {
+		t.Fatalf("git is away: gone %t, %v", got.Gone, err)
+	}
+	got, err = decide(t, c, Facts{Removed: true, Recorded: got.Saved.State.LastSeq}, got.Saved.State)
+	if err != nil || !got.Gone || !c.deleted {
+		t.Errorf("git knows: gone %t, deleted %t, %v", got.Gone, c.deleted, err)
+	}
+	c.deleted = false
+	if got, err := decide(t, c, Facts{Removed: true}, rollout.State{}); err != nil || !got.Gone || c.deleted {
+		t.Errorf("never saved: gone %t, deleted %t, %v", got.Gone, c.deleted, err)
+	}
+}
+
+// A cluster that is not seen, whichever of its answers is missing, is blind for the look, and a fault only when somebody has
+// to put something right.
+func TestBlind(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		c     cluster
+		fault bool
+	}{
+		{"away", cluster{away: errors.New("connection refused")}, false},
+		{"records away", cluster{lost: errors.New("connection refused")}, false},
+		{"no right", cluster{away: apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "web", nil)}, true},
+		{"record lost", cluster{lost: ErrReleaseLost}, true},
+	} {
+		got, err := decide(t, &test.c, Facts{Desired: asks(3)}, under(rollout.Analyzing))
+		if err == nil || !got.Blind || got.Moved || (got.Fault != nil) != test.fault {
+			t.Errorf("%s: blind %t, moved %t, fault %v, error %v", test.name, got.Blind, got.Moved, got.Fault, err)
+		}
+	}
+}
