@@ -259,7 +259,9 @@ func TestSwitchedOffByItsChart(t *testing.T) {
 	w.servesGit()
 }
 
-// An object that can't be made ready to be applied is told on the status branch, as one that the cluster refuses is.
+// An object that can't be made ready to be applied is told on the status branch, as one that the cluster refuses is. A
+// version that mends it gets in, in whatever phase the broken one is, and so does a revert; and an app with such an object
+// can be removed.
 func TestUnpreparableObject(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -272,5 +274,43 @@ func TestUnpreparableObject(t *testing.T) {
 	w.await("the fault on the status branch", func() (bool, string) {
 		text := w.file(w.statusBranch(), "apps/"+app+".yaml")
 		return strings.Contains(text, "stringData.port is not a string"), text
+	})
+	w.bump("0.0.129")
+	w.awaitEvent(rollout.Installed, "0.0.129", 1)
+	w.bump("0.1.2") // as a canary
+	w.awaitEvent(rollout.RolloutStarted, "0.1.2", 1)
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.bump("0.1.2")
+	w.awaitEvent(rollout.RolloutStarted, "0.1.2", 2)
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Aborted, "0.1.2", 1)
+	w.servesGit()
+	w.bump("0.1.2")
+	w.awaitEvent(rollout.RolloutStarted, "0.1.2", 3)
+	w.removed()
+}
+
+// TestRemovedAppLeavesNothing: no object, no state, no Helm record, and helm install of that name would be welcome.
+func TestRemovedAppLeavesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	w.removed()
+	w.commit("listed again", map[string]string{requirements: w.listed})
+	w.awaitEvent(rollout.Installed, "0.0.129", 2)
+	w.servesGit()
+}
+
+// removed takes the app off the list and waits until nothing of it is left.
+func (w *world) removed() {
+	w.Helper()
+	w.listed = w.file("main", requirements)
+	w.commit("the app goes", map[string]string{requirements: "dependencies: []\n"})
+	w.await("everything of the app to be gone", func() (bool, string) {
+		secrets := w.names("", "v1", "secrets")
+		deployments := w.names("apps", "v1", "deployments")
+		left := append(secrets, deployments...)
+		return len(left) == 0, strings.Join(left, ", ")
 	})
 }

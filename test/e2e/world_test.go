@@ -82,9 +82,11 @@ type world struct {
 	testing.TB
 	bed *bed.Bed
 	// name of the environment, of its repository, and of its namespace.
-	name  string
-	dir   string
-	image string
+	name string
+	dir  string
+	// listed is the list of apps before removed emptied it.
+	listed string
+	image  string
 	// repository and charts are what the agent's configuration says of them; empty: git over HTTP, charts over HTTP.
 	repository, charts string
 	// interval between looks at the branch, and checkInterval between checks.
