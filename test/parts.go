@@ -28,8 +28,9 @@ type pkg struct {
 	heavy bool
 }
 
-// heavyImports are the beginnings of the packages that make others heavy.
-var heavyImports = []string{"k8s.io/client-go/", "helm.sh/", "k8s.io/apiserver/", "k8s.io/api/"}
+// heavyImports are the beginnings of the packages that make others heavy. Of Helm it is the engine and the client, not the
+// package of a chart's values.
+var heavyImports = []string{"k8s.io/client-go/", "helm.sh/helm/v3/pkg/engine", "helm.sh/helm/v3/pkg/storage", "k8s.io/apiserver/", "k8s.io/api/"}
 
 func (s *session) unit() error {
 	list, err := s.choose(func(p pkg) bool { return !p.bed })
