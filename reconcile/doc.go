@@ -1,9 +1,10 @@
 // Package reconcile is the loop of one environment: it observes git, the cluster and the metrics, asks
 // rollout.Next what they mean, saves the answer, and then makes the cluster and git say it.
 //
-// A pass over one app is: project the present state, observe the cluster against it, decide, save, apply.
-// Every effect of a pass is a function of the saved state, so a pass that was cut short anywhere is repeated
-// whole by the next one, and a pass that finds nothing to do writes nothing.
+// The Agent is the queue and the wiring, and the one place where an outcome changes what is known of an app: in decided
+// and acted. A pass over one app is a look of package delivery, which is given facts and gives a decision. Repository is
+// git. What the loop needs of the world are the ports Cluster, Git, Renderer and Clock; it links neither Kubernetes' client
+// nor Helm's engine, and runs in test/sim as it does in the agent.
 //
 // Concurrency: an Agent runs one goroutine that follows the branch, one that writes the audit log and the
 // rollback commits, and a few workers that make passes. An app is in the hands of one worker at a time; the
