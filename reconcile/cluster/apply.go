@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,8 +77,8 @@ func (r *Result) add(k Key, a Action, reason string) {
 //
 // Objects fail one by one, and the others are applied all the same, with two exceptions. Routing waits while the
 // rollout is on its way up and an object that it may refer to could not be made. After a failure nothing is deleted but
-// what is left of a canary track, if all of the routing is as desired: then no traffic leads there any more. Result holds
-// what was done in any case.
+// what is left of a canary track, where there is routing, all of it is as desired, and none is left over: then no traffic
+// leads there any more. Result holds what was done in any case.
 func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d project.Desired) (Result, error) {
 	var r Result
 	plan := c.plan(app, d)
@@ -102,7 +103,7 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 	switch {
 	case complete && len(faults) == 0:
 		faults = append(faults, c.prune(ctx, m, s.Phase, plan, all, &r)...)
-	case routed:
+	case routed && !slices.ContainsFunc(c.leftovers(m, plan), func(i item) bool { return i.Track == trackRouting }):
 		faults = append(faults, c.prune(ctx, m, s.Phase, plan, onlyCanary, &r)...)
 	}
 	if c.mustSave(m) {
@@ -221,9 +222,10 @@ const (
 	absent
 )
 
-// applyAll applies the plan. Complete tells that all of it is in the cluster as desired, routed that all the routing is.
+// applyAll applies the plan. Complete tells that all of it is in the cluster as desired, routed that there is routing and
+// all of that is. Without any, what leads to a canary may be an object of the stable track, and nobody knows.
 func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, r *Result) (complete, routed bool, faults []error) {
-	complete, routed = true, true
+	complete, routed = true, slices.ContainsFunc(plan, func(p planned) bool { return p.track == trackRouting })
 	missing := false
 	for i, p := range plan {
 		if p.track == trackRouting && missing && rising(phase) {

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,20 @@ func TestUnpreparableObject(t *testing.T) {
 	r.apply(rollout.Updating, broken(`"8080"`))
 	r.awaitReady(broken(`"8080"`))
 	r.get(secrets, "odd")
+	// While it is not known where the traffic leads, a canary stays, whether the routing is not planned or left over.
+	bare := broken("8080")
+	bare.Routing = nil
+	for range 2 {
+		if _, err := r.Apply(t.Context(), r.app, rollout.State{Phase: rollout.Starting}, with); err == nil {
+			t.Error("no fault")
+		}
+		res, err := r.Apply(t.Context(), r.app, rollout.State{Phase: rollout.RollingBack}, bare)
+		if err == nil || strings.Contains(actions(res), "deleted") {
+			t.Errorf("without routing: %s, %v", actions(res), err)
+		}
+		bare.Stable = append(bare.Stable, with.Routing...)
+	}
+	r.apply(rollout.Updating, broken(`"8080"`))
 	// And once more broken, in place of one that is there: that stays, until the app goes.
 	if _, err := r.Apply(t.Context(), r.app, rollout.State{}, broken("8080")); err == nil {
 		t.Error("no fault")
@@ -116,4 +131,11 @@ spec:
 	if res, err := r.Apply(t.Context(), r.app, rollout.State{Phase: rollout.RollingBack}, away); err == nil || !strings.Contains(actions(res), "Deployment web-canary deleted") {
 		t.Errorf("%s, %v", actions(res), err)
 	}
+	// When the kind can be converted again, all is as it was.
+	whole := all("{strategy: None}")
+	eventually(t, time.Minute, func() (bool, string) {
+		_, err := r.Apply(t.Context(), r.app, rollout.State{}, whole)
+		seen := r.observe(whole)
+		return err == nil && seen.Applied && seen.Stable.Ready, fmt.Sprint(err, seen.Pending)
+	})
 }
