@@ -51,7 +51,7 @@ func (a *Agent) record(ctx context.Context, flush func(context.Context) error) e
 		}
 		failures = 0
 		if held := a.heldFaults(); !held.IsZero() {
-			again = time.After(held.Sub(a.now()))
+			again = time.After(max(held.Sub(a.now()), gitRetryFirst))
 		}
 	}
 }
@@ -155,17 +155,16 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	}
 }
 
-// heldFaults is when the first of the faults is to be told that batch held back; zero: there is none.
+// heldFaults is when the first of the faults is to be told that git does not hold yet, which may be by now; zero: there is
+// none.
 func (a *Agent) heldFaults() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var first time.Time
-	for _, ap := range a.apps {
-		if ap.recordedFault == nil || text(ap.fault) == *ap.recordedFault || ap.gone {
-			continue
-		}
-		if at := ap.flapping.until(); at.After(a.now()) {
-			first = earliest(first, at)
+	for name, ap := range a.apps {
+		looked := a.unsynced != nil && !a.unsynced[name]
+		if looked && !ap.gone && ap.recordedFault != nil && text(ap.fault) != *ap.recordedFault {
+			first = earliest(first, ap.flapping.until())
 		}
 	}
 	return first

@@ -255,7 +255,11 @@ func TestFlappingFaultIsHeldDown(t *testing.T) {
 	if held.IsZero() {
 		t.Fatal("nothing is held back")
 	}
+	// It is told of as well when its time has come while git was being written to.
 	now = held
+	if again := r.heldFaults(); !again.Equal(held) {
+		t.Errorf("due at %v, and then at %v", held, again)
+	}
 	r.writeAll()
 	_, tip := r.history(statusBranch)
 	if text, err := fs.ReadFile(tip.FS(), "README.md"); err != nil || strings.Contains(string(text), "network error") {
