@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
-// delivery is what the environments of one process share.
+// deliveries is what the environments of one process share.
 type deliveries struct {
 	config  *config
 	rest    *rest.Config
