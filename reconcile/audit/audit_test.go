@@ -258,8 +258,8 @@ func TestLostState(t *testing.T) {
 }
 
 // An app that was removed and is listed again numbers its events from the beginning. They are news, whatever numbers the
-// record has; those of the life before that come again are none.
-func TestAnotherLife(t *testing.T) {
+// record has; those of the incarnation before that come again are none.
+func TestAnearlierIncarnation(t *testing.T) {
 	events := life()
 	_, branch := send(t, nil, batch(croc(events...)))
 	commits, ahead, err := Commits(branch, batch(croc(events...)))

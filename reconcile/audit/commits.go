@@ -110,7 +110,7 @@ type Commit struct {
 // each event that the tip does not hold, oldest first, and one for each fault that came or went. They are to be
 // pushed together; only the last one changes README.md. No commits: the tip says it all.
 //
-// ahead has an entry for each app whose record in the tip is of another life of the app: it has higher numbers than the
+// ahead has an entry for each app whose record in the tip is of an earlier incarnation of the app: it has higher numbers than the
 // app's State ever gave, or other events by the same numbers. The State was lost, or the app was removed and is listed
 // again. Nothing is written for such an app: its events are to be numbered on after the record's, and sent again.
 //
@@ -159,7 +159,7 @@ func (w *writing) app(a App) error {
 	if err != nil {
 		return err
 	}
-	if !a.Gone && !a.Unreadable && (r.LastSeq > a.LastSeq || r.otherLife(a.Events)) {
+	if !a.Gone && !a.Unreadable && (r.LastSeq > a.LastSeq || r.earlierIncarnation(a.Events)) {
 		w.ahead[a.Name] = r.LastSeq
 		return nil
 	}
@@ -186,9 +186,9 @@ func (w *writing) app(a App) error {
 	return nil
 }
 
-// otherLife reports whether events are numbered like those of the record and are none of them: those of an app that was
+// earlierIncarnation reports whether events are numbered like those of the record and are none of them: those of an app that was
 // forgotten and is listed again, or whose State was lost. They happened after all that the record tells.
-func (r Record) otherLife(events []rollout.Event) bool {
+func (r Record) earlierIncarnation(events []rollout.Event) bool {
 	return slices.ContainsFunc(events, func(e rollout.Event) bool { return e.Seq <= r.LastSeq && second(e.Time).After(r.Updated) })
 }
 

@@ -44,7 +44,7 @@ type Facts struct {
 	// Desired is nil while it is not known what git asks for; Fault says why, where that is for people to know.
 	Desired *Desired
 	Fault   error
-	// Recorded is the newest event that git holds, Ahead its last number of another life of the app; see
+	// Recorded is the newest event that git holds, Ahead its last number of an earlier incarnation of the app; see
 	// rollout.Observation. Reverted is git's answer to the state's Revert.
 	Recorded, Ahead int64
 	Reverted        *rollout.Reverted

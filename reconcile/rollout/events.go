@@ -39,7 +39,7 @@ func (t *turn) rollout() int64 {
 // A log that is ahead of the State can only mean that the State was lost or is an old copy. Its events are news all
 // the same, so they are numbered on after the log's rather than taken for the log's own.
 func (t *turn) acknowledge() {
-	if log, other := t.otherLife(t.o); other {
+	if log, other := t.earlierIncarnation(t.o); other {
 		t.LastSeq = log
 		for i := range t.Outbox {
 			t.LastSeq++
@@ -56,8 +56,8 @@ func (t *turn) acknowledge() {
 	}
 }
 
-// otherLife returns the audit log's last number where the Outbox is to be numbered on after it.
-func (s State) otherLife(o Observation) (log int64, other bool) {
+// earlierIncarnation returns the audit log's last number where the Outbox is to be numbered on after it.
+func (s State) earlierIncarnation(o Observation) (log int64, other bool) {
 	log = max(o.Ahead, o.Recorded)
 	return log, log > s.LastSeq || len(s.Outbox) > 0 && s.Outbox[0].Seq <= o.Ahead
 }

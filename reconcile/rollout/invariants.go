@@ -124,7 +124,7 @@ func judged(s State, o Observation) bool {
 func checkNumbers(before State, o Observation, after State, events []Event) error {
 	var faults []error
 	base, owed := before.LastSeq, len(events)
-	if log, other := before.otherLife(o); other {
+	if log, other := before.earlierIncarnation(o); other {
 		base, owed = log+int64(len(before.Outbox)), owed+len(before.Outbox)
 	} else {
 		for _, e := range before.Outbox {

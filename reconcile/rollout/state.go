@@ -175,7 +175,7 @@ type Observation struct {
 	Reverted *Reverted
 	// Recorded is the highest event number that the audit log holds.
 	Recorded int64
-	// Ahead is the audit log's last number where it belongs to another life of the app, and the Outbox is to be numbered on
+	// Ahead is the audit log's last number where it belongs to an earlier incarnation of the app, and the Outbox is to be numbered on
 	// after it: the State was lost, or the app was removed and is listed again. 0: it does not.
 	Ahead int64
 	// Retry: a person asked to try a rejected release again. True in one observation only for each time of asking.

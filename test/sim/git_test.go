@@ -98,8 +98,8 @@ func (g *repository) found(r rollout.Revert) string {
 // the app's state gave; then nothing is written.
 func (g *repository) record(lastSeq int64, events []rollout.Event) (ahead int64) {
 	n := int64(len(g.log))
-	otherLife := func(e rollout.Event) bool { return e.Seq <= n && e.Time.After(g.log[n-1].Time) }
-	if n > lastSeq || slices.ContainsFunc(events, otherLife) {
+	earlierIncarnation := func(e rollout.Event) bool { return e.Seq <= n && e.Time.After(g.log[n-1].Time) }
+	if n > lastSeq || slices.ContainsFunc(events, earlierIncarnation) {
 		return n
 	}
 	for _, e := range events {
