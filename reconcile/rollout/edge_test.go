@@ -61,6 +61,25 @@ func TestUnfit(t *testing.T) {
 	}
 }
 
+// A change that no pod sees must not keep a canary that is away in traffic for a look more.
+func TestPlainChangeWhileTheCanaryIsAway(t *testing.T) {
+	for _, phase := range []rollout.Phase{rollout.Analyzing, rollout.Promoting} {
+		s := rollout.State{
+			Phase: phase, Weight: 10, Peak: 10, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "b"},
+		}
+		o := healthy(s, "unused")
+		o.Stable, o.Canary = rollout.Track{Available: true}, rollout.Track{}
+		o.Desired, o.FromStable, o.FromTarget = rollout.Release{Digest: "b+x"}, rollout.ChangePods, rollout.ChangePlain
+		s, _ = checkedNext(t, s, o)
+		if s.Weight != 0 {
+			t.Errorf("%s: %d%% go to a canary that is away", phase, s.Weight)
+		}
+		if s, _ = checkedNext(t, s, o); s.Target.Digest != "b+x" {
+			t.Errorf("%s: the change is not taken", phase)
+		}
+	}
+}
+
 func TestRolloutID(t *testing.T) {
 	if id := (rollout.State{}).RolloutID("app"); id != "" {
 		t.Errorf("before the first rollout: %q", id)

@@ -64,7 +64,8 @@ import (
 // the above:
 //
 //	Desired is Stable, or Stable but for what no pod sees         RollingBack               Aborted
-//	Desired is Target but for what no pod sees                    Target = Desired          Applied
+//	Desired is Target but for what no pod sees, and the canary
+//	  is not away under traffic                                   Target = Desired          Applied
 //	Desired is a third release, rejected before                   RollingBack               Aborted
 //	Desired is a third release                                    restart at step 0         Superseded, RolloutStarted
 //

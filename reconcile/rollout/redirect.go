@@ -18,6 +18,8 @@ func (t *turn) redirect() bool {
 		t.retreat(Aborted, Aborted, fmt.Sprintf("git went back to the pods of %s", label(t.Stable)), nil)
 	case t.Phase == Draining:
 		return false // the release is as good as promoted; what comes next is measured against it
+	case t.o.FromTarget == ChangePlain && t.Weight > 0 && !t.o.Canary.Available && t.o.Stable.Available:
+		return false // a canary that is away loses its traffic first
 	case t.o.FromTarget == ChangePlain:
 		t.Target = t.o.Desired
 		t.emit(Applied, "", nil)
