@@ -129,6 +129,8 @@ type app struct {
 	// corrections of what others did to the app's objects.
 	corrections corrections
 	failures    int
+	// unfinished: the last decision was not acted upon to its end, or an agent before this one may have died in it.
+	unfinished bool
 	// gone: git does not list the app and nothing of it is left but, perhaps, a fault on the status branch.
 	gone bool
 }
@@ -219,8 +221,10 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, saved := range states {
-		a.apps[name] = &app{name: name, saved: saved, since: a.now()}
+		ap := &app{name: name, saved: saved, since: a.now()}
+		a.apps[name] = ap
 		if saved.State.InFlight() || len(saved.State.Outbox) > 0 || saved.State.Revert != nil {
+			ap.unfinished = true
 			a.queue.Urge(name)
 			a.tellGit()
 		}

@@ -65,6 +65,7 @@ func (a *Agent) begin(name string) (work, bool) {
 		name: name, input: ap.input, commit: a.source, asked: ap.asked, unmet: ap.unmet,
 		facts: delivery.Facts{
 			Saved: ap.saved, Removed: ap.removed, Recorded: ap.recorded, Ahead: ap.ahead, Reverted: ap.reverted, WatchedSince: ap.since,
+			Unfinished:      ap.unfinished,
 			HoldCorrections: ap.corrections.next(a.now()).After(a.now()),
 		},
 	}
@@ -118,6 +119,12 @@ func (a *Agent) acted(name string, d delivery.Decision, changes int, undecided, 
 	ap := a.apps[name]
 	if ap == nil || ap.gone {
 		return time.Time{}
+	}
+	if d.Moved || undone != nil {
+		ap.unfinished = true
+	}
+	if undone == nil && undecided == nil {
+		ap.unfinished = false
 	}
 	fault := undone
 	if fault == nil {

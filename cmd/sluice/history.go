@@ -162,6 +162,7 @@ func statusNote(r audit.Record) string {
 func ending(r audit.Record) string {
 	words := map[string]string{
 		string(rollout.RolledBack): "was rolled back", string(rollout.Aborted): "was aborted", string(rollout.Superseded): "was superseded",
+		string(rollout.Recovered): "was given up",
 	}
 	word := words[r.Last.Outcome]
 	if word == "" {

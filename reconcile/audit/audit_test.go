@@ -404,7 +404,7 @@ func TestEveryEventHasASentence(t *testing.T) {
 	for _, typ := range []rollout.EventType{
 		rollout.InstallStarted, rollout.Installed, rollout.Applied, rollout.RolloutStarted, rollout.Advanced, rollout.Held,
 		rollout.Inconclusive, rollout.Paused, rollout.Resumed, rollout.PromotionStarted, rollout.Promoted, rollout.RollbackStarted,
-		rollout.RolledBack, rollout.Superseded, rollout.Aborted, rollout.RollbackCommitted, rollout.RollbackSkipped, rollout.Removed,
+		rollout.RolledBack, rollout.Superseded, rollout.Aborted, rollout.RollbackCommitted, rollout.RollbackSkipped, rollout.Removed, rollout.Recovered,
 		rollout.Degraded,
 	} {
 		if sentences[typ] == "" {
@@ -504,5 +504,20 @@ func TestGitReadsTrailers(t *testing.T) {
 		if want := msg[strings.LastIndex(msg, "\n\n")+2:]; string(out) != want {
 			t.Errorf("%s: git reads\n%s\nwant\n%s", e.Type, out, want)
 		}
+	}
+}
+
+// A recovery leaves the record at rest with what serves; it ends a rollout only where one was under way.
+func TestRecovered(t *testing.T) {
+	r129, r130 := rollout.Release{Version: "0.0.129", Digest: "a"}, rollout.Release{Version: "0.0.130", Digest: "b"}
+	under := Record{App: "web"}.After(rollout.Event{Seq: 1, Type: rollout.Promoted, From: r130, To: r129}).
+		After(rollout.Event{Seq: 2, Type: rollout.Advanced, From: r129, To: r130, Weight: 50})
+	got := under.After(rollout.Event{Seq: 3, Type: rollout.Recovered, From: r129, To: r130, Reason: "its saved state is gone"})
+	if got.Phase != phaseIdle || got.Serves.Version != "0.0.129" || got.Weight != 0 || got.Target.Version != "" || got.Last.Outcome != "Recovered" {
+		t.Errorf("in mid-rollout: %+v", got)
+	}
+	got = under.After(rollout.Event{Seq: 3, Type: rollout.Recovered, From: r129, Reason: "its saved state is gone"})
+	if got.Phase != phaseIdle || got.Serves.Version != "0.0.129" || got.Weight != 0 || got.Last.Outcome != "Promoted" {
+		t.Errorf("nothing known to be under way: %+v", got)
 	}
 }

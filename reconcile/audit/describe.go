@@ -37,6 +37,7 @@ var sentences = map[rollout.EventType]string{
 	rollout.RollbackCommitted: "git is back from {to} to {from} in commit {commit}",
 	rollout.RollbackSkipped:   "git was not put back from {to} to {from}",
 	rollout.Removed:           "removed {from}",
+	rollout.Recovered:         "recovered ({change})",
 	rollout.Degraded:          "degraded ({change})",
 	Fault:                     "cannot be delivered",
 	FaultCleared:              "can be delivered again",

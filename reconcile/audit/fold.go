@@ -32,7 +32,7 @@ func (r Record) After(e rollout.Event) Record {
 	return r
 }
 
-// take changes what the event's type says. An Aborted or Superseded rollout has no event of its end, so that it counts
+// take changes what the event's type says. A rollout that was aborted, superseded or given up in a recovery has no event of its end, so that it counts
 // as ended when it is said.
 func (r *Record) take(e rollout.Event) {
 	switch e.Type {
@@ -63,6 +63,12 @@ func (r *Record) take(e rollout.Event) {
 		r.rest(e.To, e)
 	case rollout.RolledBack, rollout.Aborted, rollout.Superseded:
 		r.rest(e.From, e)
+	case rollout.Recovered:
+		last := r.Last
+		r.rest(e.From, e)
+		if e.To.IsZero() {
+			r.Last = last // nothing was under way
+		}
 	case rollout.RollbackCommitted:
 		r.Rollback, r.RollbackSkipped = clean(e.Commit, longestText), ""
 	case rollout.RollbackSkipped:

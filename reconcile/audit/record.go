@@ -75,7 +75,7 @@ type Check struct {
 
 // Ending is how a rollout ended.
 type Ending struct {
-	// Outcome is Installed, Promoted, RolledBack, Superseded or Aborted.
+	// Outcome is Installed, Promoted, RolledBack, Superseded, Aborted or Recovered.
 	Outcome string    `yaml:"outcome,omitempty" json:"outcome,omitempty"`
 	Release Release   `yaml:"release,omitempty" json:"release,omitzero"`
 	Reason  string    `yaml:"reason,omitempty" json:"reason,omitempty"`

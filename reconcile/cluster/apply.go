@@ -139,7 +139,7 @@ func (c *Client) plan(app delivery.App, d project.Desired) []planned {
 }
 
 func (c *Client) planOne(app delivery.App, t track, o *unstructured.Unstructured) planned {
-	object, fault := prepare(app, o)
+	object, fault := prepare(app, c.owned(app.Name, t), o)
 	namespaced, known := c.Namespaced(object.GroupVersionKind())
 	switch {
 	case known && !namespaced:

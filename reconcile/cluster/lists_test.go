@@ -169,6 +169,7 @@ func (r *rig) read(o *unstructured.Unstructured) map[string]any {
 	for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "name"} {
 		unstructured.RemoveNestedField(live.Object, "metadata", field)
 	}
+	unstructured.RemoveNestedField(live.Object, "metadata", "labels", "sluice.dev/app")
 	for _, field := range []string{"clusterIP", "clusterIPs"} {
 		unstructured.RemoveNestedField(live.Object, "spec", field)
 	}

@@ -84,7 +84,12 @@ func installOrder(o *unstructured.Unstructured) int {
 	if o.GroupVersionKind().GroupKind() == crdKind {
 		return -1
 	}
-	if i := slices.Index(releaseutil.InstallOrder, o.GetKind()); i >= 0 {
+	return orderOf(o.GetKind())
+}
+
+// orderOf a kind in Helm's order of installation.
+func orderOf(kind string) int {
+	if i := slices.Index(releaseutil.InstallOrder, kind); i >= 0 {
 		return i
 	}
 	return len(releaseutil.InstallOrder)

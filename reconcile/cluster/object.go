@@ -51,9 +51,9 @@ var (
 	secretKind    = schema.GroupKind{Kind: "Secret"}
 )
 
-// prepare returns the object as it is sent to the API server: with Helm's marks, and without what only the
+// prepare returns the object as it is sent to the API server: with Helm's marks and ours, and without what only the
 // server may say. It shares everything but its metadata with o. With an error it can't be sent.
-func prepare(app delivery.App, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+func prepare(app delivery.App, owned map[string]string, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	out := maps.Clone(o.Object)
 	delete(out, "status")
 	was, _ := out["metadata"].(map[string]any)
@@ -64,9 +64,10 @@ func prepare(app delivery.App, o *unstructured.Unstructured) (*unstructured.Unst
 	for _, field := range []string{"creationTimestamp", "resourceVersion", "uid", "generation", "managedFields", "selfLink"} {
 		delete(meta, field)
 	}
-	meta["labels"] = with(meta["labels"], managedByLabel, "Helm")
-	meta["annotations"] = with(with(meta["annotations"], releaseNameAnnotation, app.ReleaseName),
-		releaseNamespaceAnnotation, app.Namespace)
+	meta["labels"] = with(with(meta["labels"], owned), map[string]string{managedByLabel: "Helm"})
+	meta["annotations"] = with(meta["annotations"], map[string]string{
+		releaseNameAnnotation: app.ReleaseName, releaseNamespaceAnnotation: app.Namespace,
+	})
 	out["metadata"] = meta
 	p := &unstructured.Unstructured{Object: out}
 	if keyOf(p).groupKind() == secretKind {
@@ -75,17 +76,19 @@ func prepare(app delivery.App, o *unstructured.Unstructured) (*unstructured.Unst
 	return p, nil
 }
 
-// with returns a copy of a map of strings with one entry set. Entries without a value are dropped, as they are
+// with returns a copy of a map of strings with some entries set. Entries without a value are dropped, as they are
 // by the API server.
-func with(m any, key, value string) map[string]any {
+func with(m any, set map[string]string) map[string]any {
 	old, _ := m.(map[string]any)
-	out := make(map[string]any, len(old)+1)
+	out := make(map[string]any, len(old)+len(set))
 	for k, v := range old {
 		if v != nil {
 			out[k] = v
 		}
 	}
-	out[key] = value
+	for k, v := range set {
+		out[k] = v
+	}
 	return out
 }
 

@@ -8,10 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"helm.sh/helm/v3/pkg/action"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
 	"github.com/sluice-cd/sluice/reconcile/cluster"
@@ -73,6 +75,106 @@ func TestDeletedStateIsMadeAnew(t *testing.T) {
 	r.restart("2")
 	if got := actions(r.apply(rollout.Removing, project.Desired{})); !strings.Contains(got, "Deployment web deleted") {
 		t.Errorf("the inventory was lost: %s", got)
+	}
+}
+
+// TestLostState: the Secret is deleted while nobody runs. What there was is found by the Helm records and the labels: the
+// canary goes, what serves stays, and so does what is another app's.
+func TestLostState(t *testing.T) {
+	r := newRig(t)
+	keep := func(version, manifest, stamp string) rollout.Release {
+		t.Helper()
+		rel := r.rendered(version, manifest)
+		id := rollout.Release{Version: version, Digest: rel.Digest, Commit: strings.Repeat("c", 40), Stamp: stamp}
+		n, err := r.AddRelease(t.Context(), r.app, id, rel, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id.Revision = n
+		return id
+	}
+	other := delivery.App{Name: "other", Namespace: r.ns, ReleaseName: "other"}
+	alien := project.Desired{Stable: r.objects(strings.ReplaceAll(configs, "name: web", "name: other"))}
+	if _, err := r.Apply(t.Context(), other, rollout.State{}, alien); err != nil {
+		t.Fatal(err)
+	}
+	stable := keep("1.0.1", configs+"\n---\n"+service+"\n---\n"+deployment("web", "web:1", 1), "0123456789abcdef")
+	d := r.whole()
+	r.apply(rollout.Installing, d)
+	if err := r.SettleReleases(t.Context(), r.app, rollout.State{Stable: stable}); err != nil {
+		t.Fatal(err)
+	}
+	target := keep("1.0.2", deployment("web", "web:2", 1), "")
+	under := d
+	under.Canary = r.objects(strings.ReplaceAll(configs, "name: web", "name: web-canary") + "\n---\n" + deployment("web-canary", "web:2", 1))
+	under.CanaryWorkloads = workloads(under.Canary)
+	s := rollout.State{Phase: rollout.Analyzing, Stable: stable, Target: target, Weight: 50, Peak: 50, Rollouts: 1}
+	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: s}); err != nil {
+		t.Fatal(err)
+	}
+	r.apply(s.Phase, under)
+	if _, found := r.get(deployments, "web-canary").GetLabels()["sluice.dev/track"]; !found {
+		t.Error("the canary carries no label of its track")
+	}
+	if pod, _, _ := unstructured.NestedStringMap(r.get(deployments, "web").Object, "spec", "template", "metadata", "labels"); pod["sluice.dev/app"] != "" {
+		t.Errorf("pods would start anew for their labels: %v", pod)
+	}
+	if err := r.kube.CoreV1().Secrets(r.ns).Delete(t.Context(), "sluice.production.web", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+
+	r.restart("2")
+	states, broken, err := r.LoadStates(t.Context())
+	if lost, ok := states["web"]; err != nil || len(broken) > 0 || !ok || lost.App != r.app || lost.State.LastSeq != 0 {
+		t.Fatalf("states %+v, broken %v, %v", states, broken, err)
+	}
+	found, err := r.Adopt(t.Context(), r.app)
+	if want := (rollout.Found{Stable: stable, Target: target, Lost: true, Canary: true, Revision: 2}); err != nil || found != want {
+		t.Fatalf("found %+v, %v; want %+v", found, err, want)
+	}
+	if seen := r.observe(d); seen.Applied {
+		t.Error("the canary that is left over is not seen")
+	}
+	s, _ = rollout.Recover(found, false, time.Now())
+	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: s}); err != nil {
+		t.Fatal(err)
+	}
+	r.restart("3") // what was found is saved
+	got := actions(r.apply(rollout.RollingBack, d))
+	if !strings.Contains(got, "Deployment web-canary deleted") || !strings.Contains(got, "ConfigMap web-canary deleted") || strings.Contains(got, "other") {
+		t.Errorf("giving the rollout up:\n%s", got)
+	}
+	if !r.observe(d).Applied {
+		t.Errorf("pending: %s", r.observe(d).Pending)
+	}
+	got = actions(r.apply(rollout.Removing, project.Desired{}))
+	if !strings.Contains(got, "Deployment web deleted") || !strings.Contains(got, "VirtualService web deleted") || strings.Contains(got, "other") {
+		t.Errorf("removing:\n%s", got)
+	}
+}
+
+// TestUpgradeByHand: helm upgrade copies the labels of our record to its own, which is its release all the same.
+func TestUpgradeByHand(t *testing.T) {
+	r := newRig(t)
+	rel := r.rendered("1.0.1", configs)
+	n, err := r.AddRelease(t.Context(), r.app, rollout.Release{Digest: rel.Digest}, rel, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := project.Desired{Stable: r.objects(configs)}
+	r.apply(rollout.Installing, d)
+	if err := r.SettleReleases(t.Context(), r.app, rollout.State{Stable: rollout.Release{Digest: rel.Digest, Revision: n}}); err != nil {
+		t.Fatal(err)
+	}
+	upgrade := action.NewUpgrade(r.helm())
+	upgrade.Namespace = r.ns
+	if _, err := upgrade.Run("web", helmChart("1.0.2", strings.Replace(configs, "info", "debug", 1)), nil); err != nil {
+		t.Fatal(err)
+	}
+	r.restart("2")
+	found, err := r.Adopt(t.Context(), r.app)
+	if err != nil || found.Lost || found.Stable.Version != "1.0.2" || found.Stable.Revision != 2 || found.Stable.Digest == rel.Digest {
+		t.Errorf("found %+v, %v", found, err)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/lru"
 
@@ -33,8 +34,13 @@ import (
 
 const (
 	helmSecretType = "helm.sh/release.v1"
-	// digestLabel marks a release record as Sluice's, and says which release it is of.
+	// digestLabel marks a release record as Sluice's, and says which release it is of; stampLabel and commitLabel tell the
+	// rest of a rollout.Release.
 	digestLabel = "sluice.dev/digest"
+	stampLabel  = "sluice.dev/stamp"
+	commitLabel = "sluice.dev/commit"
+	// revisionLabel is the record's own number. helm upgrade copies a record's labels to the next one.
+	revisionLabel = "sluice.dev/revision"
 	// maxHistory is how many records of a release are kept.
 	maxHistory = 10
 	// keptObjects is how many releases' objects are kept decoded, for rollouts that outlast git.
@@ -45,9 +51,16 @@ const (
 type revision struct {
 	number int
 	status release.Status
-	// digest of the rollout.Release; empty for a record that another Helm client wrote.
-	digest string
+	// digest of the rollout.Release, its stamp and its commit; no digest: another Helm client wrote the record.
+	digest, stamp, commit string
 }
+
+// of reports whether it is the record of a release.
+func (rev revision) of(id rollout.Release) bool {
+	return rev.digest == digestText(id.Digest) && rev.stamp == id.Stamp && rev.commit == labelOf(id.Commit)
+}
+
+func (rev revision) ours() bool { return rev.digest != "" }
 
 // releases keeps Helm release records. Several apps may use it at once, each its own release.
 type releases struct {
@@ -67,8 +80,10 @@ func newReleases(c *Client) *releases {
 // be had again while git and the chart repository are away. A record that an earlier call made for the same
 // release, and that nothing has become of yet, is used again. The revision is later than after, the latest that the
 // app's state names: its record may be gone, as after helm uninstall, but no other release may go by its number.
-func (c *Client) AddRelease(ctx context.Context, app delivery.App, rel *rendered.Release, after int) (int, error) {
-	n, err := c.releases.add(ctx, app, rel, after)
+func (c *Client) AddRelease(
+	ctx context.Context, app delivery.App, id rollout.Release, rel *rendered.Release, after int,
+) (int, error) {
+	n, err := c.releases.add(ctx, app, id, rel, after)
 	if err != nil {
 		return 0, fmt.Errorf("adding to Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
 	}
@@ -95,17 +110,39 @@ func (c *Client) ReleaseObjects(ctx context.Context, app delivery.App, number in
 	return objs, nil
 }
 
-// Adopt finds the release that Helm, Flux or jx deployed before Sluice came: it is the stable release of an app
-// that has no state yet. It is zero when there is none.
-func (c *Client) Adopt(ctx context.Context, app delivery.App) (rollout.Release, error) {
-	rel, err := c.releases.adopt(ctx, app)
-	if err != nil {
-		return rollout.Release{}, fmt.Errorf("adopting Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+// Adopt finds what there is of an app that has no state. What Helm, Flux or jx deployed before Sluice came is its stable
+// release. Where the records are ours the state was lost: then the objects that carry the app's labels are put into its
+// inventory.
+func (c *Client) Adopt(ctx context.Context, app delivery.App) (rollout.Found, error) {
+	found, err := c.releases.adopt(ctx, app)
+	if err == nil && found.Lost {
+		found.Canary, err = c.recallReleases(ctx, app, found)
 	}
-	return rel, nil
+	if err != nil {
+		return rollout.Found{}, fmt.Errorf("adopting Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
+	}
+	return found, nil
 }
 
-func (r *releases) add(ctx context.Context, app delivery.App, rel *rendered.Release, after int) (int, error) {
+// recallReleases is recall with what the records still know of the releases' kinds.
+func (c *Client) recallReleases(ctx context.Context, app delivery.App, found rollout.Found) (canary bool, err error) {
+	var releases [][]*unstructured.Unstructured
+	for _, n := range slices.Compact([]int{found.Stable.Revision, found.Target.Revision, found.Revision}) {
+		if n == 0 {
+			continue
+		}
+		objs, err := c.ReleaseObjects(ctx, app, n)
+		if err != nil && !errors.Is(err, delivery.ErrReleaseLost) {
+			return false, err
+		}
+		releases = append(releases, objs)
+	}
+	return c.recall(ctx, app, releases...)
+}
+
+func (r *releases) add(
+	ctx context.Context, app delivery.App, id rollout.Release, rel *rendered.Release, after int,
+) (int, error) {
 	if err := r.c.ensureNamespace(ctx, app.Namespace); err != nil {
 		return 0, err
 	}
@@ -118,9 +155,9 @@ func (r *releases) add(ctx context.Context, app delivery.App, rel *rendered.Rele
 		last = history[len(history)-1]
 	}
 	switch {
-	case last.status.IsPending() && last.digest == digestText(rel.Digest) && last.number > after:
+	case last.status.IsPending() && last.of(id) && last.number > after:
 		return last.number, nil
-	case last.status.IsPending() && last.digest == "":
+	case last.status.IsPending() && !last.ours():
 		return 0, busy(last)
 	}
 	first, err := r.firstDeployed(ctx, app, last.number)
@@ -131,13 +168,15 @@ func (r *releases) add(ctx context.Context, app delivery.App, rel *rendered.Rele
 	if err != nil {
 		return 0, err
 	}
+	record.Labels = r.labelsOf(app, id)
+	record.Labels[revisionLabel] = strconv.Itoa(record.Version)
 	if err := r.driver(ctx, app, record.Version).Create(recordName(app, record.Version), record); err != nil {
 		r.c.lostNamespace(err)
 		r.forget(app)
 		return 0, tooLarge(err)
 	}
 	r.objects.Remove(objectsKey(app, record.Version))
-	history = append(history, revision{number: record.Version, status: record.Info.Status, digest: record.Labels[digestLabel]})
+	history = append(history, revisionOf(record.Version, record.Info.Status, record.Labels))
 	r.remember(app, history)
 	return record.Version, nil
 }
@@ -171,10 +210,41 @@ func newRecord(app delivery.App, rel *rendered.Release, number int, first helmti
 	record := &release.Release{
 		Name: app.ReleaseName, Namespace: app.Namespace, Version: number, Chart: rel.Chart, Config: rel.Config,
 		Manifest: manifest, Hooks: hooksOf(rel),
-		Info:   &release.Info{FirstDeployed: first, LastDeployed: helmtime.Time{Time: now}, Status: status, Description: doing},
-		Labels: map[string]string{digestLabel: digestText(rel.Digest)},
+		Info: &release.Info{FirstDeployed: first, LastDeployed: helmtime.Time{Time: now}, Status: status, Description: doing},
 	}
 	return record, nil
+}
+
+// labelsOf a record of ours. The app is named where its name is a label as it is, so that nobody takes one for another.
+func (r *releases) labelsOf(app delivery.App, id rollout.Release) map[string]string {
+	out := map[string]string{digestLabel: digestText(id.Digest), environmentLabel: labelValue(r.c.cfg.Environment)}
+	if labelValue(app.Name) == app.Name {
+		out[appLabel] = app.Name
+	}
+	if id.Stamp != "" {
+		out[stampLabel] = id.Stamp
+	}
+	if commit := labelOf(id.Commit); commit != "" {
+		out[commitLabel] = commit
+	}
+	return out
+}
+
+// labelOf is a commit's hash; empty for what no label can hold.
+func labelOf(commit string) string {
+	if len(validation.IsValidLabelValue(commit)) > 0 {
+		return ""
+	}
+	return commit
+}
+
+func revisionOf(number int, status release.Status, labels map[string]string) revision {
+	if n := labels[revisionLabel]; n != "" && n != strconv.Itoa(number) {
+		return revision{number: number, status: status}
+	}
+	return revision{
+		number: number, status: status, digest: labels[digestLabel], stamp: labels[stampLabel], commit: labels[commitLabel],
+	}
 }
 
 func hooksOf(rel *rendered.Release) []*release.Hook {
@@ -247,7 +317,7 @@ func wantedStatus(rev revision, s rollout.State) (release.Status, string) {
 		return release.StatusPendingUpgrade, "Preparing upgrade"
 	case rev.status == release.StatusDeployed:
 		return release.StatusSuperseded, ""
-	case rev.status.IsPending() && rev.digest != "":
+	case rev.status.IsPending() && rev.ours():
 		return release.StatusFailed, whyFailed(rev, s)
 	default:
 		return rev.status, ""
@@ -260,8 +330,8 @@ func whyFailed(rev revision, s rollout.State) string {
 			return "Rolled back: " + rejected.Reason
 		}
 	}
-	if s.Outcome == rollout.Aborted {
-		return "Aborted: " + s.Reason
+	if s.Outcome == rollout.Aborted || s.Outcome == rollout.Recovered {
+		return string(s.Outcome) + ": " + s.Reason
 	}
 	return "Superseded before it was promoted"
 }
@@ -321,7 +391,7 @@ func (r *releases) uninstall(ctx context.Context, app delivery.App) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(history, func(rev revision) bool { return rev.digest != "" }) {
+	if !slices.ContainsFunc(history, revision.ours) {
 		return nil
 	}
 	defer r.forget(app)
@@ -333,32 +403,47 @@ func (r *releases) uninstall(ctx context.Context, app delivery.App) error {
 	return nil
 }
 
-func (r *releases) adopt(ctx context.Context, app delivery.App) (rollout.Release, error) {
+func (r *releases) adopt(ctx context.Context, app delivery.App) (found rollout.Found, err error) {
 	history, err := r.list(ctx, app)
 	if err != nil || len(history) == 0 {
-		return rollout.Release{}, err
+		return found, err
 	}
-	if last := history[len(history)-1]; last.status.IsPending() && last.digest == "" {
-		return rollout.Release{}, busy(last)
+	last := history[len(history)-1]
+	if last.status.IsPending() && !last.ours() {
+		return found, busy(last)
+	}
+	found.Revision = last.number
+	serving := slices.IndexFunc(history, func(rev revision) bool { return rev.status == release.StatusDeployed })
+	// A record of ours after another tool's is of a release that was about to begin when there was no state yet.
+	found.Lost = last.ours() && (serving < 0 || history[serving].ours())
+	if serving >= 0 {
+		if found.Stable, err = r.release(ctx, app, history[serving]); err != nil {
+			return found, err
+		}
 	}
 	for _, rev := range slices.Backward(history) {
-		if rev.status != release.StatusDeployed {
-			continue
+		if found.Lost && rev.number > found.Stable.Revision && (rev.status.IsPending() || rev.status == release.StatusUninstalling) {
+			found.Target, err = r.release(ctx, app, rev)
+			break
 		}
-		record, err := r.get(ctx, app, rev.number)
-		if err != nil {
-			return rollout.Release{}, err
-		}
-		found := rollout.Release{Revision: rev.number, Digest: digestOf(rev.digest)}
-		if record.Chart != nil && record.Chart.Metadata != nil {
-			found.Version = record.Chart.Metadata.Version
-		}
-		if found.Digest == "" {
-			found.Digest = adoptedDigest(found.Version, record.Manifest)
-		}
-		return found, nil
 	}
-	return rollout.Release{}, nil
+	return found, err
+}
+
+// release that a record is of.
+func (r *releases) release(ctx context.Context, app delivery.App, rev revision) (rollout.Release, error) {
+	record, err := r.get(ctx, app, rev.number)
+	if err != nil {
+		return rollout.Release{}, err
+	}
+	found := rollout.Release{Revision: rev.number, Digest: digestOf(rev.digest), Stamp: rev.stamp, Commit: rev.commit}
+	if record.Chart != nil && record.Chart.Metadata != nil {
+		found.Version = record.Chart.Metadata.Version
+	}
+	if found.Digest == "" {
+		found.Digest = adoptedDigest(found.Version, record.Manifest)
+	}
+	return found, nil
 }
 
 // adoptedDigest identifies a release that another Helm client rendered. It equals no digest of ours; whether the
@@ -422,7 +507,7 @@ func (r *releases) list(ctx context.Context, app delivery.App) ([]revision, erro
 		if err != nil || s.Name != recordName(app, number) {
 			continue
 		}
-		out = append(out, revision{number: number, status: release.Status(s.Labels["status"]), digest: s.Labels[digestLabel]})
+		out = append(out, revisionOf(number, release.Status(s.Labels["status"]), s.Labels))
 	}
 	slices.SortFunc(out, func(a, b revision) int { return cmp.Compare(a.number, b.number) })
 	r.remember(app, out)

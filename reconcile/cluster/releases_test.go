@@ -72,7 +72,7 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	one, two, three := r.rendered("1.0.1", deployment("web", "web:1", 1)), r.rendered("1.0.2", deployment("web", "web:2", 1)), r.rendered("1.0.3", deployment("web", "web:3", 1))
 	add := func(rel *rendered.Release) rollout.Release {
 		t.Helper()
-		n, err := r.AddRelease(t.Context(), r.app, rel, 0)
+		n, err := r.AddRelease(t.Context(), r.app, rollout.Release{Digest: rel.Digest}, rel, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	if err != nil || len(objs) != 1 || objs[0].GetNamespace() != r.ns || !strings.Contains(fmt.Sprint(objs[0].Object), "web:1") {
 		t.Errorf("objects of revision 1: %v, %v", objs, err)
 	}
-	if found, err := r.Adopt(t.Context(), r.app); err != nil || found != third {
+	if found, err := r.Adopt(t.Context(), r.app); err != nil || found.Stable != third {
 		t.Errorf("adopting our own: %+v, %v; want %+v", found, err, third)
 	}
 	began = r.flush()
@@ -157,7 +157,7 @@ func TestOutdatedAPIVersions(t *testing.T) {
 	r := newRig(t)
 	rel := r.rendered("1.0.1", deployment("web", "web:1", 1))
 	rel.Manifest = strings.Replace(rel.Manifest, "apps/v1", "extensions/v1beta1", 1)
-	n, err := r.AddRelease(t.Context(), r.app, rel, 0)
+	n, err := r.AddRelease(t.Context(), r.app, rollout.Release{Digest: rel.Digest}, rel, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestReleaseThatDoesNotFit(t *testing.T) {
 		noise[i] = byte(x >> 24)
 	}
 	rel.Chart.Files = []*chart.File{{Name: "noise", Data: noise}}
-	if _, err := r.AddRelease(t.Context(), r.app, rel, 0); !errors.Is(err, delivery.ErrReleaseTooLarge) {
+	if _, err := r.AddRelease(t.Context(), r.app, rollout.Release{Digest: rel.Digest}, rel, 0); !errors.Is(err, delivery.ErrReleaseTooLarge) {
 		t.Errorf("err = %v", err)
 	}
 }
@@ -196,7 +196,7 @@ func TestSomebodyElsesOperation(t *testing.T) {
 	if _, err := r.Adopt(t.Context(), r.app); !errors.Is(err, delivery.ErrHelmBusy) {
 		t.Errorf("Adopt: %v", err)
 	}
-	if _, err := r.AddRelease(t.Context(), r.app, r.rendered("1.0.1", configs), 0); !errors.Is(err, delivery.ErrHelmBusy) {
+	if _, err := r.AddRelease(t.Context(), r.app, rollout.Release{}, r.rendered("1.0.1", configs), 0); !errors.Is(err, delivery.ErrHelmBusy) {
 		t.Errorf("AddRelease: %v", err)
 	}
 }
@@ -224,10 +224,10 @@ func TestAdoptFromHelm(t *testing.T) {
 	r.edit(deployments, "web", `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"2026-01-01T00:00:00Z"}}}}}`)
 
 	found, err := r.Adopt(t.Context(), r.app)
-	if err != nil || found.Revision != 2 || found.Version != "1.0.1" || found.Digest == "" {
+	if err != nil || found.Lost || found.Stable.Revision != 2 || found.Stable.Version != "1.0.1" || found.Stable.Digest == "" {
 		t.Fatalf("found %+v, %v", found, err)
 	}
-	objs, err := r.ReleaseObjects(t.Context(), r.app, found.Revision)
+	objs, err := r.ReleaseObjects(t.Context(), r.app, found.Stable.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestAdoptFromKubectl(t *testing.T) {
 func TestLostRecords(t *testing.T) {
 	r := newRig(t)
 	one, two := r.rendered("1.0.1", configs), r.rendered("1.0.2", service)
-	n, err := r.AddRelease(t.Context(), r.app, one, 0)
+	n, err := r.AddRelease(t.Context(), r.app, rollout.Release{Digest: one.Digest}, one, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +322,7 @@ func TestLostRecords(t *testing.T) {
 	if _, err := r.ReleaseObjects(t.Context(), r.app, n); !errors.Is(err, delivery.ErrReleaseLost) {
 		t.Errorf("reading it: %v", err)
 	}
-	next, err := r.AddRelease(t.Context(), r.app, two, n)
+	next, err := r.AddRelease(t.Context(), r.app, rollout.Release{Digest: two.Digest}, two, n)
 	if err != nil || next != n+1 {
 		t.Errorf("the next revision is %d, %v; want %d", next, err, n+1)
 	}

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -44,12 +45,16 @@ const (
 )
 
 // LoadStates returns every app's state in the environment by the app's name, and makes the client forget what
-// it knew. A state that can't be read is not in out; broken says why by the app's name, and LoadState tries again. It must
+// it knew. Apps that there are Helm records of ours of, and no state, come with a zero one. A state that can't be read is not in out; broken says why by the app's name, and LoadState tries again. It must
 // not run while an app is in somebody's hands.
 func (c *Client) LoadStates(ctx context.Context) (out map[string]delivery.Saved, broken map[string]error, err error) {
 	out, broken = map[string]delivery.Saved{}, map[string]error{}
 	apps := map[string]*memory{}
-	opts := metav1.ListOptions{Limit: statePage, LabelSelector: labels.Set{environmentLabel: labelValue(c.cfg.Environment)}.String()}
+	opts := metav1.ListOptions{
+		Limit:         statePage,
+		LabelSelector: labels.Set{environmentLabel: labelValue(c.cfg.Environment)}.String(),
+		FieldSelector: fields.OneTermEqualSelector("type", stateSecretType).String(), // or charts' own Secrets came too
+	}
 	for {
 		list, err := c.core.Secrets(c.cfg.Namespace).List(ctx, opts)
 		if err != nil {
@@ -69,6 +74,13 @@ func (c *Client) LoadStates(ctx context.Context) (out map[string]delivery.Saved,
 		if opts.Continue = list.Continue; opts.Continue == "" {
 			break
 		}
+	}
+	lost, err := c.orphans(ctx, out, broken)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, app := range lost {
+		out[app.Name] = delivery.Saved{App: app}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -170,7 +170,7 @@ stringData: {new: hi}
 status: {}
 `)
 	before := fmt.Sprint(in.Object)
-	got, err := prepare(app, in)
+	got, err := prepare(app, nil, in)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,8 @@ type Facts struct {
 	Reverted        *rollout.Reverted
 	// WatchedSince is since when the cluster has answered without a gap; zero: always.
 	WatchedSince time.Time
+	// Unfinished: the last decision was not acted upon to its end, or nobody knows.
+	Unfinished bool
 	// HoldCorrections: what others did to the objects is left as it is in this look.
 	HoldCorrections bool
 }
@@ -92,13 +94,16 @@ func (d *Delivery) Act(ctx context.Context, dec Decision) (changes int, err erro
 	if dec.unprojected != nil {
 		return 0, dec.unprojected
 	}
-	if changes, err = d.Objects.Apply(ctx, app, s, dec.projection); err != nil {
-		return changes, fmt.Errorf("applying %s: %w", app.Name, err)
-	}
+	// The records come first: what is deleted now would be missed by whoever goes back by what they said before. They keep
+	// no traffic waiting.
+	var faults []error
 	if err := d.Records.SettleReleases(ctx, app, s); err != nil {
-		return changes, fmt.Errorf("recording the releases of %s: %w", app.Name, err)
+		faults = append(faults, fmt.Errorf("recording the releases of %s: %w", app.Name, err))
 	}
-	return changes, nil
+	if changes, err = d.Objects.Apply(ctx, app, s, dec.projection); err != nil {
+		faults = append(faults, fmt.Errorf("applying %s: %w", app.Name, err))
+	}
+	return changes, errors.Join(faults...)
 }
 
 // look is one look at one app.
@@ -106,8 +111,10 @@ type look struct {
 	*Delivery
 	Facts
 	app App
-	// state is the saved one, with the policy that its projection follows now.
+	// state is the saved one, or the recovered one, with the policy that its projection follows now.
 	state rollout.State
+	// recovered are the events of a recovery.
+	recovered []rollout.Event
 }
 
 func (l *look) decide(ctx context.Context) (dec Decision, err error) {
@@ -115,11 +122,11 @@ func (l *look) decide(ctx context.Context) (dec Decision, err error) {
 	if err := l.adopt(ctx); err != nil {
 		return l.unfinished(dec, err)
 	}
-	if l.Desired != nil {
-		l.state = l.state.Governed(l.Desired.ID, l.Desired.Policy)
-	}
 	if l.state.Policy == nil && !l.Removed {
 		return dec, nil // nothing is known of this app yet but its fault
+	}
+	if len(l.recovered) > 0 {
+		return l.recover(ctx, dec)
 	}
 	before, err := l.look(ctx, &dec)
 	if err != nil {
@@ -141,7 +148,7 @@ func (l *look) decide(ctx context.Context) (dec Decision, err error) {
 		dec.Events = events
 	}
 	dec.Again = lookAgain(next, o, l.Now())
-	dec.act = dec.Moved || !dec.Seen.Applied && !l.HoldCorrections
+	dec.act = dec.Moved || l.Unfinished || !dec.Seen.Applied && !l.HoldCorrections
 	return l.told(dec, unprepared)
 }
 
@@ -171,18 +178,62 @@ func (l *look) told(dec Decision, unprepared error) (Decision, error) {
 	return dec, unprepared
 }
 
-// adopt takes over what Helm, Flux or jx deployed before Sluice came, as the stable release.
+// adopt makes a state for an app that has none, of what there is of it in the cluster, and takes over the policy.
 func (l *look) adopt(ctx context.Context) error {
-	s := &l.state
-	if s.LastSeq > 0 || !s.Stable.IsZero() || s.Phase != rollout.Idle || l.Removed {
+	s := l.state
+	if s.LastSeq > 0 || !s.Stable.IsZero() || s.Phase != rollout.Idle {
+		l.govern()
 		return nil
 	}
-	stable, err := l.Records.Adopt(ctx, l.app)
+	found, err := l.Records.Adopt(ctx, l.app)
 	if err != nil {
-		return fmt.Errorf("looking for a release of %s that is there already: %w", l.app.Name, err)
+		return fmt.Errorf("looking for what there is of %s already: %w", l.app.Name, err)
 	}
-	s.Stable = stable
+	l.state, l.recovered = rollout.Recover(found, l.Removed, l.Now())
+	l.govern()
+	if l.state.Policy == nil || l.fits(ctx) {
+		return nil
+	}
+	// The policy under which the release came is not known, and that of what git asks for now does not fit it. Mostly that is
+	// because it names another workload, and the release has but one.
+	policy := *l.state.Policy
+	policy.Target = environments.Target{}
+	if l.state.Policy = &policy; l.fits(ctx) {
+		return nil
+	}
+	// Then nobody knows what a canary of it was; whatever it is, it goes.
+	found.Target = rollout.Release{}
+	l.state, l.recovered = rollout.Recover(found, l.Removed, l.Now())
+	policy.Strategy = environments.StrategyRolling
+	l.state.Policy = &policy
 	return nil
+}
+
+// fits reports whether the policy fits the releases, as far as they can be read.
+func (l *look) fits(ctx context.Context) bool {
+	_, err := l.project(ctx, l.state)
+	var unfit *unfitError
+	return !errors.As(err, &unfit)
+}
+
+// govern gives the state the policy that its projection follows.
+func (l *look) govern() {
+	if l.Desired != nil {
+		l.state = l.state.Governed(l.Desired.ID, l.Desired.Policy)
+	}
+}
+
+// recover saves what was recovered before anything new may begin. What follows from it is for the next look.
+func (l *look) recover(ctx context.Context, dec Decision) (Decision, error) {
+	before, err := l.project(ctx, l.state)
+	if err != nil {
+		return l.unfinished(dec, err)
+	}
+	if err := l.save(ctx, &dec, l.state, before); err != nil {
+		return l.unfinished(dec, err)
+	}
+	dec.Events, dec.act, dec.Blind = l.recovered, true, false
+	return dec, nil
 }
 
 // look compares the cluster with the projection of the saved state.

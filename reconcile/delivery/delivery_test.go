@@ -27,6 +27,10 @@ type cluster struct {
 	// saved is the state that was saved last, deleted: it is gone.
 	saved   rollout.State
 	deleted bool
+	// found is what there is of an app without a state.
+	found rollout.Found
+	// another: the releases have two workloads.
+	another bool
 	// What they answer.
 	unlisted, unkept, lost, away error
 }
@@ -53,14 +57,20 @@ func (c *cluster) DeleteState(context.Context, Saved) error {
 	return nil
 }
 
-func (c *cluster) Adopt(context.Context, App) (rollout.Release, error) { return rollout.Release{}, nil }
+func (c *cluster) Adopt(context.Context, App) (rollout.Found, error) { return c.found, c.away }
 
-func (c *cluster) AddRelease(_ context.Context, _ App, _ *release.Release, after int) (int, error) {
+func (c *cluster) AddRelease(_ context.Context, _ App, _ rollout.Release, _ *release.Release, after int) (int, error) {
 	return after + 1, c.unkept
 }
 
 func (c *cluster) ReleaseObjects(_ context.Context, _ App, n int) ([]*unstructured.Unstructured, error) {
-	return objects(n), c.lost
+	out := objects(n)
+	if c.another {
+		second := objects(n)[0]
+		second.SetName("web-2")
+		out = append(out, second)
+	}
+	return out, c.lost
 }
 func (c *cluster) SettleReleases(context.Context, App, rollout.State) error { return nil }
 func (c *cluster) Ask(context.Context, []analysis.Check) []analysis.Sample  { return nil }
@@ -115,7 +125,9 @@ func decide(t *testing.T, c *cluster, f Facts, s rollout.State) (Decision, error
 // A release that can't be kept, whatever is wrong with its record, keeps no canary from being judged, and is told.
 func TestReleaseThatCannotBeKept(t *testing.T) {
 	for _, unkept := range []error{ErrReleaseTooLarge, ErrHelmBusy, errors.New("etcdserver: request timed out")} {
-		c := &cluster{unkept: unkept, seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}, Canary: rollout.Track{Failed: true}}}
+		c := &cluster{unkept: unkept, seen: Seen{
+			Applied: true, Stable: rollout.Track{Ready: true}, Canary: rollout.Track{Available: true, Failed: true},
+		}}
 		plain := asks(2) // but for what no pod sees, so that it would take the target's place at once
 		plain.ID.Digest = "2+1"
 		plain.Release.Objects[0].SetAnnotations(map[string]string{"note": "1"})
@@ -210,4 +222,67 @@ func TestBlind(t *testing.T) {
 			t.Errorf("%s: blind %t, moved %t, fault %v, error %v", test.name, got.Blind, got.Moved, got.Fault, err)
 		}
 	}
+}
+
+// A rollout whose state was lost is given up: traffic goes to what serves, the event says so, and it is saved before
+// anything is done.
+func TestLostState(t *testing.T) {
+	c := &cluster{
+		found: rollout.Found{Lost: true, Stable: id(1), Target: id(2), Canary: true, Revision: 2},
+		seen:  Seen{Applied: true, Stable: rollout.Track{Ready: true}, Canary: rollout.Track{Ready: true}},
+	}
+	got, err := decide(t, c, Facts{Desired: asks(2)}, rollout.State{})
+	if err != nil || c.saved.Phase != rollout.RollingBack || c.saved.Weight != 0 || c.saved.Drained {
+		t.Errorf("saved %+v, %v", c.saved, err)
+	}
+	if len(got.Events) != 1 || got.Events[0].Type != rollout.Recovered {
+		t.Errorf("events %+v", got.Events)
+	}
+	// The policy that it had is lost as well. Where that of what git asks for now does not fit it, there is a way out.
+	other := asks(3)
+	other.Policy.Target = environments.Target{Kind: "Deployment", Name: "another"}
+	got, err = decide(t, c, Facts{Desired: other}, rollout.State{})
+	if err != nil || c.saved.Phase != rollout.RollingBack || c.saved.Policy.Target != (environments.Target{}) {
+		t.Errorf("another policy: saved %+v, %v", c.saved, err)
+	}
+	c.another = true // so that the policy has to name one
+	got, err = decide(t, c, Facts{Desired: other}, rollout.State{})
+	if err != nil || !c.saved.Target.IsZero() || c.saved.Phase != rollout.Idle || got.Events[0].Type != rollout.Recovered {
+		t.Errorf("another policy, two workloads: saved %+v, %v", c.saved, err)
+	}
+	// While it is not known what git asks for, nobody knows the policy either.
+	c.saved = rollout.State{}
+	if got, err := decide(t, c, Facts{}, rollout.State{}); err != nil || got.Moved {
+		t.Errorf("git unknown: %+v, %v", got, err)
+	}
+	got, err = decide(t, c, Facts{Removed: true}, rollout.State{})
+	if err != nil || c.saved.LastSeq != 1 || got.Events[0].Type != rollout.Removed {
+		t.Errorf("not listed, and nothing is left: saved %+v, events %+v, %v", c.saved, got.Events, err)
+	}
+	c.seen = Seen{}
+	if _, err = decide(t, c, Facts{Removed: true}, rollout.State{}); err != nil || c.saved.Phase != rollout.Removing {
+		t.Errorf("not listed: saved %+v, %v", c.saved, err)
+	}
+}
+
+// What a look did not act upon to its end, the next one does, be everything in the cluster as desired: the records may not
+// say it yet.
+func TestUnfinished(t *testing.T) {
+	c := &cluster{seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}}}
+	at := decided(t, c, Facts{Desired: asks(1)})
+	if at.act {
+		t.Error("acts at rest")
+	}
+	if at = decided(t, c, Facts{Desired: asks(1), Unfinished: true}); !at.act {
+		t.Error("what was left undone is not taken up")
+	}
+}
+
+func decided(t *testing.T, c *cluster, f Facts) Decision {
+	t.Helper()
+	got, err := decide(t, c, f, under(rollout.Idle))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
 }

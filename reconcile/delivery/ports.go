@@ -64,11 +64,12 @@ type States interface {
 
 // Records keep the manifests of an app's releases.
 type Records interface {
-	// Adopt finds the release that another tool deployed before Sluice came; zero: none.
-	Adopt(ctx context.Context, app App) (rollout.Release, error)
-	// AddRelease keeps a release under a revision later than after. One that it kept before, and of which nothing has
-	// become yet, is not kept twice.
-	AddRelease(ctx context.Context, app App, rel *release.Release, after int) (revision int, err error)
+	// Adopt finds what there is of an app without a state. Of one whose state was lost it puts the objects into the
+	// inventory.
+	Adopt(ctx context.Context, app App) (rollout.Found, error)
+	// AddRelease keeps a release, and what id says of it, under a revision later than after. One that it kept before, and
+	// of which nothing has become yet, is not kept twice.
+	AddRelease(ctx context.Context, app App, id rollout.Release, rel *release.Release, after int) (revision int, err error)
 	// ReleaseObjects returns ErrReleaseLost for a release that is kept no longer. The objects are shared.
 	ReleaseObjects(ctx context.Context, app App, revision int) ([]*unstructured.Unstructured, error)
 	// SettleReleases makes the records say of their releases what the state says.

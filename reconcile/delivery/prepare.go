@@ -68,27 +68,26 @@ func (l *look) warnings(ctx context.Context, in project.Input) []string {
 	return warnings
 }
 
-// number keeps the manifests of a release and gives it the number of its record, and the stamp that makes its pods known
-// from those that serve.
+// number gives a release the stamp that makes its pods known from those that serve, keeps its manifests, and gives it the
+// number of their record.
 func (l *look) number(ctx context.Context, r rollout.Release) (rollout.Release, error) {
 	s := l.state
-	n, err := l.Records.AddRelease(ctx, l.app, l.Desired.Release, max(s.Stable.Revision, s.Target.Revision))
+	if !s.Stable.IsZero() {
+		old, err := l.objects(ctx, s.Stable)
+		if err != nil {
+			return r, err
+		}
+		switch project.Compare(old, l.Desired.Release.Objects) {
+		case rollout.ChangePods:
+			r.Stamp = project.Stamp(old, l.Desired.Release.Objects)
+		case rollout.ChangePlain, rollout.ChangeNone:
+			r.Stamp = s.Stable.Stamp // the pods stay
+		}
+	}
+	n, err := l.Records.AddRelease(ctx, l.app, r, l.Desired.Release, max(s.Stable.Revision, s.Target.Revision))
 	if err != nil {
 		return r, fmt.Errorf("keeping release %s of %s: %w", r.Version, l.app.Name, err)
 	}
 	r.Revision = n
-	if s.Stable.IsZero() {
-		return r, nil
-	}
-	old, err := l.objects(ctx, s.Stable)
-	if err != nil {
-		return r, err
-	}
-	switch project.Compare(old, l.Desired.Release.Objects) {
-	case rollout.ChangePods:
-		r.Stamp = project.Stamp(old, l.Desired.Release.Objects)
-	case rollout.ChangePlain, rollout.ChangeNone:
-		r.Stamp = s.Stable.Stamp // the pods stay
-	}
 	return r, nil
 }

@@ -75,9 +75,14 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	return all, nil
 }
 
+// GeneratedKinds are the kinds of objects that a rollout makes beside those of the kinds that the releases have.
+func GeneratedKinds() []schema.GroupKind {
+	return []schema.GroupKind{{Kind: "Service"}, virtualService, destinationRule}
+}
+
 // WarningKinds are the kinds of objects that Warnings looks at.
 func WarningKinds() []schema.GroupKind {
-	kinds := []schema.GroupKind{{Kind: "Service"}, virtualService, destinationRule}
+	kinds := GeneratedKinds()
 	for _, f := range selectorFields {
 		kinds = append(kinds, f.GroupKind)
 	}

@@ -29,6 +29,7 @@ const (
 	RollbackCommitted EventType = "RollbackCommitted"
 	RollbackSkipped   EventType = "RollbackSkipped" // git had moved on; nothing was written
 	Removed           EventType = "Removed"         // git no longer lists the app, and its objects are gone
+	Recovered         EventType = "Recovered"       // the State was lost: what serves was taken over, a rollout given up
 	Degraded          EventType = "Degraded"        // past the deadline, and only time or a person can mend it
 )
 

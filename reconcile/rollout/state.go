@@ -84,7 +84,8 @@ type State struct {
 	Paused string `json:"paused,omitempty"`
 	// Reason of the last decision, in numbers.
 	Reason string `json:"reason,omitempty"`
-	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted; empty before the first.
+	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted, Recovered; empty before the
+	// first.
 	// During RollingBack it already is what this rollout will end as.
 	Outcome EventType `json:"outcome,omitempty"`
 	// Rejected releases, newest last, at most 10.

@@ -164,7 +164,9 @@ func TestBrokenState(t *testing.T) {
 	w.install()
 	before := w.pods(app)
 	w.stop()
-	secrets, err := w.kube.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{LabelSelector: "sluice.dev/app=" + app + ",sluice.dev/environment=" + w.name})
+	secrets, err := w.kube.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{
+		LabelSelector: "sluice.dev/app=" + app + ",sluice.dev/environment=" + w.name, FieldSelector: "type=sluice.dev/state.v1",
+	})
 	w.must(err)
 	if len(secrets.Items) != 1 {
 		t.Fatalf("%d states", len(secrets.Items))

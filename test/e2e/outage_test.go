@@ -148,6 +148,49 @@ func TestKilledWhileUpdating(t *testing.T) {
 	w.serves()
 }
 
+// TestLostState deletes the state in every phase while nobody runs. Each time the rollout is given up, which git is told, and
+// begins anew; users are served all the while, and in the end nothing is left of any canary.
+func TestLostState(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start()
+	w.loseIn(inPhase(rollout.Installing))
+	w.awaitEvent(rollout.Installed, "0.0.129", 1)
+	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
+	w.bump("0.0.130")
+	for n, m := range []moment{
+		inPhase(rollout.Starting), atWeight(10, false), atWeight(50, true), inPhase(rollout.Promoting), inPhase(rollout.Draining),
+	} {
+		w.loseIn(m)
+		w.awaitEvent(rollout.Recovered, "0.0.130", n+1)
+	}
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.settled()
+	w.serves("VirtualService/" + app)
+	w.awaitHelmHistory("1 superseded 0.0.129", "2 failed 0.0.130", "3 failed 0.0.130", "4 failed 0.0.130", "5 failed 0.0.130",
+		"6 failed 0.0.130", "7 deployed 0.0.130")
+	w.behave("0.0.131", behaviour.Behaviour{ErrorRate: 0.3})
+	w.bump("0.0.131")
+	w.loseIn(inPhase(rollout.RollingBack))
+	w.awaitEvent(rollout.Recovered, "0.0.131", 1)
+	w.awaitEvent(rollout.RollbackCommitted, "0.0.131", 1)
+	w.awaitEvent(rollout.RolledBack, "0.0.131", 1)
+	w.settled()
+	w.servesGit()
+	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
+		t.Errorf("%d requests found no pod", n-unserved)
+	}
+}
+
+// loseIn waits for the moment, kills the agent, deletes the state, and starts the agent again.
+func (w *world) loseIn(m moment) {
+	w.Helper()
+	w.awaitState(m)
+	w.kill()
+	w.must(w.kube.CoreV1().Secrets(w.stateNamespace()).Delete(w.Context(), w.stateName(), metav1.DeleteOptions{}))
+	w.start()
+}
+
 // Nobody's requests say nothing of a release: it is held, told as paused, and goes on when users are back.
 func TestNoTrafficHoldsTheWeight(t *testing.T) {
 	t.Parallel()

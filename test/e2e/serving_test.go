@@ -61,6 +61,7 @@ func (w *world) serves(routing ...string) {
 			}
 			labels := maps.Clone(o.GetLabels())
 			labels["app.kubernetes.io/managed-by"] = "Helm" // as Helm marks what it installs
+			labels["sluice.dev/app"], labels["sluice.dev/environment"], labels["sluice.dev/track"] = app, w.name, "stable"
 			if !maps.Equal(labels, live[name].GetLabels()) {
 				return false, fmt.Sprintf("%s has labels %v, want %v", name, live[name].GetLabels(), labels)
 			}

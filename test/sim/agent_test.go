@@ -70,7 +70,11 @@ func start(w *world) *process {
 		w.failf("the agent does not start: %v", err)
 	}
 	s := w.state()
-	w.watch.removing = s.Phase == rollout.Removing
+	if w.cluster.saved == nil {
+		w.watch.lost(w.git.log)
+	} else {
+		w.watch.removing = s.Phase == rollout.Removing
+	}
 	w.watch.owe(s.Outbox)
 	return p
 }

@@ -20,10 +20,12 @@ type cluster struct {
 	// saved is the agent's state as JSON, nil when there is none; inventory is saved with it.
 	saved     []byte
 	inventory []string
-	// touched: somebody else has written the saved state since the agent did.
+	// touched: somebody else has written the saved state since the agent did, or deleted it.
 	touched bool
-	// records are the manifests of releases, by their revision less one.
-	records []string
+	// told is the state that the Helm records say.
+	told string
+	// records are the Helm records, by their revision less one.
+	records []record
 	pods    []*pods
 }
 
@@ -37,6 +39,79 @@ type pods struct {
 	crashing   bool
 	// downUntil is when pods that flap are back.
 	downUntil time.Time
+}
+
+// record is a Helm record.
+type record struct {
+	id     rollout.Release
+	status status
+}
+
+// status of a Helm record.
+type status string
+
+const (
+	pending      status = "pending"
+	deployed     status = "deployed"
+	uninstalling status = "uninstalling"
+	over         status = "over"
+)
+
+// settle makes the records say what the state says.
+func (c *cluster) settle(s rollout.State) {
+	for i := range c.records {
+		r := &c.records[i]
+		switch n := i + 1; {
+		case s.Phase == rollout.Removing && (n == s.Stable.Revision || n == s.Target.Revision):
+			r.status = uninstalling
+		case n == s.Stable.Revision:
+			r.status = deployed
+		case n == s.Target.Revision:
+			r.status = pending
+		default:
+			r.status = over
+		}
+	}
+}
+
+// losable: there is a state, and the records say the same. Where it is lost between its saving and that, two accidents at
+// once, what it had just promoted is taken for what was under way.
+func (c *cluster) losable() bool { return c.saved != nil && c.told == string(c.saved) }
+
+// found is what is left of an app whose state is gone.
+func (c *cluster) found() rollout.Found {
+	f := rollout.Found{Lost: len(c.records) > 0, Revision: len(c.records)}
+	for i, r := range c.records {
+		id := r.id
+		id.Revision = i + 1
+		switch r.status {
+		case deployed:
+			f.Stable = id
+		case pending, uninstalling:
+			f.Target = id
+		case over:
+		}
+	}
+	if f.Target.Revision < f.Stable.Revision {
+		f.Target = rollout.Release{}
+	}
+	if !f.Lost {
+		return f
+	}
+	// The objects that carry the app's labels, which in this world are all. Routing comes last, and goes first.
+	rank := func(k string) int {
+		switch o := c.objects[k]; {
+		case o.GetKind() == "VirtualService":
+			return 2
+		case isCanary(o.GetName()):
+			return 1
+		}
+		return 0
+	}
+	c.inventory = slices.Sorted(maps.Keys(c.objects))
+	slices.SortStableFunc(c.inventory, func(x, y string) int { return rank(x) - rank(y) })
+	f.Canary = slices.ContainsFunc(c.inventory, func(k string) bool { return rank(k) == 1 })
+	return f
 }
 
 func newCluster() *cluster { return &cluster{objects: map[string]*unstructured.Unstructured{}} }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -38,7 +37,7 @@ func (p *ports) OnChange(news func(string)) { p.news = news }
 // LoadStates implements reconcile.Cluster.
 func (p *ports) LoadStates(context.Context) (map[string]delivery.Saved, map[string]error, error) {
 	out := map[string]delivery.Saved{}
-	if p.w.cluster.saved != nil {
+	if c := p.w.cluster; c.saved != nil || len(c.records) > 0 {
 		out[appName] = delivery.Saved{App: app(), State: p.w.state()}
 	}
 	return out, nil, nil
@@ -83,16 +82,9 @@ func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, 
 	})
 	if err == nil {
 		p.looked = nil
-		w.watch.decided(fresh(before, s.State), s.State)
+		w.watch.decided(w.watch.fresh(s.State), s.State)
 	}
 	return s, err
-}
-
-// fresh are the events of a state that the one before has not.
-func fresh(before, after rollout.State) []rollout.Event {
-	return slices.DeleteFunc(slices.Clone(after.Outbox), func(e rollout.Event) bool {
-		return slices.ContainsFunc(before.Outbox, func(x rollout.Event) bool { return idOf(x) == idOf(e) })
-	})
 }
 
 // DeleteState implements delivery.States.
@@ -208,20 +200,22 @@ func (p *ports) Outside(context.Context, string, []schema.GroupKind) ([]*unstruc
 }
 
 // Adopt implements delivery.Records.
-func (p *ports) Adopt(context.Context, delivery.App) (rollout.Release, error) {
+func (p *ports) Adopt(context.Context, delivery.App) (rollout.Found, error) {
 	if p.dead || p.w.apiAway {
-		return rollout.Release{}, errAway
+		return rollout.Found{}, errAway
 	}
-	return rollout.Release{}, nil
+	found := p.w.spoilFound(p.w.cluster.found())
+	p.w.logf("found: stable=%s target=%s lost=%v canary=%v", describe(found.Stable), describe(found.Target), found.Lost, found.Canary)
+	return found, nil
 }
 
 // AddRelease implements delivery.Records.
-func (p *ports) AddRelease(_ context.Context, _ delivery.App, rel *release.Release, after int) (int, error) {
+func (p *ports) AddRelease(_ context.Context, _ delivery.App, id rollout.Release, _ *release.Release, after int) (int, error) {
 	c := p.w.cluster
-	if n := len(c.records); n > after && c.records[n-1] == rel.Digest {
+	if n := len(c.records); n > after && c.records[n-1] == (record{id, pending}) {
 		return n, nil
 	}
-	err := p.write("keep "+rel.Digest, func() { c.records = append(c.records, rel.Digest) })
+	err := p.write("keep "+id.Digest, func() { c.records = append(c.records, record{id, pending}) })
 	return len(c.records), err
 }
 
@@ -233,11 +227,20 @@ func (p *ports) ReleaseObjects(_ context.Context, _ delivery.App, n int) ([]*uns
 	case n < 1 || n > len(p.w.cluster.records):
 		p.w.failf("the manifests of revision %d are not kept", n)
 	}
-	return p.w.charts.objects(p.w.cluster.records[n-1]), nil
+	return p.w.charts.objects(p.w.cluster.records[n-1].id.Digest), nil
 }
 
 // SettleReleases implements delivery.Records.
-func (p *ports) SettleReleases(context.Context, delivery.App, rollout.State) error { return nil }
+func (p *ports) SettleReleases(_ context.Context, _ delivery.App, s rollout.State) error {
+	c := p.w.cluster
+	if string(c.saved) == c.told {
+		return nil
+	}
+	return p.write("settle records", func() {
+		c.settle(s)
+		c.told = string(c.saved)
+	})
+}
 
 // Ask implements delivery.Metrics.
 func (p *ports) Ask(_ context.Context, checks []analysis.Check) []analysis.Sample {

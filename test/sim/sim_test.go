@@ -80,11 +80,14 @@ func TestBroken(t *testing.T) {
 		{"a removed app is kept", func(w *world) {
 			w.spoilState = func(_, after rollout.State) rollout.State {
 				if n := len(after.Outbox); n > 0 && after.Outbox[n-1].Type == rollout.Removed {
-					after.Reason, after.Stable = "kept", rollout.Release{Digest: "good1", Revision: 1}
+					after.Reason, after.Stable = "kept", rollout.Release{Digest: "good1", Revision: 1, Commit: "c1"}
 				}
 				return after
 			}
 		}, "is not forgotten"},
+		{"a lost state is not noticed", func(w *world) {
+			w.spoilFound = func(f rollout.Found) rollout.Found { return rollout.Found{Stable: f.Stable} }
+		}, ""},
 		{"the canary goes before its traffic", func(w *world) {
 			w.spoilDesired = func(d project.Desired) project.Desired {
 				if w.state().Phase == rollout.Promoting {

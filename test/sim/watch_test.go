@@ -30,6 +30,8 @@ type watch struct {
 	tampered bool
 	// removing: nobody is to be served any more. Objects go newest first, a canary before the routing to it.
 	removing bool
+	// unknown: there is a canary of which, with its state, all has been lost.
+	unknown bool
 	// installed: a release has been ready, so users count on one. served: they have been served since somebody last
 	// took that from them.
 	installed, served bool
@@ -149,7 +151,7 @@ func (c *watch) deleted(was *unstructured.Unstructured) {
 	if was == nil || was.GetKind() != "Deployment" || !isCanary(was.GetName()) {
 		return
 	}
-	if held := c.w.now.Sub(c.emptied); held < interval && !c.removing {
+	if held := c.w.now.Sub(c.emptied); held < interval && !c.removing && !c.unknown {
 		c.w.failf("the canary goes %s after its traffic", held)
 	}
 	if was.GetName() == c.canary { // else another one has taken its place already
@@ -229,6 +231,7 @@ func (c *watch) decided(events []rollout.Event, s rollout.State) {
 			c.w.failf("%s is rolled back although nothing was wrong with it: %s", e.To.Digest, e.Reason)
 		}
 		c.tried(e)
+		c.unknown = e.Type == rollout.Recovered && e.To.IsZero() || c.unknown && e.Type != rollout.RolloutStarted
 	}
 	c.owe(events)
 }
@@ -247,6 +250,13 @@ func (c *watch) tried(e rollout.Event) {
 	}
 }
 
+// fresh are the events of a state that no state before has had.
+func (c *watch) fresh(s rollout.State) []rollout.Event {
+	return slices.DeleteFunc(slices.Clone(s.Outbox), func(e rollout.Event) bool {
+		return slices.ContainsFunc(c.owed, func(x rollout.Event) bool { return idOf(x) == idOf(e) })
+	})
+}
+
 // owe notes the events of a saved state that git is to hold.
 func (c *watch) owe(events []rollout.Event) {
 	for _, e := range events {
@@ -261,6 +271,17 @@ func (c *watch) owe(events []rollout.Event) {
 		if !slices.ContainsFunc(c.owed, func(x rollout.Event) bool { return idOf(x) == idOf(e) }) {
 			c.owed = append(c.owed, e)
 		}
+	}
+}
+
+// lost: the state is gone and with it what nothing else tells: the events that git did not hold yet, and what failed.
+func (c *watch) lost(log []rollout.Event) {
+	c.owed = slices.DeleteFunc(c.owed, func(e rollout.Event) bool {
+		return !slices.ContainsFunc(log, func(x rollout.Event) bool { return idOf(x) == idOf(e) })
+	})
+	clear(c.failed)
+	if c.removing {
+		c.installed = false // be it listed again or not: nobody knows of any release any more
 	}
 }
 
@@ -298,8 +319,10 @@ func (c *watch) rest() {
 	p := w.agent
 	force := func() {
 		p.news(appName)
-		for p.pass() {
-			p.fire()
+		for looks := 0; p.pass(); looks++ {
+			if p.fire(); looks > 100 {
+				w.failf("the agent does not come to rest")
+			}
 		}
 	}
 	state := func() rollout.State { return w.state() }

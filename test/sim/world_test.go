@@ -51,6 +51,7 @@ type world struct {
 	// What is under test; a test may put something broken in their place.
 	spoilState   func(before, after rollout.State) rollout.State
 	spoilDesired func(project.Desired) project.Desired
+	spoilFound   func(rollout.Found) rollout.Found
 	skipSave     bool
 }
 
@@ -70,6 +71,7 @@ func newWorld(seed uint64) *world {
 		strategy:     environments.StrategyCanary,
 		spoilState:   func(_, after rollout.State) rollout.State { return after },
 		spoilDesired: func(d project.Desired) project.Desired { return d },
+		spoilFound:   func(f rollout.Found) rollout.Found { return f },
 	}
 	if seed%7 == 3 {
 		w.strategy = environments.StrategyRolling
@@ -218,6 +220,10 @@ func (w *world) act() {
 	if p.dead {
 		w.agent = nil
 		w.upAt = w.now.Add(time.Duration(w.r.IntN(20)) * time.Second)
+		if w.chance(10) && w.cluster.losable() {
+			w.cluster.saved, w.watch.hurt = nil, w.now
+			w.logf("somebody deletes the saved state, and nobody runs")
+		}
 	}
 }
 
@@ -269,6 +275,11 @@ func (w *world) edit() {
 	if w.chance(10) && w.cluster.saved != nil {
 		w.cluster.touched = true
 		w.logf("somebody writes to the saved state")
+		return
+	}
+	if w.chance(10) && w.cluster.losable() {
+		w.cluster.saved, w.cluster.touched = nil, true // the inventory is still in the agent's memory
+		w.logf("somebody deletes the saved state")
 		return
 	}
 	weight := int64(w.r.IntN(101))
@@ -341,6 +352,12 @@ func (w *world) calm() {
 func (w *world) resting() bool {
 	p, s := w.agent, w.state()
 	if p == nil || w.now.Before(w.watch.hurt.Add(deadline)) || p.read != w.git.tip().id {
+		return false
+	}
+	if w.cluster.saved == nil && len(w.cluster.records) > 0 && !w.skipSave {
+		// What the agent remembers it has no reason to write again before it has something new to say.
+		w.logf("the agent is started again")
+		w.agent, w.upAt = nil, w.now
 		return false
 	}
 	if w.protected && !s.InFlight() && s.Stable.Digest != w.git.tip().digest {
