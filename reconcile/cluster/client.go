@@ -86,7 +86,7 @@ type Client struct {
 	watches  *watches
 	releases *releases
 	health   *healthCache
-	// instance marks our own writes of states.
+	// instance names our own writes of states.
 	instance string
 
 	// namespaces that are known to exist.

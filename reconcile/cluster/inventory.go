@@ -41,6 +41,11 @@ type memory struct {
 	app delivery.App
 	// version is the resourceVersion of the Secret that holds it; empty before it was first saved.
 	version string
+	// stored is the digest of the state in that Secret, as far as is known; attempts are the writes since that were not
+	// answered, and writes counts all of this memory.
+	stored   string
+	attempts []attempt
+	writes   int
 	// items in the order in which they were applied; prune goes backwards.
 	order []Key
 	items map[Key]item

@@ -3,8 +3,10 @@ package cluster_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/sluice-cd/sluice/reconcile/cluster"
@@ -51,6 +54,100 @@ func TestLoadStateAfterAConflict(t *testing.T) {
 		t.Errorf("the other's inventory was not taken over: %s, %v", actions(res), err)
 	}
 }
+
+// TestLostAnswer: the API server does what it was asked, and the answer is lost. The next write is ours to make, and
+// overwrites nothing that a person has written in between, who leaves our mark in place.
+func TestLostAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		first  bool // the lost answer is that of the first write of all
+		edit   string
+		refuse bool
+	}{
+		{"the first write", true, "", false},
+		{"a later write", false, "", false},
+		{"edited after the first write", true, `{"stringData":{"state":"{\"weight\":5}"}}`, true},
+		{"edited after a later write", false, `{"stringData":{"state":"{\"weight\":5}"}}`, true},
+		{"the inventory edited", false, `{"stringData":{"inventory":"[]"}}`, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			var lose atomic.Bool
+			config := rest.CopyConfig(shared.REST())
+			config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+				return roundTripper(func(q *http.Request) (*http.Response, error) {
+					answer, err := next.RoundTrip(q)
+					if err == nil && (q.Method == http.MethodPost || q.Method == http.MethodPatch) && lose.Swap(false) {
+						_ = answer.Body.Close()
+						return nil, errors.New("the answer is lost")
+					}
+					return answer, err
+				})
+			})
+			client, err := cluster.New(t.Context(), cluster.Config{REST: config, Namespace: r.ns, Environment: "production"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.SaveState(t.Context(), delivery.Saved{App: delivery.App{Name: "x", Namespace: r.ns}}); err != nil {
+				t.Fatal(err) // makes the namespace
+			}
+			saved := delivery.Saved{App: r.app, State: rollout.State{Weight: 10}}
+			if !c.first {
+				if _, err := client.SaveState(t.Context(), saved); err != nil {
+					t.Fatal(err)
+				}
+				client.Intend(r.app, r.whole())
+			}
+			saved.State.Weight = 20
+			lose.Store(true)
+			if _, err := client.SaveState(t.Context(), saved); err == nil {
+				t.Fatal("the answer was not lost")
+			}
+			if c.edit != "" {
+				_, err := r.kube.CoreV1().Secrets(r.ns).Patch(t.Context(), "sluice.production.web", types.MergePatchType, []byte(c.edit), metav1.PatchOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			saved.State.Weight = 30
+			_, err = client.SaveState(t.Context(), saved)
+			if errors.Is(err, delivery.ErrConflict) != c.refuse || !c.refuse && err != nil {
+				t.Fatalf("err = %v", err)
+			}
+			// Whoever is refused goes on from what is there.
+			if now, found, err := client.LoadState(t.Context(), r.app); err != nil || !found || !c.refuse && now.State.Weight != 30 {
+				t.Errorf("loaded %+v, %t, %v", now, found, err)
+			}
+			if _, err = client.SaveState(t.Context(), saved); err != nil {
+				t.Errorf("saving after that: %v", err)
+			}
+		})
+	}
+}
+
+// A person's edit between two writes that were both answered is a conflict, too.
+func TestEditedState(t *testing.T) {
+	r := newRig(t)
+	saved := delivery.Saved{App: r.app, State: rollout.State{Weight: 10}}
+	if _, err := r.SaveState(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.kube.CoreV1().Secrets(r.ns).Patch(t.Context(), "sluice.production.web", types.MergePatchType,
+		[]byte(`{"stringData":{"state":"{\"weight\":5}"}}`), metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.SaveState(t.Context(), saved); !errors.Is(err, delivery.ErrConflict) {
+		t.Errorf("saving over a person's edit: %v", err)
+	}
+	if now, _, err := r.LoadState(t.Context(), r.app); err != nil || now.State.Weight != 5 {
+		t.Errorf("loaded %+v, %v", now, err)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
 
 // TestDeletedStateIsMadeAnew: a person deletes the Secret; what was in it, inventory included, is written again.
 func TestDeletedStateIsMadeAnew(t *testing.T) {

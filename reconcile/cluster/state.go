@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,7 +29,7 @@ const (
 
 	appLabel         = "sluice.dev/app"
 	environmentLabel = "sluice.dev/environment"
-	// writerAnnotation names the Client that wrote last, so that it knows its own write when the answer was lost.
+	// writerAnnotation names the last write, so that a Client knows its own when the answer was lost.
 	writerAnnotation = "sluice.dev/writer"
 
 	appData       = "app"
@@ -103,7 +105,7 @@ func (c *Client) LoadState(ctx context.Context, app delivery.App) (s delivery.Sa
 		m := c.of(app)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		m.version, m.unsaved = "", true
+		m.version, m.unsaved, m.attempts = "", true, nil
 		return delivery.Saved{}, false, nil
 	}
 	if err != nil {
@@ -145,7 +147,7 @@ func (c *Client) decodeState(s *corev1.Secret) (delivery.Saved, *memory, error) 
 		return saved, nil, nil
 	}
 	m := newMemory(saved.App)
-	m.version = s.ResourceVersion
+	m.version, m.stored = s.ResourceVersion, digest(s.Data[stateData])
 	state, fault := unpacked(s.Data[stateData])
 	if err = cmp.Or(err, fault); err == nil {
 		err = cmp.Or(json.Unmarshal(state, &saved.State), m.decode(s.Data[inventoryData]))
@@ -211,6 +213,10 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
 	c.mu.Lock()
 	version := m.version
 	inventory, err := m.encode()
+	if version == "" && state == nil {
+		state = []byte("{}")
+	}
+	try := m.attempt(c.instance, state, inventory)
 	c.mu.Unlock()
 	if err != nil {
 		return err
@@ -222,15 +228,57 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
 	if err != nil {
 		return err
 	}
-	written, err := c.send(ctx, secret)
+	secret.Annotations[writerAnnotation] = try
+	written, err := c.send(ctx, m, secret)
 	if err != nil {
 		c.lostNamespace(err)
 		return fmt.Errorf("saving the state of %s: %w", m.app.Name, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m.version, m.unsaved = written.ResourceVersion, false
+	m.version, m.unsaved, m.attempts = written.ResourceVersion, false, nil
+	m.stored = digest(written.Data[stateData])
 	return nil
+}
+
+// attempt is a write of which it is not known whether it was done.
+type attempt struct {
+	// name of the write, unique in the world.
+	name string
+	// Digests of what was written; no state: the one before stays.
+	state, inventory string
+}
+
+// maxAttempts is how many writes without an answer are remembered.
+const maxAttempts = 64
+
+// attempt remembers a write that is about to be tried, and names it. Client.mu is held.
+func (m *memory) attempt(instance string, state, inventory []byte) (name string) {
+	m.writes++
+	try := attempt{name: instance + "." + strconv.Itoa(m.writes), inventory: digest(inventory)}
+	if state != nil {
+		try.state = digest(state)
+	}
+	m.attempts = append(m.attempts, try)
+	if extra := len(m.attempts) - maxAttempts; extra > 0 {
+		m.attempts = slices.Delete(m.attempts, 0, extra)
+	}
+	return try.name
+}
+
+// wrote reports whether a Secret is as one of the attempts left it: named by it, which people who edit it leave as it is, and
+// with its very content. Client.mu is held.
+func (m *memory) wrote(s *corev1.Secret) bool {
+	state := digest(s.Data[stateData])
+	for i, try := range m.attempts {
+		if try.name != s.Annotations[writerAnnotation] || try.inventory != digest(s.Data[inventoryData]) {
+			continue
+		}
+		// What an inventory was written beside is the newest state that had got there by then.
+		return state == try.state || try.state == "" && (state == m.stored ||
+			slices.ContainsFunc(m.attempts[:i], func(before attempt) bool { return before.state == state }))
+	}
+	return false
 }
 
 func (c *Client) stateSecret(app delivery.App, version string, state, inventory []byte) (*corev1.Secret, error) {
@@ -249,7 +297,7 @@ func (c *Client) stateSecret(app delivery.App, version string, state, inventory 
 			Labels: map[string]string{
 				managedByLabel: "sluice", appLabel: labelValue(app.Name), environmentLabel: labelValue(c.cfg.Environment),
 			},
-			Annotations: map[string]string{writerAnnotation: c.instance},
+			Annotations: map[string]string{},
 		},
 		Type: stateSecretType,
 		Data: data,
@@ -258,7 +306,7 @@ func (c *Client) stateSecret(app delivery.App, version string, state, inventory 
 
 // send creates the Secret when it has no version yet, else merges it into the one of that version. When the
 // server says that somebody else was faster, it may have been ourselves in a write whose answer was lost.
-func (c *Client) send(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+func (c *Client) send(ctx context.Context, m *memory, s *corev1.Secret) (*corev1.Secret, error) {
 	written, err := c.sendOnce(ctx, s)
 	if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 		return written, err
@@ -267,7 +315,10 @@ func (c *Client) send(ctx context.Context, s *corev1.Secret) (*corev1.Secret, er
 	if getErr != nil {
 		return nil, getErr
 	}
-	if now.Annotations[writerAnnotation] != c.instance {
+	c.mu.Lock()
+	ours := m.wrote(now)
+	c.mu.Unlock()
+	if !ours {
 		return nil, fmt.Errorf("%w (Secret %s/%s)", delivery.ErrConflict, s.Namespace, s.Name)
 	}
 	s.ResourceVersion = now.ResourceVersion
@@ -281,9 +332,6 @@ func (c *Client) send(ctx context.Context, s *corev1.Secret) (*corev1.Secret, er
 func (c *Client) sendOnce(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
 	secrets := c.core.Secrets(s.Namespace)
 	if s.ResourceVersion == "" {
-		if s.Data[stateData] == nil {
-			s.Data[stateData] = []byte("{}")
-		}
 		return secrets.Create(ctx, s, metav1.CreateOptions{FieldManager: c.cfg.FieldManager})
 	}
 	patch, err := json.Marshal(s)
