@@ -37,7 +37,8 @@ type plan struct {
 // appPlan is one app of a plan. Apps that do not change are left out.
 type appPlan struct {
 	App string `json:"app"`
-	// Action: Install, Canary, Rolling, Apply, Policy, Remove or Fault.
+	// Action: Install, Canary, Rolling, Apply, Policy, Remove or Fault; Unknown where what the base says of the app can't be
+	// rendered.
 	Action string `json:"action"`
 	From   string `json:"from,omitempty"`
 	To     string `json:"to,omitempty"`
@@ -211,14 +212,13 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 		case errors.Is(err, source.ErrSwitchedOff):
 			was = nil
 		case err != nil:
-			p.Warnings = append(p.Warnings, "what serves now can't be rendered: "+err.Error())
+			p.Action, p.From = "Unknown", was.Chart.Version
+			p.Warnings = append(p.Warnings, "what changes is not known, for the base can't be rendered: "+err.Error())
+			return p
 		}
 	}
 	if old == nil {
 		p.Action, p.Objects = "Install", objectChanges(nil, rel.Objects)
-		if was != nil {
-			p.From = was.Chart.Version
-		}
 		return p
 	}
 	p.From, p.Objects = old.Version, objectChanges(old.Objects, rel.Objects)
@@ -406,6 +406,8 @@ func (a *appPlan) print(printf func(string, ...any)) {
 	case a.Action == "Remove":
 		printf("\n%s: remove %s\n", a.App, a.From)
 		return
+	case a.Action == "Unknown":
+		printf("\n%s: %s -> %s, changes not known\n", a.App, cmp.Or(a.From, "a version that can't be read"), a.To)
 	case a.From == "" || a.From == a.To:
 		printf("\n%s: %s %s\n", a.App, strings.ToLower(a.Action), a.To)
 	default:
