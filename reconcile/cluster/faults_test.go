@@ -1,15 +1,19 @@
 package cluster_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/sluice-cd/sluice/reconcile/project"
-	"github.com/sluice-cd/sluice/reconcile/rollout"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // TestUnpreparableObject: an object that can't be sent keeps no other from being applied and looked at, lets a canary that
@@ -112,8 +116,10 @@ spec:
 		}
 	}()
 	_, _ = r.Apply(t.Context(), r.app, rollout.State{}, away) // looked at below
-	r.restart("2")
+	clients := 1
 	eventually(t, time.Minute, func() (bool, string) {
+		clients++ // one that listed before the server had noticed would go on as if nothing were
+		r.restart(fmt.Sprint(clients))
 		seen := r.observe(away)
 		return !seen.Applied && strings.Contains(seen.Pending, "Thing") && seen.Stable.Available, seen.Pending + seen.Stable.Message
 	})
@@ -138,4 +144,72 @@ spec:
 		seen := r.observe(whole)
 		return err == nil && seen.Applied && seen.Stable.Ready, fmt.Sprint(err, seen.Pending)
 	})
+}
+
+// TestRoutingThatCannotBeDeleted: what it may lead to stays as long as it does, unless the whole app is to go.
+func TestRoutingThatCannotBeDeleted(t *testing.T) {
+	r := newRig(t)
+	d := r.whole()
+	under := d
+	under.Canary = r.objects(deployment("web-canary", "web:2", 1))
+	under.CanaryWorkloads = under.Canary
+	r.apply(rollout.Starting, under)
+	allow := r.forbid("networking.istio.io", "virtualservices")
+	d.Routing = nil
+	eventually(t, time.Minute, func() (bool, string) { // the policy takes a moment to be enforced
+		err := r.dyn.Resource(virtual).Namespace(r.ns).Delete(t.Context(), "web", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+		return err != nil, "it can be deleted"
+	})
+	if res, err := r.Apply(t.Context(), r.app, rollout.State{}, d); err == nil || len(res.Changes) > 0 {
+		t.Errorf("%s, %v", actions(res), err)
+	}
+	if res, err := r.Apply(t.Context(), r.app, rollout.State{Phase: rollout.Removing}, project.Desired{}); err == nil ||
+		!strings.Contains(actions(res), "Deployment web-canary deleted") {
+		t.Errorf("removing: %s, %v", actions(res), err)
+	}
+	allow()
+	eventually(t, time.Minute, func() (bool, string) {
+		_, err := r.Apply(t.Context(), r.app, rollout.State{Phase: rollout.Removing}, project.Desired{})
+		return err == nil && r.observe(project.Desired{}).Applied, fmt.Sprint(err)
+	})
+}
+
+// forbid lets nobody delete objects of a resource in the rig's namespace until allow is called.
+func (r *rig) forbid(group, resource string) (allow func()) {
+	r.t.Helper()
+	api := r.kube.AdmissionregistrationV1()
+	meta := metav1.ObjectMeta{Name: r.ns}
+	rule := admissionv1.NamedRuleWithOperations{RuleWithOperations: admissionv1.RuleWithOperations{
+		Operations: []admissionv1.OperationType{admissionv1.Delete},
+		Rule:       admissionv1.Rule{APIGroups: []string{group}, APIVersions: []string{"*"}, Resources: []string{resource}},
+	}}
+	_, err := api.ValidatingAdmissionPolicies().Create(r.t.Context(), &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: meta,
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{rule}},
+			Validations:      []admissionv1.Validation{{Expression: "false"}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_, err = api.ValidatingAdmissionPolicyBindings().Create(r.t.Context(), &admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: meta,
+		Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: r.ns, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+			MatchResources: &admissionv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{
+				MatchLabels: map[string]string{"kubernetes.io/metadata.name": r.ns},
+			}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	allow = sync.OnceFunc(func() {
+		ctx := context.WithoutCancel(r.t.Context())
+		_ = api.ValidatingAdmissionPolicyBindings().Delete(ctx, r.ns, metav1.DeleteOptions{})
+		_ = api.ValidatingAdmissionPolicies().Delete(ctx, r.ns, metav1.DeleteOptions{})
+	})
+	r.t.Cleanup(allow)
+	return allow
 }

@@ -60,18 +60,24 @@ func all(item) bool          { return true }
 func onlyCanary(i item) bool { return i.Track == trackCanary }
 
 // prune deletes the leftovers that it may. An object stays in the inventory until it is seen to be gone. Of an app that is
-// being removed everything goes, and only then may nothing be desired.
+// being removed everything goes, and only then may nothing be desired. Else nothing goes while routing is left that could not
+// be deleted: it may lead to what would go.
 func (c *Client) prune(ctx context.Context, m *memory, phase rollout.Phase, plan []planned, may func(item) bool, r *Result) []error {
 	if len(plan) == 0 && phase != rollout.Removing {
 		return nil
 	}
 	var faults []error
+	misled := false
 	for _, i := range c.leftovers(m, plan) {
 		if !may(i) {
 			continue
 		}
+		if i.Track != trackRouting && misled {
+			break
+		}
 		if err := c.pruneOne(ctx, m, i, r); err != nil {
 			faults = append(faults, err)
+			misled = misled || i.Track == trackRouting && phase != rollout.Removing
 		}
 	}
 	return faults
