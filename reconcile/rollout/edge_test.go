@@ -29,7 +29,8 @@ func TestRevisions(t *testing.T) {
 	}
 	o := healthy(s, "unused")
 	o.Desired = rollout.Release{Digest: "b", Revision: 9}
-	s, _ = checkedNext(t, s, o)
+	s, _ = checkedNext(t, s, o) // ready
+	s, _ = checkedNext(t, s, o) // and nothing leads elsewhere
 	if s.Stable.Revision != 4 {
 		t.Errorf("promoted as revision %d, was numbered 4", s.Stable.Revision)
 	}

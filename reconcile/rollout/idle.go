@@ -113,7 +113,9 @@ func (t *turn) updating() {
 	stable := t.o.Stable
 	switch {
 	case stable.Ready:
-		t.succeed(Promoted, "")
+		// What is named otherwise than what it takes the place of has no traffic yet.
+		t.enter(Draining)
+		t.Drained = true
 	case stable.Failed:
 		t.fail(because("the update failed", stable), nil)
 	case t.overdue():

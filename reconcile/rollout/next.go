@@ -24,7 +24,7 @@ import (
 //	Installing   stable Ready, Applied                            Idle                      Installed
 //	             Desired differs                                  Installing it             InstallStarted
 //	             stable Failed, or deadline                       waits on                  Degraded (once)
-//	Updating     stable Ready                                     Idle                      Promoted
+//	Updating     stable Ready                                     Draining, Drained
 //	             stable Failed, or deadline                       RollingBack               RollbackStarted
 //	Starting     canary Failed, or not Ready by the deadline      RollingBack               RollbackStarted
 //	             canary Ready, SkipAnalysis                       Promoting                 PromotionStarted

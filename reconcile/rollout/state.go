@@ -42,7 +42,8 @@ const (
 	Analyzing Phase = "Analyzing"
 	// Promoting: the stable track gets Target while the canary track carries its share.
 	Promoting Phase = "Promoting"
-	// Draining: the stable track is Target and ready; traffic goes back to it, then the canary track is removed.
+	// Draining: the stable track is Target and ready; traffic goes back to it, be it from a canary track, which is removed
+	// then, or from pods of another name.
 	Draining Phase = "Draining"
 	// RollingBack: traffic is back on Stable (at the latest when it is available); the canary track drains and goes.
 	RollingBack Phase = "RollingBack"
