@@ -148,7 +148,7 @@ func (l *look) decide(ctx context.Context) (dec Decision, err error) {
 		dec.Events = events
 	}
 	dec.Again = lookAgain(next, o, l.Now())
-	dec.act = dec.Moved || l.Unfinished || !dec.Seen.Applied && !l.HoldCorrections
+	dec.act = dec.Moved || (l.Unfinished || !dec.Seen.Applied) && !l.HoldCorrections
 	return l.told(dec, unprepared)
 }
 

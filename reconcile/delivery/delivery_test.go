@@ -276,6 +276,9 @@ func TestUnfinished(t *testing.T) {
 	if at = decided(t, c, Facts{Desired: asks(1), Unfinished: true}); !at.act {
 		t.Error("what was left undone is not taken up")
 	}
+	if at = decided(t, c, Facts{Desired: asks(1), Unfinished: true, HoldCorrections: true}); at.act {
+		t.Error("a fight goes on without a pause")
+	}
 }
 
 func decided(t *testing.T, c *cluster, f Facts) Decision {
