@@ -120,7 +120,7 @@ func (c *Client) labelled(ctx context.Context, app delivery.App, gk schema.Group
 }
 
 // orphans are the apps that have Helm records of ours and no state: their states were lost, and git may not list them any
-// more. They are looked for where states are kept and where the known apps live: there we may list Secrets.
+// more. They are looked for where states are kept and where the known apps live: there we may list Secrets, or should.
 func (c *Client) orphans(ctx context.Context, known map[string]delivery.Saved, broken map[string]error) ([]delivery.App, error) {
 	namespaces := []string{c.cfg.Namespace}
 	for _, s := range known {
@@ -131,6 +131,9 @@ func (c *Client) orphans(ctx context.Context, known map[string]delivery.Saved, b
 	var out []delivery.App
 	for _, ns := range namespaces {
 		found, err := c.recorded(ctx, ns)
+		if apierrors.IsForbidden(err) && ns != c.cfg.Namespace {
+			continue // what is amiss with one app's namespace keeps no other app from being delivered
+		}
 		if err != nil {
 			return nil, fmt.Errorf("listing the Helm records of %s: %w", c.cfg.Environment, err)
 		}

@@ -348,6 +348,14 @@ func TestMissingRights(t *testing.T) {
 	if err != nil || seen.Applied || seen.Pending != "Service "+r.ns+"/web: not to be read with the agent's rights" {
 		t.Errorf("seen = %+v, %v", seen, err)
 	}
+	// An app in a namespace in which the agent may do nothing any more keeps it from starting as little.
+	far := delivery.App{Name: "far", Namespace: "kube-public", ReleaseName: "far"}
+	if _, err := c.SaveState(t.Context(), delivery.Saved{App: far, State: rollout.State{LastSeq: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if states, broken, err := c.LoadStates(t.Context()); err != nil || len(broken) > 0 || states["far"].App != far {
+		t.Errorf("states %+v, broken %v, %v", states, broken, err)
+	}
 }
 
 // TestPodsThatAreNotAdmitted: where no pod can be made, the reason is in the Deployment's conditions alone.
