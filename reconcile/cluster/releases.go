@@ -413,12 +413,15 @@ func (r *releases) adopt(ctx context.Context, app delivery.App) (found rollout.F
 		return found, busy(last)
 	}
 	found.Revision = last.number
-	serving := slices.IndexFunc(history, func(rev revision) bool { return rev.status == release.StatusDeployed })
 	// A record of ours after another tool's is of a release that was about to begin when there was no state yet.
-	found.Lost = last.ours() && (serving < 0 || history[serving].ours())
-	if serving >= 0 {
-		if found.Stable, err = r.release(ctx, app, history[serving]); err != nil {
-			return found, err
+	found.Lost = last.ours()
+	for _, rev := range slices.Backward(history) {
+		if rev.status == release.StatusDeployed {
+			found.Lost = found.Lost && rev.ours()
+			if found.Stable, err = r.release(ctx, app, rev); err != nil {
+				return found, err
+			}
+			break
 		}
 	}
 	for _, rev := range slices.Backward(history) {
