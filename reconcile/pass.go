@@ -120,11 +120,8 @@ func (a *Agent) acted(name string, d delivery.Decision, changes int, undecided, 
 	if ap == nil || ap.gone {
 		return time.Time{}
 	}
-	if d.Moved || undone != nil {
-		ap.unfinished = true
-	}
-	if undone == nil && undecided == nil {
-		ap.unfinished = false
+	if d.Acts() {
+		ap.unfinished = undone != nil
 	}
 	fault := undone
 	if fault == nil {

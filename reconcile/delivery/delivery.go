@@ -78,6 +78,9 @@ type Decision struct {
 	unprojected error
 }
 
+// Acts reports whether there is anything for Act to do.
+func (dec Decision) Acts() bool { return dec.act }
+
 // Decide observes the cluster, asks rollout.Next, and saves what it answers. An error says that the look could not be
 // finished and is to be repeated; the Decision tells how far it came.
 func (d *Delivery) Decide(ctx context.Context, f Facts) (Decision, error) {

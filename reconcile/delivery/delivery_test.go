@@ -270,13 +270,13 @@ func TestLostState(t *testing.T) {
 func TestUnfinished(t *testing.T) {
 	c := &cluster{seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}}}
 	at := decided(t, c, Facts{Desired: asks(1)})
-	if at.act {
+	if at.Acts() {
 		t.Error("acts at rest")
 	}
-	if at = decided(t, c, Facts{Desired: asks(1), Unfinished: true}); !at.act {
+	if at = decided(t, c, Facts{Desired: asks(1), Unfinished: true}); !at.Acts() {
 		t.Error("what was left undone is not taken up")
 	}
-	if at = decided(t, c, Facts{Desired: asks(1), Unfinished: true, HoldCorrections: true}); at.act {
+	if at = decided(t, c, Facts{Desired: asks(1), Unfinished: true, HoldCorrections: true}); at.Acts() {
 		t.Error("a fight goes on without a pause")
 	}
 }
