@@ -154,15 +154,26 @@ func TestRoutingThatCannotBeDeleted(t *testing.T) {
 	under.Canary = r.objects(deployment("web-canary", "web:2", 1))
 	under.CanaryWorkloads = under.Canary
 	r.apply(rollout.Starting, under)
-	allow := r.forbid("networking.istio.io", "virtualservices")
+	forbid := func() (allow func()) {
+		allow = r.forbid("networking.istio.io", "virtualservices")
+		eventually(t, time.Minute, func() (bool, string) { // the policy takes a moment to be enforced
+			err := r.dyn.Resource(virtual).Namespace(r.ns).Delete(t.Context(), "web", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+			return err != nil, "it can be deleted"
+		})
+		return allow
+	}
+	allow := forbid()
 	d.Routing = nil
-	eventually(t, time.Minute, func() (bool, string) { // the policy takes a moment to be enforced
-		err := r.dyn.Resource(virtual).Namespace(r.ns).Delete(t.Context(), "web", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
-		return err != nil, "it can be deleted"
-	})
 	if res, err := r.Apply(t.Context(), r.app, rollout.State{}, d); err == nil || len(res.Changes) > 0 {
 		t.Errorf("%s, %v", actions(res), err)
 	}
+	allow()
+	eventually(t, time.Minute, func() (bool, string) {
+		_, err := r.Apply(t.Context(), r.app, rollout.State{}, d)
+		return err == nil && r.observe(d).Applied, fmt.Sprint(err)
+	})
+	r.apply(rollout.Starting, under)
+	allow = forbid()
 	if res, err := r.Apply(t.Context(), r.app, rollout.State{Phase: rollout.Removing}, project.Desired{}); err == nil ||
 		!strings.Contains(actions(res), "Deployment web-canary deleted") {
 		t.Errorf("removing: %s, %v", actions(res), err)

@@ -67,17 +67,17 @@ func (c *Client) prune(ctx context.Context, m *memory, phase rollout.Phase, plan
 		return nil
 	}
 	var faults []error
-	misled := false
+	leads := false // there is routing that could not be deleted
 	for _, i := range c.leftovers(m, plan) {
 		if !may(i) {
 			continue
 		}
-		if i.Track != trackRouting && misled {
+		if i.Track != trackRouting && leads {
 			break
 		}
 		if err := c.pruneOne(ctx, m, i, r); err != nil {
 			faults = append(faults, err)
-			misled = misled || i.Track == trackRouting && phase != rollout.Removing
+			leads = leads || i.Track == trackRouting && phase != rollout.Removing
 		}
 	}
 	return faults

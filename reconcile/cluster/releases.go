@@ -127,7 +127,7 @@ func (c *Client) Adopt(ctx context.Context, app delivery.App) (rollout.Found, er
 // recallReleases is recall with what the records still know of the releases' kinds.
 func (c *Client) recallReleases(ctx context.Context, app delivery.App, found rollout.Found) (canary bool, err error) {
 	var releases [][]*unstructured.Unstructured
-	for _, n := range slices.Compact([]int{found.Stable.Revision, found.Target.Revision, found.Revision}) {
+	for _, n := range []int{found.Stable.Revision, found.Target.Revision, found.Revision} {
 		if n == 0 {
 			continue
 		}

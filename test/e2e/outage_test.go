@@ -185,10 +185,9 @@ func TestLostState(t *testing.T) {
 // loseIn waits for the moment, kills the agent, deletes the state, and starts the agent again.
 func (w *world) loseIn(m moment) {
 	w.Helper()
-	w.awaitState(m)
-	w.kill()
-	w.must(w.kube.CoreV1().Secrets(w.stateNamespace()).Delete(w.Context(), w.stateName(), metav1.DeleteOptions{}))
-	w.start()
+	w.killIn(m, func() {
+		w.must(w.kube.CoreV1().Secrets(w.stateNamespace()).Delete(w.Context(), w.stateName(), metav1.DeleteOptions{}))
+	})
 }
 
 // Nobody's requests say nothing of a release: it is held, told as paused, and goes on when users are back.
@@ -205,11 +204,14 @@ func TestNoTrafficHoldsTheWeight(t *testing.T) {
 	w.toldAs(slices.Insert(slices.Clone(goodStory), 4, "Paused 10 0.0.130", "Resumed 10 0.0.130"))
 }
 
-// killIn waits for the moment, kills the agent right then, and starts it again.
-func (w *world) killIn(m moment) {
+// killIn waits for the moment, kills the agent right then, lets others act while it is down, and starts it again.
+func (w *world) killIn(m moment, others ...func()) {
 	w.Helper()
 	w.awaitState(m)
 	w.kill()
+	for _, act := range others {
+		act()
+	}
 	w.start()
 }
 
