@@ -115,7 +115,8 @@ type app struct {
 	// recorded is the newest event that the status branch holds; recordedFault the fault text there, nil while that is
 	// not known.
 	recorded int64
-	// ahead is the number that the status branch has of an earlier incarnation of the app, until the events are numbered on after it.
+	// ahead is the number that the status branch has of an earlier incarnation of the app, until the events are numbered on
+	// after it.
 	ahead         int64
 	recordedFault *string
 	// flapping holds down a fault that keeps changing.

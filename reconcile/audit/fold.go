@@ -32,8 +32,8 @@ func (r Record) After(e rollout.Event) Record {
 	return r
 }
 
-// take changes what the event's type says. A rollout that was aborted, superseded or given up in a recovery has no event of its end, so that it counts
-// as ended when it is said.
+// take changes what the event's type says. A rollout that was aborted, superseded or given up in a recovery has no event
+// of its end, so that it counts as ended when it is said.
 func (r *Record) take(e rollout.Event) {
 	switch e.Type {
 	case rollout.InstallStarted:

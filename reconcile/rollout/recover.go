@@ -4,7 +4,7 @@ import "time"
 
 // Found is what the cluster tells of an app that has no State.
 type Found struct {
-	// Stable is the release that serves, Target one that was under way, be it away; zero: there is none.
+	// Stable is the release that serves, Target one that was being installed, rolled out or removed; zero: there is none.
 	Stable, Target Release
 	// Lost: Sluice had delivered the app, so that there was a State once. Else another tool did.
 	Lost bool

@@ -86,8 +86,7 @@ type State struct {
 	// Reason of the last decision, in numbers.
 	Reason string `json:"reason,omitempty"`
 	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted, Recovered; empty before the
-	// first.
-	// During RollingBack it already is what this rollout will end as.
+	// first. During RollingBack it already is what this rollout will end as.
 	Outcome EventType `json:"outcome,omitempty"`
 	// Rejected releases, newest last, at most 10.
 	Rejected []Rejection `json:"rejected,omitempty"`
@@ -177,8 +176,8 @@ type Observation struct {
 	Reverted *Reverted
 	// Recorded is the highest event number that the audit log holds.
 	Recorded int64
-	// Ahead is the audit log's last number where it belongs to an earlier incarnation of the app, and the Outbox is to be numbered on
-	// after it: the State was lost, or the app was removed and is listed again. 0: it does not.
+	// Ahead is the audit log's last number where it belongs to an earlier incarnation of the app, and the Outbox is to be
+	// numbered on after it: the State was lost, or the app was removed and is listed again. 0: it does not.
 	Ahead int64
 	// Retry: a person asked to try a rejected release again. True in one observation only for each time of asking.
 	Retry bool
