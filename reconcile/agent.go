@@ -61,7 +61,8 @@ type Git interface {
 type Config struct {
 	// Environment's name, for the log.
 	Environment string
-	// Workers is the number of apps that are looked at at once; default 4. One more is kept free for rollouts under way.
+	// Workers is the number of apps that are looked at at once, and of those that are rendered; default 4. One more is kept
+	// free for rollouts under way, and one for what was never rendered.
 	Workers int
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
 	OnEvent func(app string, e rollout.Event)
@@ -80,7 +81,8 @@ type Agent struct {
 	log      *slog.Logger
 	now      func() time.Time
 
-	queue *queue
+	// queue are the apps to look at, renders those to render for: what was never tried is urgent there.
+	queue, renders *queue
 	// outbox has room for one: somebody has events, faults or a revert for git.
 	outbox chan struct{}
 
@@ -104,9 +106,13 @@ type app struct {
 	// input is what the environment says; nil while git has not been read, or does not list the app.
 	input   *environments.App
 	removed bool
-	// asked is the release that git asks for; zero until it is rendered.
-	asked desired
-	// fault is why git's wish can't be followed.
+	// rendered is what came of rendering input, or the input before; nil: nothing yet. tries are those in a row that brought
+	// nothing.
+	rendered *rendering
+	tries    int
+	// past are releases of the state whose Helm records are gone, by digest.
+	past map[string]past
+	// fault is why what git asks for can't be delivered.
 	fault error
 	// saved is the state as the cluster holds it. While it is broken, which is when it can't be read, nothing may be done
 	// to the app.
@@ -125,8 +131,6 @@ type app struct {
 	reverted *rollout.Reverted
 	// since is when the cluster last came back for this app, or Run began; zero: it was never away.
 	since time.Time
-	// unmet is the last try to follow git's wish, if it failed.
-	unmet unmet
 	// corrections of what others did to the app's objects.
 	corrections corrections
 	failures    int
@@ -147,7 +151,7 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 	a := &Agent{
 		cfg: cfg, git: g, cluster: c, renderer: r,
 		log: cfg.Log.With("environment", cfg.Environment), now: cfg.Clock.Now,
-		queue: newQueue(cfg.Clock.AfterFunc), outbox: make(chan struct{}, 1),
+		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc), outbox: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}
 	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
@@ -163,19 +167,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	defer a.queue.Stop()
+	defer a.renders.Stop()
 	g.Go(func() error { return a.git.Follow(ctx, a.Read) })
 	g.Go(func() error { return a.record(ctx, a.Record) })
 	for range a.cfg.Workers {
 		g.Go(func() error { a.work(ctx, a.queue.Get); return nil })
+		g.Go(func() error { a.renderNext(ctx, a.renders.Get); return nil })
 	}
 	g.Go(func() error { a.work(ctx, a.queue.GetUrgent); return nil })
+	g.Go(func() error { a.renderNext(ctx, a.renders.GetUrgent); return nil })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
 }
 
-// Synced reports whether the branch has been read and every app looked at once since Run began.
+// Synced reports whether the branch has been read, and every app rendered and looked at once since Run began.
 func (a *Agent) Synced() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -190,11 +197,16 @@ func (a *Agent) Settled() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, ap := range a.apps {
-		if s := ap.saved.State; s.InFlight() || s.Revert != nil || len(s.Outbox) > 0 {
+		if s := ap.saved.State; s.InFlight() || s.Revert != nil || len(s.Outbox) > 0 || ap.awaited() {
 			return false
 		}
 	}
 	return true
+}
+
+// awaited reports whether what git asks of the app is still to be rendered.
+func (ap *app) awaited() bool {
+	return !ap.removed && ap.input != nil && !ap.rendered.answers(ap.input)
 }
 
 // Nudge makes the agent look at the branch now, as a webhook would. Before Run it does nothing.
@@ -208,7 +220,7 @@ func (a *Agent) Nudge() {
 
 // Start opens the repository and loads what earlier runs saved.
 //
-// Run is made of steps: Start, and then Read, Look and Record over and over again. A simulation takes them itself, one at a
+// Run is made of steps: Start, and then Read, Render, Look and Record over and over again. A simulation takes them itself, one at a
 // time, and gets the same loop without its goroutines.
 func (a *Agent) Start(ctx context.Context) error {
 	if err := a.git.Open(ctx); err != nil {
@@ -242,7 +254,7 @@ func (a *Agent) Start(ctx context.Context) error {
 const retryInFlight = 5 * time.Second
 
 // work makes passes until ctx is done. A failed pass is retried with backoff, but no later than the time that the pass
-// itself asked for: a release that can't be rendered must not delay the checks of a running rollout.
+// itself asked for: an object that can't be applied must not delay the checks of a running rollout.
 func (a *Agent) work(ctx context.Context, get func(context.Context) (string, bool)) {
 	for {
 		name, ok := get(ctx)
@@ -266,7 +278,11 @@ func (a *Agent) Look(ctx context.Context) bool {
 func (a *Agent) turn(ctx context.Context, name string) {
 	// The timer is set before another worker may have the app, or it could override that one's.
 	defer a.queue.Done(name)
-	again, err := a.guarded(ctx, name)
+	var again time.Time
+	err := a.guarded(ctx, name, passTimeout, func(ctx context.Context) (err error) {
+		again, err = a.pass(ctx, name)
+		return err
+	})
 	a.seen(name)
 	if ctx.Err() != nil {
 		return
@@ -281,7 +297,7 @@ func (a *Agent) turn(ctx context.Context, name string) {
 		}
 		return
 	}
-	d, failures := a.backoff(name)
+	d, failures := a.failed(name)
 	a.log.Warn("pass not finished", "app", name, "error", err, "failures", failures, "again", d)
 	a.queue.AddAfter(name, d)
 	if in := again.Sub(a.now()); !again.IsZero() && in < d {
@@ -289,8 +305,8 @@ func (a *Agent) turn(ctx context.Context, name string) {
 	}
 }
 
-// guarded makes a pass that neither hangs for ever nor takes the other apps down with it.
-func (a *Agent) guarded(ctx context.Context, name string) (again time.Time, err error) {
+// guarded does something for an app that neither hangs for ever nor takes the other apps down with it.
+func (a *Agent) guarded(ctx context.Context, name string, limit time.Duration, do func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// Only the runtime's own words are sure to quote no value.
@@ -298,14 +314,14 @@ func (a *Agent) guarded(ctx context.Context, name string) (again time.Time, err 
 			if e, ok := p.(runtime.Error); ok {
 				what = e.Error()
 			}
-			a.log.Error("pass broke down", "app", name, "panic", what, "stack", string(debug.Stack()))
-			again, err = time.Time{}, fmt.Errorf("looking at %s: Sluice itself failed, its log says where: %s", name, what)
+			a.log.Error("broke down", "app", name, "panic", what, "stack", string(debug.Stack()))
+			err = fmt.Errorf("looking at %s: Sluice itself failed, its log says where: %s", name, what)
 			a.report(name, err)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return a.pass(ctx, name)
+	return do(ctx)
 }
 
 // reload takes over the state as it is in the cluster after somebody else has written it. Where it was deleted, what
@@ -329,6 +345,9 @@ func (a *Agent) load(ctx context.Context, which delivery.App) error {
 	case errors.Is(err, delivery.ErrBrokenState):
 		ap.broken = true
 	case err == nil:
+		if ap.broken {
+			a.renders.Urge(which.Name) // nobody could say what for
+		}
 		ap.broken = false
 		if found {
 			ap.saved = saved
@@ -349,27 +368,33 @@ func (a *Agent) mend(ctx context.Context, name string) error {
 	return a.load(ctx, delivery.App{Name: name})
 }
 
-// backoff doubles from a quarter of a second to half a minute, or to retryInFlight while a rollout is under way.
-func (a *Agent) backoff(name string) (d time.Duration, failures int) {
+// failed counts a pass that failed, and says when to try again: as backoff does, but no later than retryInFlight while a
+// rollout is under way.
+func (a *Agent) failed(name string) (again time.Duration, failures int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	ap := a.apps[name]
 	if ap == nil {
 		return time.Second, 1
 	}
-	d = min(250*time.Millisecond<<min(ap.failures, 7), 30*time.Second)
+	again = backoff(ap.failures)
 	ap.failures++
 	if ap.saved.State.InFlight() {
-		d = min(d, retryInFlight)
+		again = min(again, retryInFlight)
 	}
-	return d, ap.failures
+	return again, ap.failures
 }
 
-// seen notes that an app was looked at.
+// backoff doubles from a quarter of a second to half a minute.
+func backoff(failures int) time.Duration {
+	return min(250*time.Millisecond<<min(failures, 7), 30*time.Second)
+}
+
+// seen notes that an app was looked at. As long as nobody knows what git asks for, that does not count.
 func (a *Agent) seen(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.unsynced[name] {
+	if ap := a.apps[name]; a.unsynced[name] && (ap == nil || !ap.awaited()) {
 		delete(a.unsynced, name)
 		// Now its fault is known, if it has one; the status branch may tell of another.
 		a.tellGit()

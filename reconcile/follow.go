@@ -2,8 +2,10 @@ package reconcile
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
 
@@ -47,20 +49,20 @@ func (a *Agent) Read(c source.Commit, err error) {
 			a.apps[in.Name] = ap
 		}
 		ruled := samePolicy && ap.input != nil && ap.input.Rollout.Equal(in.Rollout)
-		if ruled && ap.input.Digest == in.Digest && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
+		if ruled && ap.rendered.answers(in) && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
 			ap.input = in
 			continue
 		}
 		if !ruled || ap.rejected() {
 			// The same release under another policy; or again, which may be another commit asking for it: then that
 			// commit is looked up anew.
-			ap.asked = desired{}
+			ap.rendered = nil
 		}
-		ap.input, ap.removed, ap.gone = in, false, false
+		ap.input, ap.removed, ap.gone, ap.tries = in, false, false, 0
 		if first {
 			a.unsynced[in.Name] = true
 		}
-		a.queue.Add(in.Name)
+		a.renders.Urge(in.Name)
 	}
 	for name, ap := range a.apps {
 		// Where an entry can't be read nobody knows which app it meant to keep.
@@ -100,12 +102,12 @@ func (a *Agent) helmName(app *environments.App) string {
 	return app.ReleaseName
 }
 
-// rejected reports whether git's last known wish was turned down.
+// rejected reports whether what git was last known to ask for was turned down.
 func (ap *app) rejected() bool {
-	for _, r := range ap.saved.State.Rejected {
-		if r.Release.Digest == ap.asked.id.Digest {
-			return true
-		}
+	if ap.rendered == nil || ap.rendered.desired == nil {
+		return false
 	}
-	return false
+	return slices.ContainsFunc(ap.saved.State.Rejected, func(r rollout.Rejection) bool {
+		return r.Release.Digest == ap.rendered.desired.ID.Digest
+	})
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/sluice-cd/sluice/gitsync"
-	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -66,26 +65,22 @@ func TestPolicyEditIsFollowed(t *testing.T) {
 		queued    bool
 	}{{5, true}, {5, false}, {3, true}, {2, true}, {1, true}} {
 		a.reads(snapshots[i])
-		_, queued := a.queue.take()
-		a.queue.Done("app")
+		queued := a.Render(t.Context())
 		if queued != want.queued {
-			t.Errorf("commit %d: queued: %t", i, queued)
+			t.Errorf("commit %d: rendered: %t", i, queued)
 		}
 		w, ok := a.begin("app")
-		if !ok {
-			t.Fatal("the app is not there")
+		if !ok || w.facts.Desired == nil {
+			t.Fatal(w.facts.Fault)
 		}
-		asked, err := a.refresh(t.Context(), &w)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := asked.policy.Analysis.Threshold; got != want.threshold {
+		asked := w.facts.Desired
+		if got := asked.Policy.Analysis.Threshold; got != want.threshold {
 			t.Errorf("commit %d: the threshold is %d, want %d", i, got, want.threshold)
 		}
-		if digest != "" && asked.id.Digest != digest {
+		if digest != "" && asked.ID.Digest != digest {
 			t.Errorf("commit %d: another release", i)
 		}
-		digest = asked.id.Digest
+		digest = asked.ID.Digest
 	}
 }
 
@@ -146,13 +141,13 @@ func TestMergedAgainWhileItIsTakenBack(t *testing.T) {
 	state := rollout.State{
 		Phase: rollout.Analyzing, Stable: stable, Target: failed,
 	}
-	w := work{name: "web", commit: r.source, facts: delivery.Facts{Saved: delivery.Saved{State: state}}}
-	if got, err := r.commitOf(t.Context(), &w, rollout.Release{Digest: failed.Digest}); err != nil || got != failed.Commit {
+	o := order{commit: r.source, state: state}
+	if got, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != failed.Commit {
 		t.Errorf("under way: asked for by %s, %v; want %s", got, err, failed.Commit)
 	}
-	w.facts.Saved.State.Phase = rollout.RollingBack
-	w.facts.Saved.State.Rejected = []rollout.Rejection{{Release: failed}}
-	if got, err := r.commitOf(t.Context(), &w, rollout.Release{Digest: failed.Digest}); err != nil || got != again.Commit {
+	o.state.Phase = rollout.RollingBack
+	o.state.Rejected = []rollout.Rejection{{Release: failed}}
+	if got, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != again.Commit {
 		t.Errorf("rolled back: asked for by %s, %v; want %s", got, err, again.Commit)
 	}
 }

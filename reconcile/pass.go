@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
-	"github.com/sluice-cd/sluice/reconcile/source"
 )
 
 // passTimeout is how long one pass may take: no server is waited for any longer.
@@ -27,30 +26,19 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 	if !ok {
 		return time.Time{}, nil
 	}
-	asked, fault := a.refresh(ctx, &w)
-	w.facts.Fault = fault
-	if errors.Is(fault, source.ErrSwitchedOff) {
-		w.facts.Removed, w.facts.Fault = true, nil
-	}
-	if asked.release != nil && !w.facts.Removed {
-		w.facts.Desired = &delivery.Desired{ID: asked.id, Release: asked.release, Policy: asked.policy}
-	}
 	decision, undecided := a.delivery.Decide(ctx, w.facts)
 	a.decided(name, decision)
 	changes, undone := a.delivery.Act(ctx, decision)
-	again = a.acted(name, decision, changes, undecided, undone)
-	// What could not be rendered is tried again as well.
-	return again, errors.Join(undecided, undone, w.facts.Fault)
+	again = a.acted(w, decision, changes, undecided, undone)
+	return again, errors.Join(undecided, undone)
 }
 
 // work in hand: what a pass knows of its app. It is the pass's own copy.
 type work struct {
-	name   string
-	input  *environments.App
-	commit source.Commit
-	asked  desired
-	unmet  unmet
-	facts  delivery.Facts
+	name  string
+	facts delivery.Facts
+	// awaited: what git asks for is still to be rendered.
+	awaited bool
 }
 
 // begin takes the app's present facts; ok is false for an app that is no more.
@@ -62,12 +50,16 @@ func (a *Agent) begin(name string) (work, bool) {
 		return work{}, false
 	}
 	w := work{
-		name: name, input: ap.input, commit: a.source, asked: ap.asked, unmet: ap.unmet,
+		name: name, awaited: ap.awaited(),
 		facts: delivery.Facts{
 			Saved: ap.saved, Removed: ap.removed, Recorded: ap.recorded, Ahead: ap.ahead, Reverted: ap.reverted, WatchedSince: ap.since,
 			Unfinished:      ap.unfinished,
 			HoldCorrections: ap.corrections.next(a.now()).After(a.now()),
 		},
+	}
+	if r := ap.rendered; r.answers(ap.input) {
+		w.facts.Desired, w.facts.Fault = r.desired, r.fault
+		w.facts.Removed = w.facts.Removed || r.off
 	}
 	app := &w.facts.Saved.App
 	if in := ap.input; in != nil && app.Name == "" {
@@ -90,6 +82,7 @@ func (a *Agent) decided(name string, d delivery.Decision) {
 		}
 		if d.Moved {
 			ap.saved, ap.ahead = d.Saved, 0
+			ap.forgetPast()
 			if d.Saved.State.Revert == nil {
 				ap.reverted = nil
 			}
@@ -111,12 +104,19 @@ func (a *Agent) decided(name string, d delivery.Decision) {
 	}
 }
 
+// forgetPast lets go of the releases that the state does not name any more.
+func (ap *app) forgetPast() {
+	maps.DeleteFunc(ap.past, func(digest string, _ past) bool {
+		return digest != ap.saved.State.Stable.Digest && digest != ap.saved.State.Target.Digest
+	})
+}
+
 // acted keeps how a decision that was acted upon came out: the app's fault, and what others do to its objects. It returns
 // when to look again.
-func (a *Agent) acted(name string, d delivery.Decision, changes int, undecided, undone error) time.Time {
+func (a *Agent) acted(w work, d delivery.Decision, changes int, undecided, undone error) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	ap := a.apps[name]
+	ap := a.apps[w.name]
 	if ap == nil || ap.gone {
 		return time.Time{}
 	}
@@ -139,6 +139,9 @@ func (a *Agent) acted(name string, d delivery.Decision, changes int, undecided, 
 		if until, fault = ap.fight(d.Seen, a.now()); fault != nil {
 			again = earliest(again, until)
 		}
+	}
+	if fault == nil && w.awaited {
+		return again // nor is it known what may be wrong with what git asks for now
 	}
 	a.reportLocked(ap, fault)
 	return again

@@ -273,7 +273,7 @@ func TestFlappingFaultIsHeldDown(t *testing.T) {
 // What was left undone stays so until a decision is acted upon to its end; one that acts upon nothing ends nothing.
 func TestUnfinishedStays(t *testing.T) {
 	a := &Agent{now: time.Now, outbox: make(chan struct{}, 1), apps: map[string]*app{"web": {name: "web", unfinished: true}}}
-	a.acted("web", delivery.Decision{}, 0, nil, nil)
+	a.acted(work{name: "web"}, delivery.Decision{}, 0, nil, nil)
 	if !a.apps["web"].unfinished {
 		t.Error("a look that was held back has forgotten what was left undone")
 	}

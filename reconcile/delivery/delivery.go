@@ -338,7 +338,7 @@ func (l *look) objects(ctx context.Context, r rollout.Release) ([]*unstructured.
 	objs, err := l.Records.ReleaseObjects(ctx, l.app, r.Revision)
 	if errors.Is(err, ErrReleaseLost) {
 		lost := err
-		if objs, err = l.History.Again(ctx, l.app.Name, r); err != nil {
+		if objs, err = l.History.Again(ctx, l.app.Name, r); err != nil && !errors.Is(err, ErrOrdered) {
 			err = errors.Join(lost, err)
 		}
 	}

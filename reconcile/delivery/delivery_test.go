@@ -33,6 +33,8 @@ type cluster struct {
 	another bool
 	// What they answer.
 	unlisted, unkept, lost, away error
+	// again is why a lost release can't be rendered again.
+	again error
 }
 
 func (c *cluster) Observe(context.Context, App, project.Desired) (Seen, error) { return c.seen, c.away }
@@ -75,7 +77,7 @@ func (c *cluster) ReleaseObjects(_ context.Context, _ App, n int) ([]*unstructur
 func (c *cluster) SettleReleases(context.Context, App, rollout.State) error { return nil }
 func (c *cluster) Ask(context.Context, []analysis.Check) []analysis.Sample  { return nil }
 func (c *cluster) Again(context.Context, string, rollout.Release) ([]*unstructured.Unstructured, error) {
-	return nil, errors.New("no commit is known that asked for it")
+	return nil, c.again
 }
 
 // objects of the nth release.
@@ -215,7 +217,8 @@ func TestBlind(t *testing.T) {
 		{"away", cluster{away: errors.New("connection refused")}, false},
 		{"records away", cluster{lost: errors.New("connection refused")}, false},
 		{"no right", cluster{away: apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "web", nil)}, true},
-		{"record lost", cluster{lost: ErrReleaseLost}, true},
+		{"record lost", cluster{lost: ErrReleaseLost, again: errors.New("no commit is known that asked for it")}, true},
+		{"record lost, to be rendered again", cluster{lost: ErrReleaseLost, again: ErrOrdered}, false},
 	} {
 		got, err := decide(t, &test.c, Facts{Desired: asks(3)}, under(rollout.Analyzing))
 		if err == nil || !got.Blind || got.Moved || (got.Fault != nil) != test.fault {

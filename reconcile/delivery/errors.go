@@ -24,6 +24,9 @@ var ErrStateTooLarge = errors.New("the state, with the events that git has not t
 // deleted it, or helm uninstall has.
 var ErrReleaseLost = errors.New("its Helm record is gone")
 
+// ErrOrdered is returned by History for a release that is still to be rendered. The app is looked at when it is there.
+var ErrOrdered = errors.New("it is being rendered again")
+
 // ErrHelmBusy is returned by AddRelease and Adopt while another Helm client has an operation under way on the release, or
 // died in one. Somebody has to finish it, or roll it back.
 var ErrHelmBusy = errors.New("another Helm client has an operation under way")

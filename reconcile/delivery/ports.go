@@ -83,5 +83,6 @@ type Metrics interface {
 
 // History renders a release again from the commit that asked for it.
 type History interface {
+	// Again never waits for a rendering: it returns ErrOrdered until there is one.
 	Again(ctx context.Context, app string, r rollout.Release) ([]*unstructured.Unstructured, error)
 }

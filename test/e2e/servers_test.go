@@ -3,11 +3,17 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed"
 	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
 
@@ -74,4 +80,53 @@ func TestAPIServerRestart(t *testing.T) {
 	w.stepsLasted(time.Second)
 	// What users saw is not asked: they watch the API server too, and may miss weights until they have it back.
 	w.servesGit()
+}
+
+// A chart host that takes requests and never answers holds up nobody but the apps that need it: neither the steps of a
+// canary nor another app's release.
+func TestChartHostHangs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.must(w.bed.Charts.AddChart(small()))
+	answers := make(chan struct{})
+	target, err := url.Parse(w.bed.Charts.URL())
+	w.must(err)
+	charts := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.SetBasicAuth(bed.User, bed.Password)
+	}}
+	host := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		select {
+		case <-answers:
+			charts.ServeHTTP(rw, r)
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(host.Close)
+
+	w.install()
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	const stuck = 12 // more than there are workers
+	list := w.file("main", requirements)
+	for n := range stuck {
+		list += fmt.Sprintf("- {name: small, alias: stuck-%d, version: 1.0.0, repository: %q}\n", n, host.URL)
+	}
+	list += fmt.Sprintf("- {name: small, alias: quick, version: 1.0.0, repository: %q}\n", w.bed.Charts.URL())
+	w.commit("more apps", map[string]string{requirements: list})
+	w.await("the app that needs nothing of that host", func() (bool, string) {
+		names := w.names("apps", "v1", "deployments")
+		return slices.Contains(names, "quick"), strings.Join(names, ", ")
+	})
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.toldAs(goodStory)
+	if readme := w.file(w.statusBranch(), "README.md"); strings.Contains(readme, host.URL) {
+		t.Errorf("the host was given up before the others got their turn:\n%s", readme)
+	}
+
+	close(answers)
+	w.await("the apps of that host", func() (bool, string) {
+		n := w.installed()
+		return n == stuck+2, fmt.Sprint(n)
+	})
 }

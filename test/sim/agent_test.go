@@ -144,6 +144,13 @@ func commitOf(c commit) source.Commit {
 	return source.Commit{Snapshot: &gitsync.Snapshot{Commit: c.id}, Env: env}
 }
 
+// render lets the agent render for an app that needs it.
+func (p *process) render() {
+	if !p.dead && p.agent.Render(context.Background()) {
+		p.w.check()
+	}
+}
+
 // pass lets the agent look at an app that needs it, and reports whether there was one.
 func (p *process) pass() bool {
 	p.whole, p.stale = false, false
@@ -184,6 +191,7 @@ func (p *process) slow() {
 	for range turns {
 		p.w.pass()
 		p.fire()
+		p.render()
 		p.pass()
 		if p.dead {
 			return

@@ -404,6 +404,9 @@ func (p *process) meanwhile() {
 	if w.chance(3) {
 		p.record()
 	}
+	if w.chance(3) {
+		p.render()
+	}
 	if w.chance(10) {
 		w.now = w.now.Add(time.Duration(w.r.IntN(2000)) * time.Millisecond)
 		w.cluster.control(w.now, func() bool { return w.chance(50) })

@@ -127,7 +127,7 @@ func TestBroken(t *testing.T) {
 		}, "nobody is served"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for seed := range uint64(40) {
+			for seed := range uint64(200) {
 				w := newWorld(seed)
 				c.spoil(w)
 				if err := w.run(troubledSteps); err != nil && strings.Contains(err.Error(), c.words) {

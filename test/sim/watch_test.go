@@ -32,6 +32,8 @@ type watch struct {
 	removing bool
 	// unknown: there is a canary of which, with its state, all has been lost.
 	unknown bool
+	// late: the cluster did not take the traffic off the canary until the deadline. Then nobody waits for it any longer.
+	late bool
 	// installed: a release has been ready, so users count on one. served: they have been served since somebody last
 	// took that from them.
 	installed, served bool
@@ -151,7 +153,7 @@ func (c *watch) deleted(was *unstructured.Unstructured) {
 	if was == nil || was.GetKind() != "Deployment" || !isCanary(was.GetName()) {
 		return
 	}
-	if held := c.w.now.Sub(c.emptied); held < interval && !c.removing && !c.unknown {
+	if held := c.w.now.Sub(c.emptied); held < interval && !c.removing && !c.unknown && !c.late {
 		c.w.failf("the canary goes %s after its traffic", held)
 	}
 	if was.GetName() == c.canary { // else another one has taken its place already
@@ -224,6 +226,7 @@ func (c *watch) decided(events []rollout.Event, s rollout.State) {
 		c.w.failf("saved state: %v", err)
 	}
 	c.removing = s.Phase == rollout.Removing
+	c.late = s.Drained && (c.late || c.w.cluster.canaryWeight() > 0)
 	for _, e := range events {
 		c.w.seen[e.Type]++
 		c.w.logf("event %d %s %s -> %s %d%% %s", e.Seq, e.Type, describe(e.From), describe(e.To), e.Weight, e.Reason)

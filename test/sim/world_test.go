@@ -118,6 +118,7 @@ func (w *world) run(steps int) (err error) {
 		w.step()
 	}
 	w.calm()
+	w.step() // what the agent was kept from by chance comes first
 	const patience = time.Hour
 	for until := w.now.Add(patience); !w.resting(); w.step() {
 		if w.now.After(until) {
@@ -213,6 +214,9 @@ func (w *world) act() {
 			w.notice()
 		}
 		p.fire()
+		if !w.troubled || w.chance(70) {
+			p.render()
+		}
 		if w.now = w.now.Add(time.Millisecond); !p.pass() {
 			break
 		}

@@ -1,0 +1,267 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/source"
+)
+
+const (
+	// firstTry is how long a worker waits for a release the first time; each further try is given twice as long, up to
+	// longestTry. What takes longer goes on meanwhile, and the next try finds what it brought: so a chart host that hangs
+	// holds up nobody but the apps that need it.
+	firstTry   = time.Second
+	longestTry = 5 * time.Minute
+)
+
+// rendering is what came of rendering what a commit asks of an app.
+type rendering struct {
+	// input is the digest of what was rendered.
+	input string
+	// desired is nil where the app is off or has a fault.
+	desired *delivery.Desired
+	// off: the chart's own values switch the app off.
+	off bool
+	// fault is why it can't be rendered.
+	fault error
+}
+
+// answers reports whether it is known what git asks for: whether r is of what git says of the app now.
+func (r *rendering) answers(in *environments.App) bool {
+	return r != nil && in != nil && r.input == in.Digest
+}
+
+// past is a release that somebody asked for once, and whose Helm record is gone.
+type past struct {
+	release rollout.Release
+	// objects and fault are what came of rendering it again; nil, both of them, until then.
+	objects []*unstructured.Unstructured
+	fault   error
+}
+
+// order is what a worker needs to render for an app. It is the worker's own copy.
+type order struct {
+	input  *environments.App
+	commit source.Commit
+	// state as it is saved.
+	state rollout.State
+	// past are the releases to render again.
+	past []rollout.Release
+	// tries are those before this one that brought nothing.
+	tries int
+}
+
+// renderNext renders for apps until ctx is done.
+func (a *Agent) renderNext(ctx context.Context, get func(context.Context) (string, bool)) {
+	for {
+		name, ok := get(ctx)
+		if !ok {
+			return
+		}
+		a.render(ctx, name)
+	}
+}
+
+// Render renders for the app whose turn it is, as a worker of Run does, and reports whether there was one.
+func (a *Agent) Render(ctx context.Context) bool {
+	name, ok := a.renders.take()
+	if ok {
+		a.render(ctx, name)
+	}
+	return ok
+}
+
+// render renders what git asks of an app, and what it asked for before where the record of that is gone, and has the app
+// looked at.
+func (a *Agent) render(ctx context.Context, name string) {
+	defer a.renders.Done(name)
+	o, ok := a.order(name)
+	if !ok {
+		return
+	}
+	var got rendering
+	if o.input != nil {
+		got = a.rendering(ctx, name, o)
+	}
+	var again []past
+	for _, r := range o.past {
+		again = append(again, a.renderAgain(ctx, name, r, patience(o.tries)))
+	}
+	if ctx.Err() == nil {
+		a.rendered(name, o, got, again)
+	}
+}
+
+// order takes what there is to render for an app; ok is false where there is nothing, or where nobody can say what the app
+// is in the middle of.
+func (a *Agent) order(name string) (o order, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[name]
+	if ap == nil || ap.broken {
+		return order{}, false
+	}
+	o = order{input: ap.input, commit: a.source, state: ap.saved.State, tries: ap.tries}
+	for _, p := range ap.past {
+		if p.objects == nil && p.fault == nil {
+			o.past = append(o.past, p.release)
+		}
+	}
+	return o, o.input != nil || len(o.past) > 0
+}
+
+// rendered keeps what was rendered for an app, and has it looked at. What brought nothing is tried again, after all that was
+// never tried.
+func (a *Agent) rendered(name string, o order, got rendering, again []past) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[name]
+	if ap == nil {
+		return
+	}
+	ap.tries = 0
+	if o.input != nil {
+		if got.fault != nil {
+			ap.tries = o.tries + 1
+			pause := backoff(o.tries)
+			a.log.Warn("not rendered", "app", name, "error", got.fault, "tries", ap.tries, "again", pause)
+			a.renders.AddAfter(name, pause)
+		}
+		if !errors.Is(got.fault, errLate) {
+			ap.rendered = &got
+		}
+	}
+	for _, p := range again {
+		if errors.Is(p.fault, errLate) {
+			ap.tries = o.tries + 1
+			a.renders.AddAfter(name, backoff(o.tries))
+			continue
+		}
+		ap.past[p.release.Digest] = p
+	}
+	if ap.saved.State.InFlight() {
+		a.queue.Urge(name)
+	} else {
+		a.queue.Add(name)
+	}
+}
+
+// patience is how long a worker waits for a release that was tried before.
+func patience(tries int) time.Duration { return min(firstTry<<min(tries, 20), longestTry) }
+
+// errLate: the worker waited no longer. It is no fault; what is late may still come.
+var errLate = errors.New("it takes longer than the worker waits")
+
+// rendering renders what git asks for.
+func (a *Agent) rendering(ctx context.Context, name string, o order) rendering {
+	got := rendering{input: o.input.Digest}
+	got.fault = a.guarded(ctx, name, patience(o.tries), func(ctx context.Context) error {
+		rel, policy, err := a.renderer.Release(ctx, o.commit, o.input)
+		if err != nil {
+			return late(ctx, err)
+		}
+		d := &delivery.Desired{Release: rel, Policy: policy}
+		d.ID = rollout.Release{Version: rel.Version, Digest: rel.Digest}
+		if d.ID.Commit, err = a.commitOf(ctx, name, o, d.ID); err != nil {
+			return late(ctx, err)
+		}
+		got.desired = d
+		return nil
+	})
+	if errors.Is(got.fault, source.ErrSwitchedOff) {
+		got.off, got.fault = true, nil
+	}
+	return got
+}
+
+// late tells the end of a worker's patience from an error that somebody has answered.
+func late(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errLate
+	}
+	return err
+}
+
+// commitOf is the commit that asked for a release. A release that is serving keeps the commit it came with:
+// a rollback commit only says again what was asked before.
+func (a *Agent) commitOf(ctx context.Context, name string, o order, id rollout.Release) (string, error) {
+	s := o.state
+	known := []rollout.Release{s.Stable, s.Target}
+	if s.Phase == rollout.RollingBack {
+		known = known[:1] // who asks for what is being taken back asks anew
+	}
+	for _, r := range known {
+		if r.Digest == id.Digest && r.Commit != "" {
+			return r.Commit, nil
+		}
+	}
+	stop := s.Stable.Commit
+	if n := len(s.Rejected); n > 0 {
+		stop = s.Rejected[n-1].Release.Commit
+	}
+	return a.git.Cause(ctx, name, o.commit.Commit, stop)
+}
+
+// Again is a release whose Helm record is gone, rendered from the commit that asked for it. What is not rendered yet is
+// ordered, and the app is looked at when it is there. It implements delivery.History.
+func (a *Agent) Again(_ context.Context, name string, r rollout.Release) ([]*unstructured.Unstructured, error) {
+	if r.Commit == "" {
+		return nil, errors.New("no commit is known that asked for it")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ap := a.apps[name]
+	if ap == nil {
+		return nil, errors.New("the app is no more")
+	}
+	p, ordered := ap.past[r.Digest]
+	switch {
+	case p.fault != nil:
+		delete(ap.past, r.Digest) // whoever asks again has it tried again
+		return nil, p.fault
+	case p.objects != nil:
+		return p.objects, nil
+	case !ordered:
+		if ap.past == nil {
+			ap.past = map[string]past{}
+		}
+		ap.past[r.Digest] = past{release: r}
+		a.renders.Urge(name)
+	}
+	return nil, delivery.ErrOrdered
+}
+
+// renderAgain renders a release from the commit that asked for it.
+func (a *Agent) renderAgain(ctx context.Context, name string, r rollout.Release, wait time.Duration) past {
+	p := past{release: r}
+	p.fault = a.guarded(ctx, name, wait, func(ctx context.Context) error {
+		src, err := a.git.At(r.Commit)
+		if err != nil {
+			return fmt.Errorf("reading the commit that asked for it: %w", err)
+		}
+		for i := range src.Env.Apps {
+			if src.Env.Apps[i].Name != name {
+				continue
+			}
+			rel, _, err := a.renderer.Release(ctx, src, &src.Env.Apps[i])
+			if err != nil {
+				return late(ctx, err)
+			}
+			if rel.Digest != r.Digest {
+				return fmt.Errorf("commit %s renders something else by now", r.Commit)
+			}
+			p.objects = rel.Objects
+			return nil
+		}
+		return fmt.Errorf("commit %s does not list %s", r.Commit, name)
+	})
+	return p
+}

@@ -1,0 +1,68 @@
+package reconcile
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// TestPastRelease: a release whose Helm record is gone is rendered again from its commit, by those who render, and kept as
+// long as the state names it. What could not be rendered is tried again when it is asked for again.
+func TestPastRelease(t *testing.T) {
+	charts, _ := serveCharts(t, 2)
+	var commits []map[string]string
+	for n := range 2 {
+		commits = append(commits, map[string]string{
+			"env/Chart.yaml":        "apiVersion: v1\nname: env\nversion: 0.0.1\n",
+			"env/requirements.yaml": "dependencies:\n- {name: app, version: " + bumped(n+1) + ", repository: " + charts + "}\n",
+		})
+	}
+	a, snapshots := readerOf(t, commits)
+	a.reads(snapshots[0])
+	a.Render(t.Context())
+	w, ok := a.begin("app")
+	if !ok || w.facts.Desired == nil {
+		t.Fatal(w.facts.Fault)
+	}
+	first := w.facts.Desired.ID
+	a.apps["app"].saved.State.Stable = first
+	a.reads(snapshots[1])
+	a.Render(t.Context())
+
+	again := func(r rollout.Release) error {
+		_, err := a.Again(t.Context(), "app", r)
+		return err
+	}
+	if err := again(first); !errors.Is(err, delivery.ErrOrdered) {
+		t.Errorf("not rendered yet: %v", err)
+	}
+	if !a.Render(t.Context()) {
+		t.Error("nobody renders it")
+	}
+	if objs, err := a.Again(t.Context(), "app", first); err != nil || len(objs) == 0 {
+		t.Errorf("rendered: %d objects, %v", len(objs), err)
+	}
+	if err := again(first); err != nil || a.Render(t.Context()) {
+		t.Errorf("rendered once more, %v", err)
+	}
+
+	other := rollout.Release{Version: "9", Digest: "sha256:other", Commit: first.Commit}
+	for range 2 {
+		if err := again(other); !errors.Is(err, delivery.ErrOrdered) {
+			t.Errorf("ordered: %v", err)
+		}
+		a.Render(t.Context())
+		if err := again(other); err == nil || errors.Is(err, delivery.ErrOrdered) {
+			t.Errorf("its commit renders something else: %v", err)
+		}
+	}
+
+	s := a.apps["app"].saved
+	s.State.Stable = rollout.Release{Digest: "sha256:new"}
+	a.decided("app", delivery.Decision{Moved: true, Saved: s})
+	if n := len(a.apps["app"].past); n > 0 {
+		t.Errorf("%d releases are kept that the state does not name", n)
+	}
+}
