@@ -228,7 +228,7 @@ func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, p
 	complete, routed = true, slices.ContainsFunc(plan, func(p planned) bool { return p.track == trackRouting })
 	missing := false
 	for i, p := range plan {
-		if p.track == trackRouting && missing && rising(phase) {
+		if p.track == trackRouting && missing && phase.Rising() {
 			return false, false, append(faults, fmt.Errorf("routing of %s waits for the objects that it refers to", m.app.Name))
 		}
 		out, err := c.applyOne(ctx, m, p, r)
@@ -249,17 +249,6 @@ func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, p
 		}
 	}
 	return complete, routed, faults
-}
-
-// rising phases may give a track traffic that it did not have.
-func rising(p rollout.Phase) bool {
-	switch p {
-	case rollout.Installing, rollout.Updating, rollout.Starting, rollout.Analyzing:
-		return true
-	case rollout.Idle, rollout.Promoting, rollout.Draining, rollout.RollingBack, rollout.Removing:
-		return false
-	}
-	return false
 }
 
 // target is where an object's requests go.

@@ -107,8 +107,7 @@ func lookAgain(s rollout.State, o rollout.Observation, now time.Time) time.Time 
 		return time.Time{}
 	}
 	wait := inFlightPoll
-	if s.Phase == rollout.Installing || s.Phase == rollout.Updating || s.Phase == rollout.Removing {
-		// There is no canary to watch over, and there may be a thousand of these at once.
+	if s.Phase.Patient() {
 		wait = min(max(now.Sub(s.Since)/8, inFlightPoll), slowPoll)
 	}
 	poll := now.Add(wait)

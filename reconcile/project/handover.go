@@ -28,32 +28,27 @@ type tracks struct {
 	outgoing objects
 }
 
-// tracksOf returns the objects of the releases that State.Tracks names.
+// tracksOf returns the objects of the releases that the phase holds.
 func tracksOf(in Input, stable, target objects) (tracks, error) {
-	var t tracks
-	switch in.State.Phase {
-	case rollout.Idle:
-		t = tracks{release: stable}
-	case rollout.Installing, rollout.Updating:
-		t = tracks{release: target}
-	case rollout.Starting, rollout.Analyzing:
-		t = tracks{release: stable, coming: target}
-	case rollout.Promoting, rollout.Draining:
-		t = tracks{release: target, coming: target}
-	case rollout.RollingBack:
-		t = tracks{release: stable}
-		if len(target) > 0 {
-			t.coming = target
-		}
-	case rollout.Removing:
-		return tracks{}, nil
-	default:
+	if !in.State.Phase.Known() {
 		return tracks{}, fmt.Errorf("unknown phase %q", in.State.Phase)
 	}
+	held := func(h rollout.Holding) objects {
+		switch h {
+		case rollout.TheStable:
+			return stable
+		case rollout.TheTarget, rollout.TargetUntilDrained: // what Drained leaves is looked at below
+			return target
+		default:
+			return nil
+		}
+	}
+	onStable, onCanary := in.State.Phase.Holds()
+	t := tracks{release: held(onStable), coming: held(onCanary)}
 	t.serving = t.release
-	if p := in.State.Phase; p == rollout.Updating || p == rollout.Promoting || p == rollout.Draining {
+	if in.State.Phase.Retains() {
 		t.retain(stable)
-		if p != rollout.Draining {
+		if in.State.Phase.HandsOver() {
 			t.handOver(in.Policy)
 		}
 	}
@@ -61,7 +56,8 @@ func tracksOf(in Input, stable, target objects) (tracks, error) {
 		t.coming = nil
 		return t, nil
 	}
-	if t.coming != nil && len(t.coming) == 0 {
+	goesBack := onStable == rollout.TheStable && onCanary == rollout.TargetUntilDrained
+	if onCanary != rollout.Nothing && len(t.coming) == 0 && !goesBack {
 		return tracks{}, fmt.Errorf("phase %s without objects of the release under way", in.State.Phase)
 	}
 	return t, nil

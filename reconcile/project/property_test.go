@@ -111,12 +111,7 @@ func (c *checker) checkRest() {
 
 // retains reports whether an object may be there because the release before has it and the rollout is not over.
 func (c *checker) retains(obj *unstructured.Unstructured) bool {
-	switch c.in.State.Phase {
-	case rollout.Updating, rollout.Promoting, rollout.Draining:
-		return contains(c.in.Stable, obj) && objects(c.in.Target).find(keyOf(obj)) == nil
-	default:
-		return false
-	}
+	return c.in.State.Phase.Retains() && contains(c.in.Stable, obj) && objects(c.in.Target).find(keyOf(obj)) == nil
 }
 
 // checkRetained: what pods of the release before may need is there until the rollout is over.

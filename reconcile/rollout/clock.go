@@ -23,7 +23,7 @@ func (s State) CheckDue(p environments.Policy, now time.Time) bool {
 
 // nextCheck is when the next check counts; zero: none does in this State.
 func (s State) nextCheck(p environments.Policy) time.Time {
-	if s.Phase != Analyzing || s.StepSince.IsZero() {
+	if !s.Phase.trait().judged || s.StepSince.IsZero() {
 		return time.Time{}
 	}
 	return latest(s.StepSince, s.LastCheck).Add(interval(p))
@@ -34,20 +34,17 @@ func (s State) nextCheck(p environments.Policy) time.Time {
 func (s State) Due(o Observation) time.Time {
 	o = o.fit(s)
 	t := &turn{State: s, o: o}
-	switch s.Phase {
-	case Idle:
+	row := s.Phase.trait()
+	check := s.nextCheck(o.Policy)
+	switch {
+	case !s.InFlight() || !s.Phase.Known():
 		return time.Time{}
-	case Analyzing:
-		if check := s.nextCheck(o.Policy); !check.IsZero() {
-			return check
-		}
-		return t.ahead(t.deadlineAt())
-	case Installing, Updating, Starting, Promoting, Removing:
-		return t.ahead(t.deadlineAt())
-	case Draining, RollingBack:
+	case !check.IsZero():
+		return check
+	case row.staged:
 		return t.ahead(t.stageEnd(), t.deadlineAt())
 	default:
-		return time.Time{}
+		return t.ahead(t.deadlineAt())
 	}
 }
 

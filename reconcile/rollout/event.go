@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/sluice-cd/sluice/analysis"
@@ -52,4 +53,17 @@ type Event struct {
 	Results []analysis.Result `json:"results,omitempty"`
 	// Commit is the rollback commit of RollbackCommitted.
 	Commit string `json:"commit,omitempty"`
+}
+
+// RolloutID names the app's present or last rollout, as "croc-hunter-java/7"; empty before the first.
+func (s State) RolloutID(app string) string { return rolloutID(app, s.Rollouts) }
+
+// RolloutID names the rollout that the event belongs to; empty outside one.
+func (e Event) RolloutID(app string) string { return rolloutID(app, e.Rollout) }
+
+func rolloutID(app string, n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", app, n)
 }

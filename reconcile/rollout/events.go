@@ -26,12 +26,10 @@ func (t *turn) record(e Event) {
 
 // rollout is the number of the rollout under way; 0 outside one.
 func (t *turn) rollout() int64 {
-	switch t.Phase {
-	case Idle, Installing, Removing:
+	if !t.Phase.trait().rollout {
 		return 0
-	default:
-		return t.Rollouts
 	}
+	return t.Rollouts
 }
 
 // acknowledge drops from the outbox what the audit log holds.

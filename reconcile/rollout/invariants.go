@@ -18,23 +18,17 @@ func Check(s State) error {
 			faults = append(faults, fmt.Errorf(format, args...))
 		}
 	}
-	switch s.Phase {
-	case Idle:
-		must(s.Target.IsZero(), "a target at rest")
-	case Installing:
-		must(s.Stable.IsZero() && !s.Target.IsZero(), "installing takes a target and no stable release")
-	case Updating, Starting, Analyzing, Promoting, Draining, RollingBack:
-		must(!s.Stable.IsZero() && !s.Target.IsZero(), "%s takes a stable release and a target", s.Phase)
-		must(s.Rollouts > 0, "%s outside a rollout", s.Phase)
-	case Removing:
-	default:
-		must(false, "unknown phase %q", s.Phase)
-	}
+	row, known := s.Phase.traits()
+	must(known, "unknown phase %q", s.Phase)
+	must(s.InFlight() || s.Target.IsZero(), "a target at rest")
+	must(s.Phase != Installing || s.Stable.IsZero() && !s.Target.IsZero(), "installing takes a target and no stable release")
+	must(!row.rollout || !s.Stable.IsZero() && !s.Target.IsZero(), "%s takes a stable release and a target", s.Phase)
+	must(!row.rollout || s.Rollouts > 0, "%s outside a rollout", s.Phase)
 	must(s.Weight >= 0 && s.Weight <= s.Peak && s.Peak <= 100, "weight %d, peak %d", s.Weight, s.Peak)
 	must(s.Weight == 0 || !s.canaryOrNone().IsZero(), "weight %d without a canary track", s.Weight)
 	must(s.Phase != Starting || s.Weight == 0, "weight %d before the canary is ready", s.Weight)
 	must(s.Phase != Analyzing || s.Weight > 0, "analyzing without traffic")
-	must(!s.Drained || s.Phase == Draining || s.Phase == RollingBack, "drained in %s", s.Phase)
+	must(!s.Drained || row.canary == TargetUntilDrained, "drained in %s", s.Phase)
 	must(s.Step >= 0 && s.FailedChecks >= 0 && s.InconclusiveChecks >= 0, "a negative counter")
 	must(len(s.Rejected) <= maxRejected, "%d rejected releases", len(s.Rejected))
 	for i, e := range s.Outbox {

@@ -163,25 +163,8 @@ func (t *turn) decide() {
 	if t.redirect() {
 		return
 	}
-	switch t.Phase {
-	case Idle:
-		t.idle()
-	case Installing:
-		t.installing()
-	case Updating:
-		t.updating()
-	case Starting:
-		t.starting()
-	case Analyzing:
-		t.analyzing()
-	case Promoting:
-		t.promoting()
-	case Draining:
-		t.draining()
-	case RollingBack:
-		t.rollingBack()
-	case Removing:
-		t.removing()
+	if row, ok := t.Phase.traits(); ok {
+		row.act(t)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 func (t *turn) redirect() bool {
 	d := t.o.Desired
 	switch {
-	case !t.divertible() || d.IsZero() || d.Digest == t.Target.Digest:
+	case !t.Phase.trait().divertible || d.IsZero() || d.Digest == t.Target.Digest:
 		return false
 	case d.Digest == t.Stable.Digest:
 		t.retreat(Aborted, Aborted, "git went back to "+label(t.Stable), nil)
@@ -31,16 +31,6 @@ func (t *turn) redirect() bool {
 		return false
 	}
 	return true
-}
-
-// divertible reports whether the run can still take another course.
-func (t *turn) divertible() bool {
-	switch t.Phase {
-	case Updating, Starting, Analyzing, Promoting, Draining:
-		return true
-	default:
-		return false
-	}
 }
 
 // supersede lets a third release take the place of the one under way.

@@ -26,31 +26,6 @@ type Release struct {
 // IsZero reports whether there is no release.
 func (r Release) IsZero() bool { return r.Digest == "" }
 
-// Phase of an app. The transition table is in Next's comment.
-type Phase string
-
-const (
-	// Idle: at rest; Stable serves. With a zero Stable nothing was ever installed.
-	Idle Phase = ""
-	// Installing: the first install; Target is applied as the stable track and not ready yet. Never a canary.
-	Installing Phase = "Installing"
-	// Updating: a rolling update; the stable track gets Target and is not ready yet.
-	Updating Phase = "Updating"
-	// Starting: the canary track is there at weight 0 and not ready yet.
-	Starting Phase = "Starting"
-	// Analyzing: the canary track gets Weight percent of the traffic and is judged.
-	Analyzing Phase = "Analyzing"
-	// Promoting: the stable track gets Target while the canary track carries its share.
-	Promoting Phase = "Promoting"
-	// Draining: the stable track is Target and ready; traffic goes back to it, be it from a canary track, which is removed
-	// then, or from pods of another name.
-	Draining Phase = "Draining"
-	// RollingBack: traffic is back on Stable (at the latest when it is available); the canary track drains and goes.
-	RollingBack Phase = "RollingBack"
-	// Removing: git no longer lists the app; its objects are being removed.
-	Removing Phase = "Removing"
-)
-
 // State is all that can't be observed again. It lives in the cluster beside the app and is saved before it is
 // acted upon. The zero State is an app that was never seen.
 type State struct {
