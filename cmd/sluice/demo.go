@@ -416,11 +416,8 @@ func (d *demo) promote(ctx context.Context, to string, want rollout.EventType) e
 	return d.await(ctx, "production", to, want)
 }
 
-// ends are the events that end the story of one version.
-var ends = map[rollout.EventType]bool{
-	rollout.Installed: true, rollout.Promoted: true, rollout.RolledBack: true, rollout.Aborted: true,
-	rollout.Superseded: true, rollout.Degraded: true,
-}
+// ends reports whether an event ends the story of one version; one that is degraded tells no more.
+func ends(t rollout.EventType) bool { return audit.Ends(t) || t == rollout.Degraded }
 
 // await narrates until a version has come to its end in an environment.
 func (d *demo) await(ctx context.Context, name, version string, want rollout.EventType) error {
@@ -441,7 +438,7 @@ func (d *demo) await(ctx context.Context, name, version string, want rollout.Eve
 		case e := <-d.events:
 			quiet.Reset(demoPatience)
 			d.out.event(e)
-			if ends[e.Type] {
+			if ends(e.Type) {
 				d.ended[e.environment+" "+e.To.Version] = e.Type
 			}
 		}

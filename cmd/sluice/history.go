@@ -14,7 +14,6 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
-	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // statusSource is where the commands that read an audit log look.
@@ -160,11 +159,7 @@ func statusNote(r audit.Record) string {
 
 // ending tells of a release that does not serve, and where git is left with it.
 func ending(r audit.Record) string {
-	words := map[string]string{
-		string(rollout.RolledBack): "was rolled back", string(rollout.Aborted): "was aborted", string(rollout.Superseded): "was superseded",
-		string(rollout.Recovered): "was given up",
-	}
-	word := words[r.Last.Outcome]
+	word := r.Last.Became()
 	if word == "" {
 		return r.Reason
 	}

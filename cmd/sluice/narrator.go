@@ -11,7 +11,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sluice-cd/sluice/reconcile/audit"
-	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // narrator tells the demo's story: plain lines in a pipe; in a terminal the same lines above one that shows how far
@@ -86,7 +85,7 @@ func (n *narrator) show(bar string) {
 
 // bar shows the canary's share of the traffic while a rollout is under way.
 func bar(e demoEvent) string {
-	if ends[e.Type] && e.Type != rollout.Degraded || e.To.IsZero() {
+	if audit.Ends(e.Type) || e.To.IsZero() {
 		return ""
 	}
 	const width = 30

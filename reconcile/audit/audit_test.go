@@ -4,12 +4,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -400,16 +404,35 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-func TestEveryEventHasASentence(t *testing.T) {
-	for _, typ := range []rollout.EventType{
-		rollout.InstallStarted, rollout.Installed, rollout.Applied, rollout.RolloutStarted, rollout.Advanced, rollout.Held,
-		rollout.Inconclusive, rollout.Paused, rollout.Resumed, rollout.PromotionStarted, rollout.Promoted, rollout.RollbackStarted,
-		rollout.RolledBack, rollout.Superseded, rollout.Aborted, rollout.RollbackCommitted, rollout.RollbackSkipped, rollout.Removed, rollout.Recovered,
-		rollout.Degraded,
-	} {
-		if sentences[typ] == "" {
-			t.Errorf("%s has none", typ)
+// TestEveryEventHasARow: each type that the policy declares is known to readers.
+func TestEveryEventHasARow(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "../rollout/event.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
 		}
+		if typ, ok := spec.Type.(*ast.Ident); !ok || typ.Name != "EventType" {
+			return true
+		}
+		for _, v := range spec.Values {
+			name, err := strconv.Unquote(v.(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			types++
+			if row := kinds[rollout.EventType(name)]; row.sentence == "" || row.record == nil {
+				t.Errorf("%s has no row, or half of one: %+v", name, row.sentence)
+			}
+		}
+		return true
+	})
+	if types < 20 {
+		t.Errorf("%d types were found", types)
 	}
 }
 

@@ -19,7 +19,9 @@ const maxRejected = 10
 // After is the record with one more event. Events come in the order of their numbers.
 func (r Record) After(e rollout.Event) Record {
 	before := r
-	r.take(e)
+	if change := kinds[e.Type].record; change != nil {
+		change(&r, e)
+	}
 	r.LastSeq = e.Seq
 	r.Updated = second(e.Time)
 	r.Reason = clean(e.Reason, longestText)
@@ -32,50 +34,52 @@ func (r Record) After(e rollout.Event) Record {
 	return r
 }
 
-// take changes what the event's type says. A rollout that was aborted, superseded or given up in a recovery has no event
-// of its end, so that it counts as ended when it is said.
-func (r *Record) take(e rollout.Event) {
-	switch e.Type {
-	case rollout.InstallStarted:
-		r.run(string(rollout.Installing), e)
-	case rollout.RolloutStarted:
-		r.run(string(rollout.Starting), e)
-		r.Checks, r.Rollback, r.RollbackSkipped = nil, "", ""
-		r.forgive(e.To)
-	case rollout.Advanced:
-		r.run(string(rollout.Analyzing), e)
-	case rollout.PromotionStarted:
-		r.run(string(rollout.Promoting), e)
-	case rollout.RollbackStarted:
-		r.run(string(rollout.RollingBack), e)
-		r.reject(e)
-	case rollout.Held, rollout.Inconclusive:
-		r.Weight = e.Weight
-	case rollout.Paused:
-		r.Weight, r.Paused = e.Weight, clean(e.Reason, longestText)
-	case rollout.Resumed:
-		r.Weight, r.Paused = e.Weight, ""
-	case rollout.Degraded:
-		r.Degraded = clean(e.Reason, longestText)
-	case rollout.Applied:
-		r.apply(e)
-	case rollout.Installed, rollout.Promoted:
-		r.rest(e.To, e)
-	case rollout.RolledBack, rollout.Aborted, rollout.Superseded:
-		r.rest(e.From, e)
-	case rollout.Recovered:
-		last := r.Last
-		r.rest(e.From, e)
-		if e.To.IsZero() {
-			r.Last = last // nothing was under way
-		}
-	case rollout.RollbackCommitted:
-		r.Rollback, r.RollbackSkipped = clean(e.Commit, longestText), ""
-	case rollout.RollbackSkipped:
-		r.Rollback, r.RollbackSkipped = "", clean(e.Reason, longestText)
-	case rollout.Removed:
-		*r = Record{App: r.App, Phase: phaseRemoved, Rollout: r.Rollout, Last: r.Last}
+// enters is the record of an event that begins a phase.
+func enters(p rollout.Phase) func(*Record, rollout.Event) {
+	return func(r *Record, e rollout.Event) { r.run(string(p), e) }
+}
+
+func (r *Record) begin(e rollout.Event) {
+	r.run(string(rollout.Starting), e)
+	r.Checks, r.Rollback, r.RollbackSkipped = nil, "", ""
+	r.forgive(e.To)
+}
+
+func (r *Record) fail(e rollout.Event) {
+	r.run(string(rollout.RollingBack), e)
+	r.reject(e)
+}
+
+func (r *Record) hold(e rollout.Event) { r.Weight = e.Weight }
+
+func (r *Record) pause(e rollout.Event) { r.Weight, r.Paused = e.Weight, clean(e.Reason, longestText) }
+
+func (r *Record) resume(e rollout.Event) { r.Weight, r.Paused = e.Weight, "" }
+
+func (r *Record) degrade(e rollout.Event) { r.Degraded = clean(e.Reason, longestText) }
+
+func (r *Record) succeed(e rollout.Event) { r.rest(e.To, e) }
+
+func (r *Record) giveUp(e rollout.Event) { r.rest(e.From, e) }
+
+func (r *Record) takeOver(e rollout.Event) {
+	last := r.Last
+	r.rest(e.From, e)
+	if e.To.IsZero() {
+		r.Last = last // nothing was under way
 	}
+}
+
+func (r *Record) putBack(e rollout.Event) {
+	r.Rollback, r.RollbackSkipped = clean(e.Commit, longestText), ""
+}
+
+func (r *Record) leave(e rollout.Event) {
+	r.Rollback, r.RollbackSkipped = "", clean(e.Reason, longestText)
+}
+
+func (r *Record) remove(rollout.Event) {
+	*r = Record{App: r.App, Phase: phaseRemoved, Rollout: r.Rollout, Last: r.Last}
 }
 
 // run is a rollout, or a first install, under way.

@@ -1,0 +1,76 @@
+package audit
+
+import (
+	"log/slog"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// The entries of the log that are not events of a rollout. They have no number.
+const (
+	// Fault: an app, or the environment, can't be delivered; the reason says why.
+	Fault rollout.EventType = "Fault"
+	// FaultCleared: it can again.
+	FaultCleared rollout.EventType = "FaultCleared"
+	// Rollback is the commit on the environment branch that puts a failed release back.
+	Rollback rollout.EventType = "Rollback"
+)
+
+// kind is what readers of events know of a type: all of them read it here. A new type of event is a constant and a row.
+type kind struct {
+	// sentence tells it. {from} and {to} are the stable release and the one under way, {change} is both.
+	sentence string
+	// record changes an app's record as the event says; nil: in nothing of its own.
+	record func(*Record, rollout.Event)
+	// ends: the story of the release under way is over.
+	ends bool
+	// became says of a release that does not serve what has become of it.
+	became string
+	// level is how much people should mind.
+	level slog.Level
+}
+
+var kinds = map[rollout.EventType]kind{
+	rollout.InstallStarted: {sentence: "installing {to}", record: enters(rollout.Installing)},
+	rollout.Installed:      {sentence: "installed {to}", record: (*Record).succeed, ends: true},
+	rollout.Applied:        {sentence: "applied a change that no pod sees ({change})", record: (*Record).apply},
+	rollout.RolloutStarted: {sentence: "rollout started ({change})", record: (*Record).begin},
+	rollout.Advanced:       {sentence: "advanced to {weight}% ({change})", record: enters(rollout.Analyzing)},
+	rollout.Held:           {sentence: "held at {weight}% ({change})", record: (*Record).hold, level: slog.LevelWarn},
+	rollout.Inconclusive:   {sentence: "no verdict, held at {weight}% ({change})", record: (*Record).hold, level: slog.LevelWarn},
+	rollout.Paused:         {sentence: "paused at {weight}% ({change})", record: (*Record).pause, level: slog.LevelWarn},
+	rollout.Resumed:        {sentence: "resumed at {weight}% ({change})", record: (*Record).resume},
+	rollout.PromotionStarted: {
+		sentence: "promoting ({change})", record: enters(rollout.Promoting),
+	},
+	rollout.Promoted: {sentence: "promoted ({change})", record: (*Record).succeed, ends: true},
+	rollout.RollbackStarted: {
+		sentence: "rolling back {to} to {from}", record: (*Record).fail, level: slog.LevelWarn,
+	},
+	rollout.RolledBack: {
+		sentence: "rolled back {to} to {from}", record: (*Record).giveUp, ends: true, became: "was rolled back", level: slog.LevelWarn,
+	},
+	// These two, and Recovered, have no event of their end: they count as ended when they are said.
+	rollout.Superseded: {sentence: "superseded ({change})", record: (*Record).giveUp, ends: true, became: "was superseded"},
+	rollout.Aborted:    {sentence: "aborted ({change})", record: (*Record).giveUp, ends: true, became: "was aborted"},
+	rollout.Recovered: {
+		sentence: "recovered ({change})", record: (*Record).takeOver, ends: true, became: "was given up", level: slog.LevelWarn,
+	},
+	rollout.RollbackCommitted: {sentence: "git is back from {to} to {from} in commit {commit}", record: (*Record).putBack},
+	rollout.RollbackSkipped: {
+		sentence: "git was not put back from {to} to {from}", record: (*Record).leave, level: slog.LevelWarn,
+	},
+	rollout.Removed:  {sentence: "removed {from}", record: (*Record).remove, ends: true},
+	rollout.Degraded: {sentence: "degraded ({change})", record: (*Record).degrade, level: slog.LevelError},
+	Fault:            {sentence: "cannot be delivered", level: slog.LevelError},
+	FaultCleared:     {sentence: "can be delivered again"},
+}
+
+// Ends reports whether an event ends the story of the release under way.
+func Ends(t rollout.EventType) bool { return kinds[t].ends }
+
+// Level is how much people should mind an event.
+func Level(t rollout.EventType) slog.Level { return kinds[t].level }
+
+// Became says of the last release, when it does not serve, what has become of it: "was rolled back"; else it is empty.
+func (e Ending) Became() string { return kinds[rollout.EventType(e.Outcome)].became }
