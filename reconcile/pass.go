@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -212,8 +213,8 @@ func text(err error) string {
 // announce hands events to whoever listens.
 func (a *Agent) announce(name string, events []rollout.Event) {
 	for _, e := range events {
-		a.log.Info("event", "app", name, "seq", e.Seq, "type", e.Type, "from", e.From.Version, "to", e.To.Version,
-			"weight", e.Weight, "reason", e.Reason)
+		a.log.Log(context.Background(), audit.Level(e.Type), "event", "app", name, "seq", e.Seq, "type", e.Type,
+			"from", e.From.Version, "to", e.To.Version, "weight", e.Weight, "reason", e.Reason)
 		if a.cfg.OnEvent != nil {
 			a.cfg.OnEvent(name, e)
 		}
