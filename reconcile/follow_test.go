@@ -74,7 +74,7 @@ func TestPolicyEditIsFollowed(t *testing.T) {
 			t.Fatal(w.facts.Fault)
 		}
 		asked := w.facts.Desired
-		if got := asked.Policy.Analysis.Threshold; got != want.threshold {
+		if got := asked.Plan.Threshold; got != want.threshold {
 			t.Errorf("commit %d: the threshold is %d, want %d", i, got, want.threshold)
 		}
 		if digest != "" && asked.ID.Digest != digest {

@@ -168,7 +168,7 @@ func (a *Agent) rendering(ctx context.Context, name string, o order) rendering {
 		if err != nil {
 			return late(ctx, err)
 		}
-		d := &delivery.Desired{Release: rel, Policy: policy}
+		d := &delivery.Desired{Release: rel, Plan: rollout.NewPlan(policy)}
 		d.ID = rollout.Release{Version: rel.Version, Digest: rel.Digest}
 		if d.ID.Commit, err = a.commitOf(ctx, name, o, d.ID); err != nil {
 			return late(ctx, err)

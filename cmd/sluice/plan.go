@@ -240,7 +240,7 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 	if p.Action == "Canary" || p.Action == "Policy" {
 		p.Steps = policy.Steps()
 	}
-	in := project.Input{App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Policy: policy}
+	in := project.Input{App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Plan: rollout.NewPlan(policy)}
 	if change == rollout.ChangePods {
 		if err := project.Check(in); err != nil {
 			p.Action, p.Fault = "Fault", err.Error()

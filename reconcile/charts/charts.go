@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
 	"github.com/sluice-cd/sluice/render/release"
@@ -56,16 +57,17 @@ func (c *Charts) Release(ctx context.Context, src source.Commit, app *environmen
 
 // deliverable says before anything begins whether a canary of the release could be made and judged.
 func deliverable(app *environments.App, rel *release.Release, p environments.Policy) error {
-	if p.Strategy != environments.StrategyCanary {
+	plan := rollout.NewPlan(p)
+	if !plan.Canary() {
 		return nil
 	}
 	// Names like those that the queries will have: outside quotes only a word of PromQL can stand.
 	names := analysis.Vars{Namespace: app.Namespace, Target: app.Name + "-canary", Service: app.Name, Name: app.Name}
-	if _, err := delivery.Checks(p, names); err != nil {
+	if _, err := delivery.Checks(plan, names); err != nil {
 		return fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
 	return project.Check(project.Input{
-		App: app.Name, Namespace: app.Namespace, Stable: rel.Objects, Target: rel.Objects, Policy: p,
+		App: app.Name, Namespace: app.Namespace, Stable: rel.Objects, Target: rel.Objects, Plan: plan,
 	})
 }
 

@@ -37,7 +37,7 @@ func TestApplyThenIdleThenRestart(t *testing.T) {
 	if seen := r.observe(d); !seen.Applied || seen.Pending != "" {
 		t.Fatalf("after apply: %+v", seen)
 	}
-	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 7}}); err != nil {
+	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Exposure: rollout.Exposure{Weight: 7}}}); err != nil {
 		t.Fatal(err)
 	}
 	marks := r.get(deployments, "web")

@@ -178,7 +178,7 @@ func TestCanaryTakesAnothersPlace(t *testing.T) {
 func TestStatesOfTwoWriters(t *testing.T) {
 	r := newRig(t)
 	first := r.Client
-	saved, err := first.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 10, Reason: "100%"}})
+	saved, err := first.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Exposure: rollout.Exposure{Weight: 10}, Reason: "100%"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestStatesOfOddNames(t *testing.T) {
 	r := newRig(t)
 	names := []string{"web", "Web", "web_1", "web-1", strings.Repeat("x", 120), strings.Repeat("x", 121), "ünïcode"}
 	for i, n := range names {
-		s := delivery.Saved{App: delivery.App{Name: n, Namespace: r.ns, ReleaseName: "x"}, State: rollout.State{Weight: i}}
+		s := delivery.Saved{App: delivery.App{Name: n, Namespace: r.ns, ReleaseName: "x"}, State: rollout.State{Exposure: rollout.Exposure{Weight: i}}}
 		if _, err := r.SaveState(t.Context(), s); err != nil {
 			t.Errorf("%s: %v", n, err)
 		}

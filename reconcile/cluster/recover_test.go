@@ -29,12 +29,12 @@ import (
 func TestLoadStateAfterAConflict(t *testing.T) {
 	r := newRig(t)
 	first := r.Client
-	saved, err := first.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 10}})
+	saved, err := first.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Exposure: rollout.Exposure{Weight: 10}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.restart("2")
-	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 20}}); err != nil {
+	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Exposure: rollout.Exposure{Weight: 20}}}); err != nil {
 		t.Fatal(err)
 	}
 	r.apply(rollout.Installing, r.whole())
@@ -91,7 +91,7 @@ func TestLostAnswer(t *testing.T) {
 			if _, err := r.SaveState(t.Context(), delivery.Saved{App: delivery.App{Name: "x", Namespace: r.ns}}); err != nil {
 				t.Fatal(err) // makes the namespace
 			}
-			saved := delivery.Saved{App: r.app, State: rollout.State{Weight: 10}}
+			saved := delivery.Saved{App: r.app, State: rollout.State{Exposure: rollout.Exposure{Weight: 10}}}
 			if !c.first {
 				if _, err := client.SaveState(t.Context(), saved); err != nil {
 					t.Fatal(err)
@@ -128,7 +128,7 @@ func TestLostAnswer(t *testing.T) {
 // A person's edit between two writes that were both answered is a conflict, too.
 func TestEditedState(t *testing.T) {
 	r := newRig(t)
-	saved := delivery.Saved{App: r.app, State: rollout.State{Weight: 10}}
+	saved := delivery.Saved{App: r.app, State: rollout.State{Exposure: rollout.Exposure{Weight: 10}}}
 	if _, err := r.SaveState(t.Context(), saved); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func (f roundTripper) RoundTrip(q *http.Request) (*http.Response, error) { retur
 // TestDeletedStateIsMadeAnew: a person deletes the Secret; what was in it, inventory included, is written again.
 func TestDeletedStateIsMadeAnew(t *testing.T) {
 	r := newRig(t)
-	saved, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Weight: 10}})
+	saved, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: rollout.State{Exposure: rollout.Exposure{Weight: 10}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestLostState(t *testing.T) {
 	under := d
 	under.Canary = r.objects(strings.ReplaceAll(configs, "name: web", "name: web-canary") + "\n---\n" + deployment("web-canary", "web:2", 1))
 	under.CanaryWorkloads = workloads(under.Canary)
-	s := rollout.State{Phase: rollout.Analyzing, Stable: stable, Target: target, Weight: 50, Peak: 50, Rollouts: 1}
+	s := rollout.State{Phase: rollout.Analyzing, Stable: stable, Target: target, Exposure: rollout.Exposure{Weight: 50}, Peak: 50, Rollouts: 1}
 	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: s}); err != nil {
 		t.Fatal(err)
 	}

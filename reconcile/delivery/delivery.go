@@ -32,7 +32,7 @@ type Delivery struct {
 type Desired struct {
 	ID      rollout.Release
 	Release *release.Release
-	Policy  environments.Policy
+	Plan    rollout.Plan
 }
 
 // Facts are what is known of an app when it is looked at.
@@ -125,7 +125,7 @@ func (l *look) decide(ctx context.Context) (dec Decision, err error) {
 	if err := l.adopt(ctx); err != nil {
 		return l.unfinished(dec, err)
 	}
-	if l.state.Policy == nil && !l.Removed {
+	if l.state.Plan == nil && !l.Removed {
 		return dec, nil // nothing is known of this app yet but its fault
 	}
 	if len(l.recovered) > 0 {
@@ -194,21 +194,21 @@ func (l *look) adopt(ctx context.Context) error {
 	}
 	l.state, l.recovered = rollout.Recover(found, l.Removed, l.Now())
 	l.govern()
-	if l.state.Policy == nil || l.fits(ctx) {
+	if l.state.Plan == nil || l.fits(ctx) {
 		return nil
 	}
 	// The policy under which the release came is not known, and that of what git asks for now does not fit it. Mostly that is
 	// because it names another workload, and the release has but one.
-	policy := *l.state.Policy
-	policy.Target = environments.Target{}
-	if l.state.Policy = &policy; l.fits(ctx) {
+	plan := *l.state.Plan
+	plan.Target = environments.Target{}
+	if l.state.Plan = &plan; l.fits(ctx) {
 		return nil
 	}
 	// Then nobody knows what a canary of it was; whatever it is, it goes.
 	found.Target = rollout.Release{}
 	l.state, l.recovered = rollout.Recover(found, l.Removed, l.Now())
-	policy.Strategy = environments.StrategyRolling
-	l.state.Policy = &policy
+	plan.Strategy = environments.StrategyRolling
+	l.state.Plan = &plan
 	return nil
 }
 
@@ -222,7 +222,7 @@ func (l *look) fits(ctx context.Context) bool {
 // govern gives the state the policy that its projection follows.
 func (l *look) govern() {
 	if l.Desired != nil {
-		l.state = l.state.Governed(l.Desired.ID, l.Desired.Policy)
+		l.state = l.state.Governed(l.Desired.ID, l.Desired.Plan)
 	}
 }
 
@@ -316,7 +316,7 @@ func (l *look) project(ctx context.Context, s rollout.State) (project.Desired, e
 		return project.Desired{}, err
 	}
 	d, err := project.Project(project.Input{
-		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: target, Policy: *s.Policy, State: s,
+		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: target, Plan: *s.Plan, State: s,
 	})
 	if err != nil {
 		return d, &unfitError{err}

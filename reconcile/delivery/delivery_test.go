@@ -91,7 +91,7 @@ func objects(n int) []*unstructured.Unstructured {
 	return []*unstructured.Unstructured{o}
 }
 
-var policy = environments.Policy{Strategy: environments.StrategyCanary, Service: environments.Service{Port: 80}, ProgressDeadline: time.Minute}
+var plan = rollout.Plan{Strategy: environments.StrategyCanary, Service: environments.Service{Port: 80}, Deadline: time.Minute}
 
 func id(n int) rollout.Release {
 	return rollout.Release{Version: fmt.Sprint(n), Digest: fmt.Sprint(n), Commit: fmt.Sprint("c", n), Revision: n}
@@ -100,11 +100,11 @@ func id(n int) rollout.Release {
 func asks(n int) *Desired {
 	want := id(n)
 	want.Revision = 0
-	return &Desired{ID: want, Release: &release.Release{Version: want.Version, Digest: want.Digest, Objects: objects(n)}, Policy: policy}
+	return &Desired{ID: want, Release: &release.Release{Version: want.Version, Digest: want.Digest, Objects: objects(n)}, Plan: plan}
 }
 
 func under(phase rollout.Phase) rollout.State {
-	s := rollout.State{Phase: phase, Stable: id(1), Policy: &policy, LastSeq: 1}
+	s := rollout.State{Phase: phase, Stable: id(1), Plan: &plan, LastSeq: 1}
 	if phase != rollout.Idle {
 		s.Target, s.Rollouts = id(2), 1
 	}
@@ -243,9 +243,9 @@ func TestLostState(t *testing.T) {
 	}
 	// The policy that it had is lost as well. Where that of what git asks for now does not fit it, there is a way out.
 	other := asks(3)
-	other.Policy.Target = environments.Target{Kind: "Deployment", Name: "another"}
+	other.Plan.Target = environments.Target{Kind: "Deployment", Name: "another"}
 	got, err = decide(t, c, Facts{Desired: other}, rollout.State{})
-	if err != nil || c.saved.Phase != rollout.RollingBack || c.saved.Policy.Target != (environments.Target{}) {
+	if err != nil || c.saved.Phase != rollout.RollingBack || c.saved.Plan.Target != (environments.Target{}) {
 		t.Errorf("another policy: saved %+v, %v", c.saved, err)
 	}
 	c.another = true // so that the policy has to name one

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/sluice-cd/sluice/analysis"
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -26,11 +25,11 @@ func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (r
 		Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead, Reverted: l.Reverted, WatchedSince: l.WatchedSince,
 		Applied: seen.Applied, Stable: seen.Stable, Canary: seen.Canary,
 	}
-	if s.Policy != nil {
-		o.Policy = *s.Policy
+	if s.Plan != nil {
+		o.Plan = *s.Plan
 	}
 	if l.Desired != nil && !l.Removed {
-		o.Desired, o.Policy = l.Desired.ID, l.Desired.Policy
+		o.Desired, o.Plan = l.Desired.ID, l.Desired.Plan
 		var err error
 		if o.FromStable, err = l.change(ctx, s.Stable); err != nil {
 			return o, err
@@ -45,8 +44,8 @@ func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (r
 	if !seen.Applied {
 		due = due.Add(-inFlightPoll)
 	}
-	if s.CheckDue(o.Policy, due) {
-		v := l.judge(ctx, d, o.Policy)
+	if s.CheckDue(o.Plan, due) {
+		v := l.judge(ctx, d, o.Plan)
 		// Next trusts no verdict from its future, so the clock is read again.
 		o.Verdict, o.Now = &v, l.Now()
 	}
@@ -71,9 +70,9 @@ func (l *look) change(ctx context.Context, r rollout.Release) (rollout.Change, e
 	return rollout.ChangePlain, nil
 }
 
-// judge asks every check of the policy about the canary, all at the same instant. Checks that can't be asked have no
+// judge asks every check of the plan about the canary, all at the same instant. Checks that can't be asked have no
 // answer, which holds the weight and never promotes.
-func (l *look) judge(ctx context.Context, d project.Desired, p environments.Policy) analysis.Verdict {
+func (l *look) judge(ctx context.Context, d project.Desired, p rollout.Plan) analysis.Verdict {
 	checks, err := Checks(p, analysis.Vars{
 		Namespace: l.app.Namespace, Target: d.CanaryName, Service: d.Service, Name: l.app.Name,
 	})
@@ -86,10 +85,10 @@ func (l *look) judge(ctx context.Context, d project.Desired, p environments.Poli
 	return analysis.Evaluate(checks, l.Metrics.Ask(ctx, checks), at)
 }
 
-// Checks are a policy's, of a certain canary.
-func Checks(p environments.Policy, v analysis.Vars) ([]analysis.Check, error) {
+// Checks are a plan's, of a certain canary.
+func Checks(p rollout.Plan, v analysis.Vars) ([]analysis.Check, error) {
 	var checks []analysis.Check
-	for _, m := range p.Analysis.Metrics {
+	for _, m := range p.Metrics {
 		c, err := analysis.NewCheck(analysis.Metric{
 			Name: m.Name, Query: m.Query, Window: m.Interval, Min: m.Min, Max: m.Max,
 		}, v)

@@ -4,15 +4,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 func TestLookAgain(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
-	policy := environments.Policy{ProgressDeadline: time.Hour}
-	policy.Analysis.Interval = time.Minute
+	plan := rollout.Plan{Deadline: time.Hour, Interval: time.Minute}
 	for _, test := range []struct {
 		name  string
 		state rollout.State
@@ -25,7 +23,7 @@ func TestLookAgain(t *testing.T) {
 		{"installing for long", rollout.State{Phase: rollout.Installing, Since: ago(80 * time.Second)}, 10 * time.Second},
 		{"installing for ever", rollout.State{Phase: rollout.Installing, Since: ago(30 * time.Minute)}, slowPoll},
 	} {
-		o := rollout.Observation{Now: now, Policy: policy}
+		o := rollout.Observation{Now: now, Plan: plan}
 		if got := lookAgain(test.state, o, now).Sub(now); got != test.want {
 			t.Errorf("%s: in %v, want %v", test.name, got, test.want)
 		}

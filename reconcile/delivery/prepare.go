@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -44,12 +43,12 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 		return err
 	}
 	in := project.Input{
-		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: l.Desired.Release.Objects, Policy: l.Desired.Policy,
+		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: l.Desired.Release.Objects, Plan: l.Desired.Plan,
 	}
 	if err := project.Check(in); err != nil {
 		return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Version, err)}
 	}
-	if in.Policy.Strategy == environments.StrategyCanary && o.FromStable == rollout.ChangePods {
+	if in.Plan.Canary() && o.FromStable == rollout.ChangePods {
 		o.Warnings = l.warnings(ctx, in)
 	}
 	return nil

@@ -31,7 +31,7 @@ func newApp(in Input, t tracks) (*app, error) {
 		source = t.coming
 	}
 	var err error
-	a.workload, err = FindTarget(source, in.Policy.Target)
+	a.workload, err = FindTarget(source, in.Plan.Target)
 	if err != nil && len(t.coming) == 0 && !slices.ContainsFunc(source, in.named) {
 		// At rest the policy may be that of another release, which names its workload otherwise.
 		if only, otherwise := FindTarget(source, environments.Target{}); otherwise == nil && only != nil {
@@ -53,7 +53,7 @@ func newApp(in Input, t tracks) (*app, error) {
 
 // named reports whether obj is the workload that the policy names.
 func (in Input) named(obj *unstructured.Unstructured) bool {
-	return isWorkload(obj) && names(in.Policy.Target, obj)
+	return isWorkload(obj) && names(in.Plan.Target, obj)
 }
 
 // servingWorkload is the one that the stable track serves with; where the release under way renamed it, the one that it

@@ -17,7 +17,7 @@ func BenchmarkProject(b *testing.B) {
 	in := input(b, archive)
 	for name, state := range map[string]rollout.State{
 		"rest":   {},
-		"canary": {Phase: rollout.Analyzing, Weight: 10},
+		"canary": {Phase: rollout.Analyzing, Exposure: rollout.Exposure{Weight: 10}},
 	} {
 		in.State = state
 		b.Run(name, func(b *testing.B) {

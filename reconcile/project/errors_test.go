@@ -106,11 +106,11 @@ func TestProjectErrors(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			in := Input{App: "shop", Namespace: "ns", Policy: environments.Policy{Strategy: environments.StrategyCanary}}
+			in := Input{App: "shop", Namespace: "ns", Plan: rollout.Plan{Strategy: environments.StrategyCanary}}
 			in.Stable = parse(t, test.release)
 			in.Target = in.Stable
-			in.State = rollout.State{Phase: test.phase, Weight: test.weight}
-			if err := yaml.UnmarshalStrict([]byte(test.policy), &in.Policy); err != nil {
+			in.State = rollout.State{Phase: test.phase, Exposure: rollout.Exposure{Weight: test.weight}}
+			if err := yaml.UnmarshalStrict([]byte(test.policy), &in.Plan); err != nil {
 				t.Fatal(err)
 			}
 			d, err := Project(in)
@@ -127,7 +127,7 @@ func TestProjectErrors(t *testing.T) {
 // TestCheck: what would only show in a later phase shows before a rollout begins.
 func TestCheck(t *testing.T) {
 	in := Input{App: "shop", Namespace: "ns", Stable: parse(t, deployment("web", web, matchWeb)+service("web", web))}
-	in.Policy.Strategy = environments.StrategyCanary
+	in.Plan.Strategy = environments.StrategyCanary
 	in.Target = in.Stable
 	if err := Check(in); err != nil {
 		t.Errorf("a release that can be rolled out: %v", err)
@@ -136,7 +136,7 @@ func TestCheck(t *testing.T) {
 	if err := Check(in); err == nil || !strings.Contains(err.Error(), "2 Services (a, b)") {
 		t.Errorf("two Services after promotion: got %v", err)
 	}
-	in.Policy.Strategy = environments.StrategyRolling
+	in.Plan.Strategy = environments.StrategyRolling
 	if err := Check(in); err != nil {
 		t.Errorf("two Services without a canary: %v", err)
 	}
@@ -159,9 +159,9 @@ func TestProjectWithoutCanary(t *testing.T) {
 		"two Deployments": deployment("a", web, matchWeb) + deployment("b", web, matchWeb),
 	} {
 		in := Input{App: "shop", Namespace: "ns", Stable: parse(t, release)}
-		in.Policy.Strategy = environments.StrategyRolling
+		in.Plan.Strategy = environments.StrategyRolling
 		if name == "no workload" {
-			in.Policy.Strategy = environments.StrategyCanary
+			in.Plan.Strategy = environments.StrategyCanary
 		}
 		d, err := Project(in)
 		if err != nil || len(d.Stable) != len(in.Stable) || len(d.Routing) > 0 {
@@ -172,8 +172,8 @@ func TestProjectWithoutCanary(t *testing.T) {
 
 // TestRenamedWorkload: a rollback ends although the policy already names the workload as the failed release does.
 func TestRenamedWorkload(t *testing.T) {
-	in := Input{App: "shop", Namespace: "ns", Policy: environments.Policy{Strategy: environments.StrategyCanary}}
-	in.Policy.Target = environments.Target{Kind: "Deployment", Name: "web2"}
+	in := Input{App: "shop", Namespace: "ns", Plan: rollout.Plan{Strategy: environments.StrategyCanary}}
+	in.Plan.Target = environments.Target{Kind: "Deployment", Name: "web2"}
 	in.Stable = parse(t, deployment("web", web, matchWeb)+service("web", web))
 	in.Target = parse(t, deployment("web2", web, matchWeb)+service("web", web))
 	for _, state := range []string{"Starting", "Analyzing 10", "Promoting 10", "Draining 0", "RollingBack 0", "RollingBack 0 drained", "Idle"} {
@@ -246,9 +246,9 @@ func FuzzMalformed(f *testing.F) {
 				objs = append(objs, obj)
 			}
 		}
-		in := Input{App: "a", Namespace: "ns", Stable: objs, Target: objs, Policy: environments.Policy{Strategy: environments.StrategyCanary}}
-		_ = yaml.Unmarshal([]byte(service), &in.Policy.Service)
-		in.State = rollout.State{Phase: phases[int(phase)%len(phases)], Weight: 10}
+		in := Input{App: "a", Namespace: "ns", Stable: objs, Target: objs, Plan: rollout.Plan{Strategy: environments.StrategyCanary}}
+		_ = yaml.Unmarshal([]byte(service), &in.Plan.Service)
+		in.State = rollout.State{Phase: phases[int(phase)%len(phases)], Exposure: rollout.Exposure{Weight: 10}}
 		d, err := Project(in)
 		if err != nil && len(d.Stable) > 0 {
 			t.Error("an error came with objects")

@@ -49,7 +49,7 @@ func tracksOf(in Input, stable, target objects) (tracks, error) {
 	if in.State.Phase.Retains() {
 		t.retain(stable)
 		if in.State.Phase.HandsOver() {
-			t.handOver(in.Policy)
+			t.handOver(in.Plan)
 		}
 	}
 	if in.State.Drained {
@@ -77,7 +77,7 @@ func (t *tracks) retain(before objects) {
 // handOver keeps the traffic of a workload that the release names otherwise where it is, until the new one is ready: a
 // Deployment that is updated replaces its pods one by one, but one of another name starts with none. Everything that leads
 // to pods stays that of the release before; the rest is the new release's.
-func (t *tracks) handOver(policy environments.Policy) {
+func (t *tracks) handOver(plan rollout.Plan) {
 	before := t.before
 	gone := before.without(t.release)
 	leaving := gone.workloads()
@@ -91,7 +91,7 @@ func (t *tracks) handOver(policy environments.Policy) {
 		})
 		return !stays && leaving.selects(selector) != nil
 	}
-	made := t.madeFor(leaving, policy)
+	made := t.madeFor(leaving, plan)
 	for _, workload := range leaving {
 		if workload == made || slices.ContainsFunc(selecting(workload, before), handed) {
 			t.outgoing = append(t.outgoing, workload)
@@ -108,7 +108,7 @@ func (t *tracks) handOver(policy environments.Policy) {
 		}
 		old := before.find(keyOf(obj))
 		switch {
-		case old == nil && (isRoute(obj) || isService(obj) && obj.GetName() == policy.Service.Name):
+		case old == nil && (isRoute(obj) || isService(obj) && obj.GetName() == plan.Service.Name):
 			// It would lead where nothing serves yet.
 		case old == nil, isService(obj) && !handed(old):
 			t.serving = append(t.serving, obj)
@@ -125,11 +125,11 @@ func (t *tracks) handOver(policy environments.Policy) {
 
 // madeFor returns the workload among those that leave which the Service that the policy asks for leads to, where the
 // release before has no such Service: see missingService. It is nil where there is none, or in doubt.
-func (t *tracks) madeFor(leaving objects, policy environments.Policy) *unstructured.Unstructured {
-	if len(t.coming) == 0 && policy.Strategy != environments.StrategyCanary {
+func (t *tracks) madeFor(leaving objects, plan rollout.Plan) *unstructured.Unstructured {
+	if len(t.coming) == 0 && !plan.Canary() {
 		return nil // nothing is routed
 	}
-	if comes, err := FindTarget(t.release, policy.Target); err != nil || comes == nil || t.before.find(keyOf(comes)) != nil {
+	if comes, err := FindTarget(t.release, plan.Target); err != nil || comes == nil || t.before.find(keyOf(comes)) != nil {
 		return nil
 	}
 	workload, err := FindTarget(leaving, environments.Target{})
@@ -137,8 +137,8 @@ func (t *tracks) madeFor(leaving objects, policy environments.Policy) *unstructu
 		return nil
 	}
 	services := selecting(workload, t.before)
-	named := func(service *unstructured.Unstructured) bool { return service.GetName() == policy.Service.Name }
-	if policy.Service.Name == "" && (policy.Service.Port <= 0 || len(services) > 0) || slices.ContainsFunc(services, named) {
+	named := func(service *unstructured.Unstructured) bool { return service.GetName() == plan.Service.Name }
+	if plan.Service.Name == "" && (plan.Service.Port <= 0 || len(services) > 0) || slices.ContainsFunc(services, named) {
 		return nil
 	}
 	return workload

@@ -243,7 +243,7 @@ func (r *meshRouting) generate() ([]*unstructured.Unstructured, error) {
 
 // virtualService is the spec of the generated VirtualService, as Flagger makes it.
 func (r *meshRouting) virtualService() (map[string]any, error) {
-	s := r.app.in.Policy.Service
+	s := r.app.in.Plan.Service
 	spec := map[string]any{}
 	if !s.Delegation {
 		hosts := slices.Clone(s.Hosts)
@@ -276,7 +276,7 @@ const mesh = "mesh"
 // names none; at a gateway it has to name one, since the gateway's own port says nothing about the Service's. With both
 // there are two routes.
 func (r *meshRouting) routes() ([]any, error) {
-	s := r.app.in.Policy.Service
+	s := r.app.in.Plan.Service
 	inside := !s.Delegation && (len(s.Gateways) == 0 || slices.Contains(s.Gateways, mesh))
 	outside := slices.DeleteFunc(slices.Clone(s.Gateways), func(name string) bool { return name == mesh })
 	keep := inside && (s.PortDiscovery || len(mapsAt(r.app.service(r.main).Object, "spec", "ports")) > 1)
@@ -301,7 +301,7 @@ func (r *meshRouting) routes() ([]any, error) {
 
 // route is a route of the generated VirtualService to a port of the app; 0: none is named.
 func (r *meshRouting) route(port int) map[string]any {
-	s := r.app.in.Policy.Service
+	s := r.app.in.Plan.Service
 	if strings.EqualFold(s.AppProtocol, "TCP") {
 		return tcpRoute(s, r.destinations(port))
 	}
@@ -395,7 +395,7 @@ func weighted(host string, port, weight int) map[string]any {
 // charts that were written for it, the talk's among them, say there what their pods listen on. So it is the port of that
 // number, else the one that leads to it, else the only one; without a service.port the first.
 func (r *meshRouting) port() (int, error) {
-	wanted := r.app.in.Policy.Service.Port
+	wanted := r.app.in.Plan.Service.Port
 	service := r.app.service(r.main)
 	var ports, leading []int
 	for _, p := range mapsAt(service.Object, "spec", "ports") {
@@ -426,7 +426,7 @@ func (r *meshRouting) port() (int, error) {
 
 // destinationRules carries the policy's trafficPolicy to both tracks.
 func (r *meshRouting) destinationRules() ([]*unstructured.Unstructured, error) {
-	policy := r.app.in.Policy.Service.TrafficPolicy
+	policy := r.app.in.Plan.Service.TrafficPolicy
 	if len(policy) == 0 {
 		return nil, nil
 	}

@@ -7,7 +7,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -18,7 +17,7 @@ type Input struct {
 	// Stable and Target are the objects of State.Stable and State.Target; nil where State has none.
 	// In every phase with a canary, Stable is the release that served before it.
 	Stable, Target []*unstructured.Unstructured
-	Policy         environments.Policy
+	Plan           rollout.Plan
 	State          rollout.State
 }
 
@@ -87,7 +86,7 @@ func project(in Input) (Desired, error) {
 	if err != nil {
 		return Desired{}, err
 	}
-	if len(t.coming) == 0 && (len(t.serving) == 0 || in.Policy.Strategy != environments.StrategyCanary) {
+	if len(t.coming) == 0 && (len(t.serving) == 0 || !in.Plan.Canary()) {
 		return t.atRest(), nil
 	}
 	a, err := newApp(in, t)
@@ -109,7 +108,7 @@ func project(in Input) (Desired, error) {
 // the policy wants one, can't be projected in some phase, or the API server would refuse to change a selector. Ask
 // before one is begun. State is not looked at.
 func Check(in Input) error {
-	if in.Policy.Strategy == environments.StrategyCanary {
+	if in.Plan.Canary() {
 		for _, phase := range []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack} {
 			in.State = rollout.State{Phase: phase}
 			if _, err := Project(in); err != nil {

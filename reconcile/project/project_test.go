@@ -185,8 +185,8 @@ func input(t testing.TB, archive *txtar.Archive) Input {
 	in := Input{App: "web", Namespace: "production"}
 	in.Stable = parse(t, section(archive, "stable.yaml"))
 	in.Target = parse(t, section(archive, "canary.yaml"))
-	in.Policy = environments.Policy{Strategy: environments.StrategyCanary}
-	if err := yaml.UnmarshalStrict([]byte(section(archive, "policy.yaml")), &in.Policy); err != nil {
+	in.Plan = rollout.Plan{Strategy: environments.StrategyCanary}
+	if err := yaml.UnmarshalStrict([]byte(section(archive, "policy.yaml")), &in.Plan); err != nil {
 		t.Fatal(err)
 	}
 	return in

@@ -48,7 +48,7 @@ func checkSeed(t *testing.T, seed uint64, weight int) int {
 	in := madeUp(rand.New(rand.NewPCG(seed, 1)))
 	var canary *unstructured.Unstructured
 	for i, phase := range append(phases, rollout.Draining, rollout.RollingBack) {
-		in.State = rollout.State{Phase: phase, Weight: weight, Drained: i >= len(phases)}
+		in.State = rollout.State{Phase: phase, Exposure: rollout.Exposure{Weight: weight}, Drained: i >= len(phases)}
 		checkPure(t, in)
 		d, err := Project(in)
 		if err != nil {
@@ -159,7 +159,7 @@ func (c *checker) checkTracks() {
 // checkFewest compares the labels that were rewritten with the answer of a search through all sets.
 func (c *checker) checkFewest(canary labels.Set) {
 	c.t.Helper()
-	source, err := FindTarget(c.in.Target, c.in.Policy.Target)
+	source, err := FindTarget(c.in.Target, c.in.Plan.Target)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -242,14 +242,14 @@ func sumOf(destinations []map[string]any) int {
 // madeUp makes two releases of one app up: labels and selectors from a small set, so that they overlap often.
 func madeUp(r *rand.Rand) Input {
 	pod := someLabels(r, 1+r.IntN(5))
-	in := Input{App: "web", Namespace: "ns", Policy: environments.Policy{Strategy: environments.StrategyCanary}}
-	in.Policy.Target = environments.Target{Kind: "Deployment", Name: "web"}
+	in := Input{App: "web", Namespace: "ns", Plan: rollout.Plan{Strategy: environments.StrategyCanary}}
+	in.Plan.Target = environments.Target{Kind: "Deployment", Name: "web"}
 	if r.IntN(2) == 0 {
-		in.Policy.Service = environments.Service{Port: 80, TrafficPolicy: map[string]any{"n": r.IntN(3)}}
+		in.Plan.Service = environments.Service{Port: 80, TrafficPolicy: map[string]any{"n": r.IntN(3)}}
 	}
 	// web routes whatever else selects its pods.
-	in.Policy.Service.Name = "web"
-	in.Policy.Service.Port = 80
+	in.Plan.Service.Name = "web"
+	in.Plan.Service.Port = 80
 	services := r.IntN(4)
 	brought := r.IntN(3) == 0
 	in.Stable = madeRelease(r, pod, services, brought)

@@ -37,8 +37,8 @@ func TestRoutePort(t *testing.T) {
 		{"the same for TCP", several, "{port: 80, gateways: [mesh, public], appProtocol: TCP}", "[public] 80; [mesh] any"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			in := Input{App: "shop", Namespace: "ns", Policy: environments.Policy{Strategy: environments.StrategyCanary}}
-			if err := yaml.UnmarshalStrict([]byte(test.service), &in.Policy.Service); err != nil {
+			in := Input{App: "shop", Namespace: "ns", Plan: rollout.Plan{Strategy: environments.StrategyCanary}}
+			if err := yaml.UnmarshalStrict([]byte(test.service), &in.Plan.Service); err != nil {
 				t.Fatal(err)
 			}
 			in.Stable = parse(t, "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: ns}\nspec: {selector: {app: web}, ports: "+
@@ -47,7 +47,7 @@ func TestRoutePort(t *testing.T) {
 				"[{name: web, ports: [{name: http, containerPort: 8080}, {name: admin, containerPort: 8081}]}]}}}")
 			in.Target = in.Stable
 			for _, phase := range []rollout.Phase{rollout.Idle, rollout.Analyzing} {
-				in.State = rollout.State{Phase: phase, Weight: 10}
+				in.State = rollout.State{Phase: phase, Exposure: rollout.Exposure{Weight: 10}}
 				if got := routePorts(in); got != test.want {
 					t.Errorf("%s: got %s, want %s", phase, got, test.want)
 				}

@@ -12,7 +12,7 @@ import (
 // mainService names the Service that users address: the policy's, else the one named as the workload, else the one
 // that a VirtualService routes to, else the only one that is not headless; empty when there is none.
 func (a *app) mainService(routed string) (string, error) {
-	if name := a.in.Policy.Service.Name; name != "" {
+	if name := a.in.Plan.Service.Name; name != "" {
 		return name, nil
 	}
 	workload := a.servingWorkload().GetName()
@@ -39,7 +39,7 @@ func (a *app) mainService(routed string) (string, error) {
 // missingService returns the Service that the policy asks for and the release does not have: the one that it names,
 // or with a port alone one named as the workload. It is nil when nothing is missing.
 func (a *app) missingService() (*unstructured.Unstructured, error) {
-	s := a.in.Policy.Service
+	s := a.in.Plan.Service
 	switch {
 	case s.Name != "" && a.service(s.Name) == nil:
 		return a.generateService(s.Name)
@@ -52,7 +52,7 @@ func (a *app) missingService() (*unstructured.Unstructured, error) {
 
 // generateService makes the policy's Service. It selects what the workload selects.
 func (a *app) generateService(name string) (*unstructured.Unstructured, error) {
-	s := a.in.Policy.Service
+	s := a.in.Plan.Service
 	workload := a.servingWorkload()
 	if other := a.serving.find(key{kind: "Service", namespace: a.namespace(), name: name}); other != nil {
 		return nil, fmt.Errorf("%s does not select the pods of %s, expected the Service of the app", describe(other), describe(workload))
@@ -72,7 +72,7 @@ func (a *app) generateService(name string) (*unstructured.Unstructured, error) {
 
 // servicePorts are the policy's port and, with portDiscovery, the other ports that the pods' containers declare.
 func (a *app) servicePorts(workload *unstructured.Unstructured) []any {
-	s := a.in.Policy.Service
+	s := a.in.Plan.Service
 	var target any = int64(s.Port)
 	if s.TargetPort != "" {
 		target = s.TargetPort
@@ -143,10 +143,10 @@ func (a *app) newObject(apiVersion, kind, name string) *unstructured.Unstructure
 
 // addMetadata puts the policy's labels and annotations on a generated object.
 func (a *app) addMetadata(obj *unstructured.Unstructured) {
-	if labels := a.in.Policy.Service.Labels; len(labels) > 0 {
+	if labels := a.in.Plan.Service.Labels; len(labels) > 0 {
 		setAt(obj.Object, anyMap(labels), "metadata", "labels")
 	}
-	if annotations := a.in.Policy.Service.Annotations; len(annotations) > 0 {
+	if annotations := a.in.Plan.Service.Annotations; len(annotations) > 0 {
 		setAt(obj.Object, anyMap(annotations), "metadata", "annotations")
 	}
 }

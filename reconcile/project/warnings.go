@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -27,7 +26,7 @@ func Warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 }
 
 func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
-	if in.Policy.Strategy != environments.StrategyCanary {
+	if !in.Plan.Canary() {
 		return nil, nil
 	}
 	in.State = rollout.State{Phase: rollout.Starting}
@@ -35,7 +34,7 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 		in.Target = in.Stable
 	}
 	stable, target := applied(in.Stable), applied(in.Target)
-	if w, err := FindTarget(target, in.Policy.Target); w == nil || err != nil {
+	if w, err := FindTarget(target, in.Plan.Target); w == nil || err != nil {
 		return nil, err
 	}
 	// A first install is looked at as if it served already.

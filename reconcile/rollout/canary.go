@@ -18,7 +18,7 @@ func (t *turn) starting() {
 	case t.Paused != "":
 		// It was ready, and waited for stable until now: its pods have a whole deadline again.
 		t.enter(Starting)
-	case !t.o.Policy.Suspend && t.overdue():
+	case !t.o.Plan.Suspend && t.overdue():
 		t.fail(because(fmt.Sprintf("the canary is not ready within %s", t.deadline()), canary), nil)
 	}
 }
@@ -26,7 +26,7 @@ func (t *turn) starting() {
 // expose gives a ready canary its first traffic, or what it had before it was away.
 func (t *turn) expose() {
 	switch {
-	case t.o.Policy.Suspend:
+	case t.o.Plan.Suspend:
 	case t.skipsAnalysis():
 		t.promote("the analysis is skipped by policy", nil)
 	case t.o.Stable.Available:
@@ -43,18 +43,18 @@ func (t *turn) stableAway() string { return label(t.Stable) + " is not available
 // entryWeight is the weight of the present step. Where the policy has changed in the meantime, a canary that comes
 // back gets no more than it had.
 func (t *turn) entryWeight() int {
-	weights := steps(t.o.Policy)
+	steps := t.o.Plan.steps()
 	if t.Peak == 0 {
 		t.Step = 0
-		return weights[0]
+		return steps[0].Weight
 	}
-	t.Step = min(max(t.Step, 0), len(weights)-1)
-	return min(weights[t.Step], t.Peak)
+	t.Step = min(max(t.Step, 0), len(steps)-1)
+	return min(steps[t.Step].Weight, t.Peak)
 }
 
 // skipsAnalysis reports whether the policy wants no judgement, be it since the middle of the run: the emergency exit.
 func (t *turn) skipsAnalysis() bool {
-	p := t.o.Policy
+	p := t.o.Plan
 	return !p.Suspend && (p.SkipAnalysis || p.Strategy == environments.StrategyRolling)
 }
 
@@ -82,7 +82,7 @@ func (t *turn) analyzing() {
 // than it can be judged would do so for ever.
 func (t *turn) lose() {
 	reason := because("the canary is not available", t.o.Canary)
-	if t.Lost && !t.o.Policy.Suspend {
+	if t.Lost && !t.o.Plan.Suspend {
 		var enough bool
 		if reason, enough = t.countFailed(reason); enough {
 			t.fail(reason, nil)
@@ -97,7 +97,7 @@ func (t *turn) lose() {
 
 // counts reports whether a verdict judges the present weight, for long enough.
 func (t *turn) counts(v *analysis.Verdict) bool {
-	return v != nil && !v.At.After(t.o.Now) && t.CheckDue(t.o.Policy, v.At)
+	return v != nil && !v.At.After(t.o.Now) && t.CheckDue(t.o.Plan, v.At)
 }
 
 // judge acts upon a verdict that counts.
@@ -107,7 +107,7 @@ func (t *turn) judge(v analysis.Verdict) {
 	case v.Outcome == analysis.Fail && v.Decisive:
 		t.FailedChecks++
 		t.fail(v.Reason, v.Results)
-	case t.o.Policy.Suspend:
+	case t.o.Plan.Suspend:
 	case !t.o.Stable.Available:
 		// What the canary does beside a stable release that does not serve says nothing of either.
 		v.Reason = because(t.stableAway(), t.o.Stable)
@@ -126,10 +126,10 @@ func (t *turn) judge(v analysis.Verdict) {
 
 func (t *turn) checkPassed(v analysis.Verdict) {
 	t.resume()
-	for i, w := range steps(t.o.Policy) {
-		if w > t.Weight {
+	for i, step := range t.o.Plan.steps() {
+		if step.Weight > t.Weight {
 			t.Step = i
-			t.setWeight(w)
+			t.setWeight(step.Weight)
 			t.emit(Advanced, v.Reason, v.Results)
 			return
 		}
@@ -150,7 +150,7 @@ func (t *turn) checkFailed(v analysis.Verdict) {
 // countFailed counts a failed check, and tells whether that is the Threshold-th.
 func (t *turn) countFailed(reason string) (counted string, enough bool) {
 	t.FailedChecks++
-	limit := threshold(t.o.Policy)
+	limit := t.o.Plan.threshold()
 	if t.FailedChecks >= limit {
 		return fmt.Sprintf("%s (%d of %d checks failed)", reason, t.FailedChecks, limit), true
 	}
@@ -161,7 +161,7 @@ func (t *turn) countFailed(reason string) (counted string, enough bool) {
 // release.
 func (t *turn) checkInconclusive(v analysis.Verdict) {
 	t.InconclusiveChecks++
-	limit := inconclusiveLimit(t.o.Policy)
+	limit := t.o.Plan.inconclusiveLimit()
 	if t.InconclusiveChecks == 1 {
 		t.emit(Inconclusive, v.Reason, v.Results)
 	}

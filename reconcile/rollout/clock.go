@@ -1,32 +1,20 @@
 package rollout
 
-import (
-	"time"
-
-	"github.com/sluice-cd/sluice/environments"
-)
-
-// Defaults for a policy that does not say; environments fills them in, a hand-made policy may not.
-const (
-	defaultInterval          = time.Minute
-	defaultDeadline          = 10 * time.Minute
-	defaultInconclusiveLimit = 10
-	maxDrainDelay            = 30 * time.Second
-)
+import "time"
 
 // CheckDue reports whether the metrics are to be asked now: an interval has passed since the cluster was first seen to
 // hold the present weight, and since the last check.
-func (s State) CheckDue(p environments.Policy, now time.Time) bool {
+func (s State) CheckDue(p Plan, now time.Time) bool {
 	at := s.nextCheck(p)
 	return !at.IsZero() && !now.Before(at)
 }
 
 // nextCheck is when the next check counts; zero: none does in this State.
-func (s State) nextCheck(p environments.Policy) time.Time {
+func (s State) nextCheck(p Plan) time.Time {
 	if !s.Phase.trait().judged || s.StepSince.IsZero() {
 		return time.Time{}
 	}
-	return latest(s.StepSince, s.LastCheck).Add(interval(p))
+	return latest(s.StepSince, s.LastCheck).Add(p.interval())
 }
 
 // Due is the next instant at which time alone may change Next's answer to o, or at which a check is due; zero when
@@ -35,7 +23,7 @@ func (s State) Due(o Observation) time.Time {
 	o = o.fit(s)
 	t := &turn{State: s, o: o}
 	row := s.Phase.trait()
-	check := s.nextCheck(o.Policy)
+	check := s.nextCheck(o.Plan)
 	switch {
 	case !s.InFlight() || !s.Phase.Known():
 		return time.Time{}
@@ -54,9 +42,9 @@ func (t *turn) stageEnd() time.Time {
 	case t.StepSince.IsZero() || t.Drained:
 		return time.Time{}
 	case t.Weight == 0:
-		return t.StepSince.Add(drainDelay(t.o.Policy))
+		return t.StepSince.Add(t.o.Plan.drainDelay())
 	case t.Phase == Draining:
-		return t.StepSince.Add(interval(t.o.Policy))
+		return t.StepSince.Add(t.o.Plan.interval())
 	default:
 		return time.Time{}
 	}
@@ -92,36 +80,7 @@ func (t *turn) deadlineAt() time.Time {
 	return latest(t.Since, t.StepSince, watched).Add(t.deadline())
 }
 
-func (t *turn) deadline() time.Duration {
-	return positive(t.o.Policy.ProgressDeadline, defaultDeadline)
-}
-
-func interval(p environments.Policy) time.Duration {
-	return positive(p.Analysis.Interval, defaultInterval)
-}
-
-func drainDelay(p environments.Policy) time.Duration { return min(interval(p), maxDrainDelay) }
-
-func threshold(p environments.Policy) int { return max(p.Analysis.Threshold, 1) }
-
-func inconclusiveLimit(p environments.Policy) int {
-	return positive(p.Analysis.InconclusiveLimit, defaultInconclusiveLimit)
-}
-
-// steps are the policy's weights, rising; never empty. A policy that was never resolved has one step.
-func steps(p environments.Policy) []int {
-	if weights := p.Steps(); len(weights) > 0 {
-		return weights
-	}
-	return []int{positive(min(p.Analysis.MaxWeight, 100), 100)}
-}
-
-func positive[T int | time.Duration](v, otherwise T) T {
-	if v <= 0 {
-		return otherwise
-	}
-	return v
-}
+func (t *turn) deadline() time.Duration { return t.o.Plan.deadline() }
 
 func latest(first time.Time, more ...time.Time) time.Time {
 	for _, at := range more {

@@ -15,7 +15,7 @@ func TestOwedRevertBlocksItsRelease(t *testing.T) {
 	o := healthy(s, "unused")
 	o.Desired, o.FromStable = failed, rollout.ChangePods
 	next, _ := checkedNext(t, s, o)
-	s.Policy = &o.Policy
+	s.Plan = &o.Plan
 	if !reflect.DeepEqual(next, s) {
 		t.Errorf("started what git is to take back: %s", encode(t, next))
 	}
@@ -46,15 +46,15 @@ func TestUnfit(t *testing.T) {
 	for _, s := range []rollout.State{
 		{Stable: rollout.Release{Digest: "a"}},
 		{Phase: rollout.Starting, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "c"}},
-		{Phase: rollout.Analyzing, Weight: 10, Peak: 10, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "c"}},
+		{Phase: rollout.Analyzing, Exposure: rollout.Exposure{Weight: 10}, Peak: 10, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "c"}},
 	} {
-		held := healthy(s, "unused").Policy
-		s.Policy = &held
+		held := healthy(s, "unused").Plan
+		s.Plan = &held
 		o := healthy(s, "unused")
 		o.Canary, o.Stable = rollout.Track{Failed: true}, rollout.Track{Ready: true}
 		unknown, _ := checkedNext(t, s, o)
 		o.Desired, o.FromStable, o.FromTarget = rollout.Release{Digest: "b"}, rollout.ChangePods, rollout.ChangePods
-		o.Policy.Suspend = true
+		o.Plan.Suspend = true
 		o.Unfit = "its selector changes"
 		if next, _ := checkedNext(t, s, o); !same(next, unknown) {
 			t.Errorf("unfit, from %q:\n%s\nwant\n%s", s.Phase, encode(t, next), encode(t, unknown))
@@ -66,7 +66,7 @@ func TestUnfit(t *testing.T) {
 func TestPlainChangeWhileTheCanaryIsAway(t *testing.T) {
 	for _, phase := range []rollout.Phase{rollout.Analyzing, rollout.Promoting} {
 		s := rollout.State{
-			Phase: phase, Weight: 10, Peak: 10, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "b"},
+			Phase: phase, Exposure: rollout.Exposure{Weight: 10}, Peak: 10, Rollouts: 1, Stable: rollout.Release{Digest: "a"}, Target: rollout.Release{Digest: "b"},
 		}
 		o := healthy(s, "unused")
 		o.Stable, o.Canary = rollout.Track{Available: true}, rollout.Track{}

@@ -48,7 +48,7 @@ func FuzzBroken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input []byte) {
 		d := &dice{bytes: input}
 		s, o := d.broken(), d.observation()
-		s.CheckDue(o.Policy, o.Now)
+		s.CheckDue(o.Plan, o.Now)
 		s.Due(o)
 		s.Tracks()
 		for range 8 {
@@ -77,7 +77,7 @@ func checkDue(t testing.TB, s rollout.State, o rollout.Observation) {
 	later.Now = o.Now.Add(1000 * time.Hour)
 	if due := s.Due(o); due.After(o.Now) {
 		later.Now = due.Add(-time.Nanosecond)
-	} else if !due.IsZero() && !s.CheckDue(o.Policy, o.Now) {
+	} else if !due.IsZero() && !s.CheckDue(o.Plan, o.Now) {
 		t.Fatalf("due in the past, and no check is: %s", encode(t, s))
 	}
 	if next, _ := rollout.Next(s, later); !same(next, s) {
@@ -123,7 +123,7 @@ func checkStuckEnds(t testing.TB, s rollout.State) {
 		return
 	}
 	o := healthy(s, "unused")
-	o.Desired, o.Applied, o.Policy.Analysis.StepWeightPromotion = rollout.Release{}, false, 30
+	o.Desired, o.Applied, o.Plan.StepBack = rollout.Release{}, false, 30
 	run(t, s, o, func(s rollout.State, o *rollout.Observation) {
 		says(analysis.Pass)(s, o)
 		o.Applied = s.Phase == rollout.Analyzing && s.Paused != ""
@@ -135,10 +135,10 @@ func healthy(s rollout.State, version string) rollout.Observation {
 	return rollout.Observation{
 		Now:     time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
 		Desired: rollout.Release{Version: version, Digest: version, Commit: fmt.Sprint(version, s.LastSeq)},
-		Policy: environments.Policy{
+		Plan: rollout.NewPlan(environments.Policy{
 			Strategy: environments.StrategyCanary,
 			Analysis: environments.Analysis{StepWeight: 10, MaxWeight: 50, Threshold: 3},
-		},
+		}),
 		Applied: true,
 		Stable:  rollout.Track{Ready: true, Available: true},
 		Canary:  rollout.Track{Ready: true, Available: true},
@@ -151,7 +151,7 @@ type sight func(rollout.State, *rollout.Observation)
 // says is a metrics server with one answer.
 func says(outcome analysis.Outcome) sight {
 	return func(s rollout.State, o *rollout.Observation) {
-		if s.CheckDue(o.Policy, o.Now) {
+		if s.CheckDue(o.Plan, o.Now) {
 			o.Verdict = &analysis.Verdict{Outcome: outcome, At: o.Now}
 		}
 	}
@@ -292,7 +292,7 @@ func (d *dice) observation() rollout.Observation {
 	changes := []rollout.Change{rollout.ChangeNone, rollout.ChangePlain, rollout.ChangePods}
 	o := rollout.Observation{
 		Now: d.now(), Removed: d.n(12) == 11, FromStable: changes[d.n(3)], FromTarget: changes[d.n(3)],
-		Policy: d.policy(), Applied: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
+		Plan: d.plan(), Applied: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
 		Recorded: int64(d.n(20)), Ahead: int64(max(0, d.n(40)-20)), Retry: d.n(8) == 7,
 	}
 	if d.n(4) > 0 {
@@ -316,7 +316,7 @@ func (d *dice) track() rollout.Track {
 	return rollout.Track{Ready: d.yes(), Available: d.yes(), Failed: d.n(6) == 5}
 }
 
-func (d *dice) policy() environments.Policy {
+func (d *dice) plan() rollout.Plan {
 	strategies := []environments.Strategy{environments.StrategyCanary, environments.StrategyRolling, ""}
 	p := environments.Policy{
 		Strategy: strategies[d.n(3)], SkipAnalysis: d.n(8) == 7, Suspend: d.n(8) == 7,
@@ -329,5 +329,5 @@ func (d *dice) policy() environments.Policy {
 	for range d.n(5) {
 		p.Analysis.StepWeights = append(p.Analysis.StepWeights, d.n(140)-10)
 	}
-	return p
+	return rollout.NewPlan(p)
 }

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/sluice-cd/sluice/environments"
 )
 
 // maxRejected bounds State.Rejected. Older ones than these are no longer what git asks for.
@@ -35,7 +33,7 @@ func (t *turn) applyPlain() {
 
 // mayBegin reports whether nothing stands in the way of a rollout to Desired.
 func (t *turn) mayBegin() bool {
-	return !t.o.Policy.Suspend && !t.rejected(t.o.Desired)
+	return !t.o.Plan.Suspend && !t.rejected(t.o.Desired)
 }
 
 // rejected reports whether a release failed before and nobody has asked for it anew since. A Revert that git has not
@@ -74,7 +72,7 @@ func (t *turn) begin() {
 	t.clearRun()
 	t.Target = t.o.Desired
 	t.Rollouts++
-	if t.o.Policy.Strategy == environments.StrategyCanary {
+	if t.o.Plan.Canary() {
 		t.enter(Starting)
 	} else {
 		t.enter(Updating)

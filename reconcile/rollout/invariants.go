@@ -58,16 +58,16 @@ func checkWeight(before State, o Observation, after State) error {
 	if after.Weight <= before.Weight {
 		return nil
 	}
-	weights := steps(o.Policy)
+	steps := o.Plan.steps()
 	exposed := before.Phase == Starting && after.Phase == Analyzing && (o.Canary.Ready && o.Stable.takesTraffic())
 	switch {
-	case exposed && before.Peak == 0 && after.Step == 0 && after.Weight == weights[0]:
+	case exposed && before.Peak == 0 && after.Step == 0 && after.Weight == steps[0].Weight:
 		return nil
 	case exposed && after.Weight <= before.Peak:
 		return nil
 	case before.Phase == Analyzing && after.Phase == Analyzing && passedAt(before, o) && o.Applied:
-		i := slices.IndexFunc(weights, func(w int) bool { return w > before.Weight })
-		if i >= 0 && weights[i] == after.Weight && after.Step == i {
+		i := slices.IndexFunc(steps, func(s Step) bool { return s.Weight > before.Weight })
+		if i >= 0 && steps[i].Weight == after.Weight && after.Step == i {
 			return nil
 		}
 	}
@@ -78,7 +78,7 @@ func checkWeight(before State, o Observation, after State) error {
 // the canary track goes only when it has no traffic.
 func checkTracks(before State, o Observation, after State) error {
 	var faults []error
-	skips := o.Policy.SkipAnalysis || o.Policy.Strategy == environments.StrategyRolling
+	skips := o.Plan.SkipAnalysis || o.Plan.Strategy == environments.StrategyRolling
 	if after.Phase == Promoting && before.Phase != Promoting {
 		ok := before.Phase == Starting && skips || before.Phase == Analyzing && (skips || passedAt(before, o) && o.Applied)
 		if !ok {
@@ -86,7 +86,7 @@ func checkTracks(before State, o Observation, after State) error {
 		}
 	}
 	t := &turn{State: before, o: o}
-	drained := before.Weight == 0 && (t.heldFor(drainDelay(o.Policy)) || t.overdue())
+	drained := before.Weight == 0 && (t.heldFor(o.Plan.drainDelay()) || t.overdue())
 	if after.Drained && !before.Drained && before.Peak > 0 && !drained {
 		faults = append(faults, fmt.Errorf("the canary track goes with weight %d, held since %s", before.Weight, before.StepSince))
 	}
@@ -110,7 +110,7 @@ func judged(s State, o Observation) bool {
 	if since.After(o.Now) { // the clock was set back
 		since = o.Now
 	}
-	return !o.Verdict.At.Before(since.Add(interval(o.Policy)))
+	return !o.Verdict.At.Before(since.Add(o.Plan.interval()))
 }
 
 // checkNumbers: numbered without gaps, from the newest number before; each of them in the outbox, and none gone that the

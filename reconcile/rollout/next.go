@@ -3,8 +3,6 @@ package rollout
 import (
 	"slices"
 	"time"
-
-	"github.com/sluice-cd/sluice/environments"
 )
 
 // Next takes one observation of the world to the next State and to the events that say what happened. It is the whole
@@ -104,7 +102,7 @@ func Next(s State, o Observation) (State, []Event) {
 	if o.Desired.IsZero() {
 		return t.State, t.events
 	}
-	return t.Governed(o.Desired, o.Policy), t.events
+	return t.Governed(o.Desired, o.Plan), t.events
 }
 
 // fit is the observation without a Desired that is Unfit.
@@ -113,21 +111,21 @@ func (o Observation) fit(s State) Observation {
 		return o
 	}
 	o.Desired, o.FromStable, o.FromTarget = Release{}, ChangeNone, ChangeNone
-	if s.Policy != nil {
-		o.Policy = *s.Policy
+	if s.Plan != nil {
+		o.Plan = *s.Plan
 	}
 	return o
 }
 
-// Governed is the State with the policy that its projection follows, given what git asks for: that of the release under
+// Governed is the State with the plan that its projection follows, given what git asks for: that of the release under
 // way, at rest that of the one that serves. The State's own stays while git asks for another release.
-func (s State) Governed(desired Release, p environments.Policy) State {
+func (s State) Governed(desired Release, p Plan) State {
 	governs := s.Stable
 	if s.InFlight() {
 		governs = s.Target
 	}
-	if s.Policy == nil || governs.IsZero() || desired.Digest == governs.Digest {
-		s.Policy = &p
+	if s.Plan == nil || governs.IsZero() || desired.Digest == governs.Digest {
+		s.Plan = &p
 	}
 	if s.Stable.Digest == desired.Digest && s.Stable.Commit == "" {
 		// What was adopted is what git says: now it is known since when.

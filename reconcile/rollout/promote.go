@@ -44,7 +44,7 @@ func (t *turn) draining() {
 			t.fail(t.promotionLate(), nil)
 		}
 	case t.Weight > 0:
-		if !t.o.Canary.Available || t.heldFor(interval(t.o.Policy)) || t.overdue() {
+		if !t.o.Canary.Available || t.heldFor(t.o.Plan.interval()) || t.overdue() {
 			t.lowerWeight()
 		}
 	case !t.Drained:
@@ -61,9 +61,9 @@ func (t *turn) promotionLate() string {
 	return because(fmt.Sprintf("the promotion failed: the stable track is not ready within %s", t.deadline()), t.o.Stable)
 }
 
-// lowerWeight moves one step of traffic back to the stable track; all of it without stepWeightPromotion.
+// lowerWeight moves one step of traffic back to the stable track; all of it without StepBack.
 func (t *turn) lowerWeight() {
-	step := t.o.Policy.Analysis.StepWeightPromotion
+	step := t.o.Plan.StepBack
 	if step <= 0 || !t.o.Canary.Available {
 		step = t.Weight
 	}
@@ -73,7 +73,7 @@ func (t *turn) lowerWeight() {
 // drain takes the canary out of the projection when it has been without traffic for the drain delay. A canary that the
 // cluster refuses to hold does not keep the rollout open for longer than the deadline.
 func (t *turn) drain() {
-	if t.heldFor(drainDelay(t.o.Policy)) || t.overdue() {
+	if t.heldFor(t.o.Plan.drainDelay()) || t.overdue() {
 		t.Drained = true
 		t.restage()
 	}

@@ -1,10 +1,6 @@
 package rollout
 
-import (
-	"fmt"
-
-	"github.com/sluice-cd/sluice/environments"
-)
+import "fmt"
 
 // redirect follows git when it asks for something else in the middle of a run, and reports whether it did.
 func (t *turn) redirect() bool {
@@ -47,7 +43,7 @@ func (t *turn) supersede() {
 
 // replaceable reports whether the third release can take over the track of the one under way as it is.
 func (t *turn) replaceable() bool {
-	if t.o.Policy.Suspend {
+	if t.o.Plan.Suspend {
 		return false
 	}
 	switch t.Phase {
@@ -55,7 +51,7 @@ func (t *turn) replaceable() bool {
 		return t.Peak == 0
 	case Updating:
 		// Towards a canary the stable track has to be the stable release first.
-		return t.o.Policy.Strategy != environments.StrategyCanary
+		return !t.o.Plan.Canary()
 	default:
 		return false
 	}

@@ -47,11 +47,11 @@ func TestSimulation(t *testing.T) {
 
 // model is a cluster, a git server, a metrics server and an audit log, as small as they can be.
 type model struct {
-	t      *testing.T
-	r      *rand.Rand
-	now    time.Time
-	state  rollout.State // as saved in the cluster
-	policy environments.Policy
+	t     *testing.T
+	r     *rand.Rand
+	now   time.Time
+	state rollout.State // as saved in the cluster
+	plan  rollout.Plan
 
 	git                         rollout.Release // the tip
 	commits                     int
@@ -74,18 +74,18 @@ type pods struct {
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{
 		t: t, r: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC),
-		policy: environments.Policy{
+		plan: rollout.NewPlan(environments.Policy{
 			Strategy: environments.StrategyCanary, ProgressDeadline: 90 * time.Second,
 			Analysis: environments.Analysis{
 				Interval: 20 * time.Second, Threshold: 2, InconclusiveLimit: 3, StepWeight: 20, MaxWeight: 60,
 			},
-		},
+		}),
 	}
 	if seed%3 == 0 {
-		m.policy.Analysis.StepWeightPromotion = 25
+		m.plan.StepBack = 25
 	}
 	if seed%5 == 0 {
-		m.policy.Strategy = environments.StrategyRolling
+		m.plan.Strategy = environments.StrategyRolling
 	}
 	m.push("good0")
 	return m
@@ -153,10 +153,10 @@ func (m *model) pass() {
 func (m *model) observation() rollout.Observation {
 	stable, canary := m.state.Tracks()
 	o := rollout.Observation{
-		Now: m.now, Policy: m.policy, WatchedSince: m.watched, Applied: m.holds(stable, canary),
+		Now: m.now, Plan: m.plan, WatchedSince: m.watched, Applied: m.holds(stable, canary),
 		Stable: m.track(m.stable, stable), Canary: m.track(m.canary, canary), Recorded: int64(len(m.log)),
 	}
-	o.Policy.Suspend = m.suspended
+	o.Plan.Suspend = m.suspended
 	switch {
 	case m.gitAway:
 	case m.removed:
@@ -166,7 +166,7 @@ func (m *model) observation() rollout.Observation {
 		o.FromStable, o.FromTarget = change(m.state.Stable, m.git), change(m.state.Target, m.git)
 		o.Reverted = m.writeRollback()
 	}
-	if m.state.CheckDue(m.policy, m.now) {
+	if m.state.CheckDue(m.plan, m.now) {
 		o.Verdict = m.verdict(m.canary.release)
 	}
 	return o

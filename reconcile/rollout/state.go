@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/sluice-cd/sluice/analysis"
-	"github.com/sluice-cd/sluice/environments"
 )
 
 // Release identifies one app at one commit.
@@ -36,9 +35,9 @@ type State struct {
 	Target Release `json:"target,omitzero"`
 	// Rollouts counts the rollouts begun; the present one's id is <app>/<Rollouts>.
 	Rollouts int64 `json:"rollouts,omitempty"`
-	// Step indexes the policy's steps; Weight is the canary's share in percent.
-	Step   int `json:"step,omitempty"`
-	Weight int `json:"weight,omitempty"`
+	// Step indexes the plan's steps; Exposure is what the canary gets.
+	Step int `json:"step,omitempty"`
+	Exposure
 	// Peak is the highest weight that this rollout's canary was given; 0: it never took traffic.
 	Peak int `json:"peak,omitempty"`
 	// Drained, in Draining and RollingBack: the canary track has had no traffic for the drain delay, or never had
@@ -67,8 +66,8 @@ type State struct {
 	Rejected []Rejection `json:"rejected,omitempty"`
 	// Revert is the rollback commit that git still owes; nil when none is due.
 	Revert *Revert `json:"revert,omitempty"`
-	// Policy that the projection follows, kept so that git may be away; see Governed.
-	Policy *environments.Policy `json:"policy,omitempty"`
+	// Plan that the projection follows, kept so that git may be away; see Governed.
+	Plan *Plan `json:"plan,omitempty"`
 	// LastSeq is the number of the newest event; Outbox holds the events that the audit log has not accepted yet.
 	LastSeq int64   `json:"lastSeq,omitempty"`
 	Outbox  []Event `json:"outbox,omitempty"`
@@ -129,9 +128,9 @@ type Observation struct {
 	Removed bool
 	// FromStable and FromTarget: how Desired differs from State.Stable and State.Target.
 	FromStable, FromTarget Change
-	// Policy of Desired, or of the release under way while Desired is not known. It may change at any time. While Desired
-	// is Unfit, Next goes by State.Policy.
-	Policy environments.Policy
+	// Plan of Desired, or of the release under way while Desired is not known. It may change at any time. While Desired
+	// is Unfit, Next goes by State.Plan.
+	Plan Plan
 	// Unfit says why Desired can't be taken over; empty: it can, or nobody has looked. Ask when State.Takes. The course is
 	// held then, as if Desired were not known: once it was taken over there might be no way back out.
 	Unfit string

@@ -50,7 +50,7 @@ type world struct {
 	t        *testing.T
 	now      time.Time
 	state    rollout.State
-	policy   environments.Policy
+	plan     rollout.Plan
 	desired  rollout.Release
 	removed  bool
 	recorded int64
@@ -64,8 +64,12 @@ func newWorld(t *testing.T) *world {
 func (w *world) run(d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "policy":
-		w.policy = parsePolicy(d)
-		return fmt.Sprintf("weights %v", w.policy.Steps())
+		w.plan = parsePlan(d)
+		weights := make([]int, len(w.plan.Steps))
+		for i, step := range w.plan.Steps {
+			weights[i] = step.Weight
+		}
+		return fmt.Sprintf("weights %v", weights)
 	case "git":
 		w.setDesired(d)
 		return "ok"
@@ -116,7 +120,7 @@ func change(a, b rollout.Release) rollout.Change {
 
 func (w *world) observation() rollout.Observation {
 	return rollout.Observation{
-		Now: w.now, Desired: w.desired, Removed: w.removed, Policy: w.policy, Recorded: w.recorded,
+		Now: w.now, Desired: w.desired, Removed: w.removed, Plan: w.plan, Recorded: w.recorded,
 		FromStable: change(w.state.Stable, w.desired), FromTarget: change(w.state.Target, w.desired),
 		Applied: true, WatchedSince: w.watched, Stable: track("ready"), Canary: track("ready"),
 	}
@@ -230,7 +234,7 @@ func same(x, y rollout.State) bool {
 		x.Since == y.Since && x.StepSince == y.StepSince && x.LastCheck == y.LastCheck &&
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Paused == y.Paused && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
-		sameRevert(x.Revert, y.Revert) && reflect.DeepEqual(x.Policy, y.Policy) && x.LastSeq == y.LastSeq &&
+		sameRevert(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 
@@ -363,7 +367,7 @@ func describeEvent(e rollout.Event) string {
 
 func (w *world) due() string {
 	at := w.state.Due(w.observation())
-	check := w.state.CheckDue(w.policy, w.now)
+	check := w.state.CheckDue(w.plan, w.now)
 	if at.IsZero() {
 		return fmt.Sprintf("never, check due: %v", check)
 	}
@@ -420,7 +424,7 @@ func outcome(s string) (o analysis.Outcome, decisive bool) {
 	}
 }
 
-func parsePolicy(d *datadriven.TestData) environments.Policy {
+func parsePlan(d *datadriven.TestData) rollout.Plan {
 	p := environments.Policy{
 		Strategy: environments.StrategyCanary, ProgressDeadline: 10 * time.Minute,
 		Analysis: environments.Analysis{
@@ -457,7 +461,7 @@ func parsePolicy(d *datadriven.TestData) environments.Policy {
 			}
 		}
 	}
-	return p
+	return rollout.NewPlan(p)
 }
 
 func arg(d *datadriven.TestData, key string) string {

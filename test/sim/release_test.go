@@ -148,7 +148,7 @@ func (c *charts) policy(p environments.Policy, digest string) environments.Polic
 // input of the projection of a state.
 func (c *charts) input(s rollout.State) project.Input {
 	return project.Input{
-		App: appName, Namespace: "production", Policy: *s.Policy, State: s,
+		App: appName, Namespace: "production", Plan: *s.Plan, State: s,
 		Stable: c.objects(s.Stable.Digest), Target: c.objects(s.Target.Digest),
 	}
 }

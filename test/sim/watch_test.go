@@ -337,8 +337,8 @@ func (c *watch) rest() {
 		w.cluster.control(w.now, func() bool { return false })
 		force()
 	}
-	policy := w.charts.policy(w.base(), state().Stable.Digest)
-	d, err := project.Project(w.charts.input(rollout.State{Stable: state().Stable, Policy: &policy}))
+	plan := rollout.NewPlan(w.charts.policy(w.base(), state().Stable.Digest))
+	d, err := project.Project(w.charts.input(rollout.State{Stable: state().Stable, Plan: &plan}))
 	if err != nil {
 		w.failf("projecting the rest: %v", err)
 	}

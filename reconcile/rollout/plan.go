@@ -1,0 +1,100 @@
+package rollout
+
+import (
+	"time"
+
+	"github.com/sluice-cd/sluice/environments"
+)
+
+// Defaults for a plan that does not say.
+const (
+	defaultInterval          = time.Minute
+	defaultDeadline          = 10 * time.Minute
+	defaultInconclusiveLimit = 10
+	maxDrainDelay            = 30 * time.Second
+)
+
+// Plan is how a release is delivered: what its policy comes to. Next and the projection follow it, and it is saved with the
+// State, so that git may be away. The zero Plan is a rolling update with the defaults.
+type Plan struct {
+	Strategy environments.Strategy `json:"strategy,omitempty"`
+	// Target is the workload under judgement; zero: the release's only workload.
+	Target environments.Target `json:"target,omitzero"`
+	// Service and the routing to it, where the chart brings none.
+	Service environments.Service `json:"service,omitzero"`
+	// Steps of the canary, their weights strictly rising; see steps.
+	Steps []Step `json:"steps,omitempty"`
+	// StepBack is the percentage by which a promotion gives traffic back to the stable track, an interval each; 0: at once.
+	StepBack int `json:"stepBack,omitempty"`
+	// Interval between checks, and the least time at each step; default 60 s.
+	Interval time.Duration `json:"interval,omitempty"`
+	// Deadline by which a track has to be ready; default 10 min.
+	Deadline time.Duration `json:"deadline,omitempty"`
+	// Threshold is the number of failed checks that rolls back; default 1. InconclusiveLimit is the number of inconclusive
+	// checks in a row that pauses; default 10.
+	Threshold         int `json:"threshold,omitempty"`
+	InconclusiveLimit int `json:"inconclusiveLimit,omitempty"`
+	// Metrics are the checks.
+	Metrics []environments.Metric `json:"metrics,omitempty"`
+	// SkipAnalysis promotes a ready canary without judging it. Suspend keeps it from getting on.
+	SkipAnalysis bool `json:"skipAnalysis,omitempty"`
+	Suspend      bool `json:"suspend,omitempty"`
+}
+
+// Step is one stage of a canary. What else than traffic a stage may ask for belongs here.
+type Step struct {
+	Exposure
+}
+
+// Exposure is what the canary gets of the users' requests.
+type Exposure struct {
+	// Weight is its share in percent.
+	Weight int `json:"weight,omitempty"`
+}
+
+// NewPlan is what a policy comes to.
+func NewPlan(p environments.Policy) Plan {
+	plan := Plan{
+		Strategy: p.Strategy, Target: p.Target, Service: p.Service, StepBack: p.Analysis.StepWeightPromotion,
+		Interval: p.Analysis.Interval, Deadline: p.ProgressDeadline,
+		Threshold: p.Analysis.Threshold, InconclusiveLimit: p.Analysis.InconclusiveLimit, Metrics: p.Analysis.Metrics,
+		SkipAnalysis: p.SkipAnalysis, Suspend: p.Suspend,
+	}
+	weights := p.Steps()
+	if len(weights) == 0 && p.Strategy == environments.StrategyCanary {
+		weights = []int{positive(min(p.Analysis.MaxWeight, 100), 100)}
+	}
+	for _, w := range weights {
+		plan.Steps = append(plan.Steps, Step{Exposure{Weight: w}})
+	}
+	return plan
+}
+
+// Canary reports whether the release is judged beside the one that serves.
+func (p Plan) Canary() bool { return p.Strategy == environments.StrategyCanary }
+
+func (p Plan) interval() time.Duration { return positive(p.Interval, defaultInterval) }
+
+func (p Plan) deadline() time.Duration { return positive(p.Deadline, defaultDeadline) }
+
+// drainDelay is how long a canary without traffic is kept for the requests that it still serves.
+func (p Plan) drainDelay() time.Duration { return min(p.interval(), maxDrainDelay) }
+
+func (p Plan) threshold() int { return max(p.Threshold, 1) }
+
+func (p Plan) inconclusiveLimit() int { return positive(p.InconclusiveLimit, defaultInconclusiveLimit) }
+
+// steps are never none: all the traffic is the last step of them all.
+func (p Plan) steps() []Step {
+	if len(p.Steps) == 0 {
+		return []Step{{Exposure{Weight: 100}}}
+	}
+	return p.Steps
+}
+
+func positive[T int | time.Duration](v, otherwise T) T {
+	if v <= 0 {
+		return otherwise
+	}
+	return v
+}

@@ -1,0 +1,48 @@
+package rollout
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/sluice-cd/sluice/environments"
+)
+
+// schema is the version of the form in which a State is saved. One that is older is read all the same; one that is newer
+// is not, since nobody here knows what it says.
+//
+//	0  the policy as environments has it, in "policy"
+//	1  the Plan
+const schema = 1
+
+// plain is a State without its methods.
+type plain State
+
+// MarshalJSON says which form it is.
+func (s State) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Schema int `json:"schema"`
+		*plain
+	}{schema, (*plain)(&s)})
+}
+
+// UnmarshalJSON reads the present form and those before it.
+func (s *State) UnmarshalJSON(b []byte) error {
+	var read State
+	form := struct {
+		Schema int                  `json:"schema"`
+		Policy *environments.Policy `json:"policy"`
+		*plain
+	}{plain: (*plain)(&read)}
+	if err := json.Unmarshal(b, &form); err != nil {
+		return err
+	}
+	switch {
+	case form.Schema < 0 || form.Schema > schema:
+		return fmt.Errorf("it has form %d, as a newer Sluice writes it; this one knows forms up to %d", form.Schema, schema)
+	case form.Policy != nil && read.Plan == nil:
+		p := NewPlan(*form.Policy)
+		read.Plan = &p
+	}
+	*s = read
+	return nil
+}
