@@ -112,10 +112,8 @@ func (r *Repository) proposeRevert(ctx context.Context, app string, revert rollo
 	if err != nil {
 		return skipped(err)
 	}
-	if hash == "" {
-		return rollout.Reverted{Skipped: "branch " + name + " holds the rollback already"}, nil
-	}
-	return rollout.Reverted{Skipped: "the rollback waits on branch " + name + " as commit " + hash}, nil
+	// Without a hash the branch held the rollback already: the answer to an earlier try was lost.
+	return rollout.Reverted{Branch: name, Commit: hash}, nil
 }
 
 // foundRevert answers for a tip that no longer says what failed: by a commit of ours whose answer was lost, or, for

@@ -167,6 +167,9 @@ func ending(r audit.Record) string {
 	if r.Last.Reason != "" {
 		text += ": " + r.Last.Reason
 	}
+	if r.RollbackProposed != "" {
+		text += "; the rollback waits on branch " + r.RollbackProposed + " to be merged"
+	}
 	if r.RollbackSkipped != "" {
 		text += "; git was not put back: " + r.RollbackSkipped
 	}

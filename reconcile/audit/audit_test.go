@@ -393,10 +393,13 @@ func TestDescribe(t *testing.T) {
 		"web: rolled back 0.0.131 to 0.0.130":                                   {Type: rollout.RolledBack, From: r130, To: r131},
 		"web: rollout started (0.0.130 [1301301301] -> 0.0.130 [ffffffffff])":   {Type: rollout.RolloutStarted, From: r130, To: values},
 		"web: installing 0.0.129":                                               {Type: rollout.InstallStarted, To: r129},
-		"web: removed 0.0.129":                                                  {Type: rollout.Removed, From: r129},
-		"web: Novelty (nothing -> 0.0.129)":                                     {Type: "Novelty", To: r129},
-		"web: held at 0% (0.0.129 -> 0.0.130): a b":                             {Type: rollout.Held, From: r129, To: r130, Reason: "a\n\nb\x1b"},
-		"web: degraded (0.0.129): not available: 0 of 2 pods ready":             {Type: rollout.Degraded, From: r129, Reason: "not available: 0 of 2 pods ready"},
+		"web: the rollback from 0.0.130 to 0.0.129 waits on branch sluice/rollback/p/web-1": {
+			Type: rollout.RollbackProposed, From: r129, To: r130, Branch: "sluice/rollback/p/web-1",
+		},
+		"web: removed 0.0.129":                                      {Type: rollout.Removed, From: r129},
+		"web: Novelty (nothing -> 0.0.129)":                         {Type: "Novelty", To: r129},
+		"web: held at 0% (0.0.129 -> 0.0.130): a b":                 {Type: rollout.Held, From: r129, To: r130, Reason: "a\n\nb\x1b"},
+		"web: degraded (0.0.129): not available: 0 of 2 pods ready": {Type: rollout.Degraded, From: r129, Reason: "not available: 0 of 2 pods ready"},
 	} {
 		if got := Describe("web", e); got != want {
 			t.Errorf("got %q, want %q", got, want)

@@ -19,7 +19,7 @@ func Subject(app string, e rollout.Event) string {
 		change = from
 	}
 	r := strings.NewReplacer("{from}", from, "{to}", to, "{change}", change,
-		"{weight}", strconv.Itoa(e.Weight), "{commit}", short(e.Commit))
+		"{weight}", strconv.Itoa(e.Weight), "{commit}", short(e.Commit), "{branch}", clean(e.Branch, longestText))
 	return clean(app, 80) + ": " + r.Replace(sentence)
 }
 

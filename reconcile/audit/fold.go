@@ -41,7 +41,7 @@ func enters(p rollout.Phase) func(*Record, rollout.Event) {
 
 func (r *Record) begin(e rollout.Event) {
 	r.run(string(rollout.Starting), e)
-	r.Checks, r.Rollback, r.RollbackSkipped = nil, "", ""
+	r.Checks, r.Rollback, r.RollbackProposed, r.RollbackSkipped = nil, "", "", ""
 	r.forgive(e.To)
 }
 
@@ -71,11 +71,15 @@ func (r *Record) takeOver(e rollout.Event) {
 }
 
 func (r *Record) putBack(e rollout.Event) {
-	r.Rollback, r.RollbackSkipped = clean(e.Commit, longestText), ""
+	r.Rollback, r.RollbackProposed, r.RollbackSkipped = clean(e.Commit, longestText), "", ""
+}
+
+func (r *Record) propose(e rollout.Event) {
+	r.Rollback, r.RollbackProposed, r.RollbackSkipped = "", clean(e.Branch, longestText), ""
 }
 
 func (r *Record) leave(e rollout.Event) {
-	r.Rollback, r.RollbackSkipped = "", clean(e.Reason, longestText)
+	r.Rollback, r.RollbackProposed, r.RollbackSkipped = "", "", clean(e.Reason, longestText)
 }
 
 func (r *Record) remove(rollout.Event) {

@@ -57,6 +57,9 @@ var kinds = map[rollout.EventType]kind{
 		sentence: "recovered ({change})", record: (*Record).takeOver, ends: true, became: "was given up", level: slog.LevelWarn,
 	},
 	rollout.RollbackCommitted: {sentence: "git is back from {to} to {from} in commit {commit}", record: (*Record).putBack},
+	rollout.RollbackProposed: {
+		sentence: "the rollback from {to} to {from} waits on branch {branch}", record: (*Record).propose, level: slog.LevelWarn,
+	},
 	rollout.RollbackSkipped: {
 		sentence: "git was not put back from {to} to {from}", record: (*Record).leave, level: slog.LevelWarn,
 	},

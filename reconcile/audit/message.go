@@ -71,6 +71,7 @@ func eventMessage(n Names, app string, e rollout.Event) string {
 		{"Cause", e.To.Commit},
 		{"Weight", strconv.Itoa(e.Weight)},
 		{"Commit", e.Commit},
+		{"Branch", e.Branch},
 		{"Reason", e.Reason},
 	})
 }
@@ -127,6 +128,7 @@ func ParseMessage(msg string) (Entry, bool) {
 			To:     rollout.Release{Version: t["To"], Digest: t["To-Digest"], Commit: t["Cause"]},
 			Reason: t["Reason"],
 			Commit: t["Commit"],
+			Branch: t["Branch"],
 		},
 	}
 	if e.Environment == "" || e.Type == "" {

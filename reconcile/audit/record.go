@@ -46,10 +46,11 @@ type Record struct {
 	Fault string `yaml:"fault,omitempty" json:"fault,omitempty"`
 	// Last is how the last rollout ended.
 	Last Ending `yaml:"last,omitempty" json:"last,omitzero"`
-	// Rollback is the commit that put the environment branch back after the last rollout failed; RollbackSkipped says
-	// why there is none.
-	Rollback        string `yaml:"rollback,omitempty" json:"rollback,omitempty"`
-	RollbackSkipped string `yaml:"rollbackSkipped,omitempty" json:"rollbackSkipped,omitempty"`
+	// Rollback is the commit that put the environment branch back after the last rollout failed, RollbackProposed the branch
+	// on which it waits to be merged; RollbackSkipped says why there is neither.
+	Rollback         string `yaml:"rollback,omitempty" json:"rollback,omitempty"`
+	RollbackProposed string `yaml:"rollbackProposed,omitempty" json:"rollbackProposed,omitempty"`
+	RollbackSkipped  string `yaml:"rollbackSkipped,omitempty" json:"rollbackSkipped,omitempty"`
 	// Rejected releases, newest last, at most 10.
 	Rejected []Rejection `yaml:"rejected,omitempty" json:"rejected,omitempty"`
 	// LastSeq is the number of the newest event.

@@ -28,6 +28,7 @@ const (
 	Superseded        EventType = "Superseded"       // a third release took the rollout's place
 	Aborted           EventType = "Aborted"          // git went back to the stable release
 	RollbackCommitted EventType = "RollbackCommitted"
+	RollbackProposed  EventType = "RollbackProposed" // the rollback waits on a branch of its own for somebody to merge it
 	RollbackSkipped   EventType = "RollbackSkipped" // git had moved on; nothing was written
 	Removed           EventType = "Removed"         // git no longer lists the app, and its objects are gone
 	Recovered         EventType = "Recovered"       // the State was lost: what serves was taken over, a rollout given up
@@ -51,8 +52,9 @@ type Event struct {
 	// Reason in numbers; Results where checks were behind it.
 	Reason  string            `json:"reason,omitempty"`
 	Results []analysis.Result `json:"results,omitempty"`
-	// Commit is the rollback commit of RollbackCommitted.
+	// Commit is the rollback commit of RollbackCommitted and RollbackProposed, Branch where the latter waits.
 	Commit string `json:"commit,omitempty"`
+	Branch string `json:"branch,omitempty"`
 }
 
 // RolloutID names the app's present or last rollout, as "croc-hunter-java/7"; empty before the first.

@@ -67,21 +67,25 @@ func (t *turn) settleRevert() {
 		return
 	}
 	switch {
+	case answer.Branch != "":
+		t.closeRevert(RollbackProposed, t.Revert.Reason, answer)
 	case answer.Commit != "":
-		t.closeRevert(RollbackCommitted, t.Revert.Reason, answer.Commit)
+		t.closeRevert(RollbackCommitted, t.Revert.Reason, answer)
 	case answer.Skipped != "":
-		t.closeRevert(RollbackSkipped, answer.Skipped, "")
+		t.closeRevert(RollbackSkipped, answer.Skipped, nil)
 	}
 }
 
-// closeRevert records how the pending rollback commit ended. It keeps the State's Reason, which is why the release
+// closeRevert records how the pending rollback commit ended, and what was written. It keeps the State's Reason, which is why the release
 // failed.
-func (t *turn) closeRevert(typ EventType, reason, commit string) {
+func (t *turn) closeRevert(typ EventType, reason string, written *Reverted) {
 	r := t.Revert
 	t.Revert = nil
-	t.record(Event{
-		Type: typ, Rollout: r.Rollout, From: r.To, To: r.From, Weight: t.Weight, Reason: reason, Commit: commit,
-	})
+	e := Event{Type: typ, Rollout: r.Rollout, From: r.To, To: r.From, Weight: t.Weight, Reason: reason}
+	if written != nil {
+		e.Commit, e.Branch = written.Commit, written.Branch
+	}
+	t.record(e)
 }
 
 // label names a release for people.

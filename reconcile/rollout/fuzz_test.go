@@ -303,8 +303,8 @@ func (d *dice) observation() rollout.Observation {
 		o.Verdict = &analysis.Verdict{Outcome: outcomes[d.n(4)], Decisive: d.yes(), Reason: "why", At: d.instant()}
 	}
 	if d.yes() {
-		answers := []rollout.Reverted{{}, {Commit: "x"}, {Skipped: "y"}, {Commit: "x", Rollout: 3}}
-		o.Reverted = &answers[d.n(4)]
+		answers := []rollout.Reverted{{}, {Commit: "x"}, {Skipped: "y"}, {Commit: "x", Rollout: 3}, {Commit: "x", Branch: "b"}}
+		o.Reverted = &answers[d.n(5)]
 	}
 	if d.n(8) == 7 {
 		o.Unfit = "unfit"

@@ -62,7 +62,7 @@ func (t *turn) retry() {
 // dropRevertOf calls off the pending rollback commit if it would take back r.
 func (t *turn) dropRevertOf(r Release, reason string) {
 	if t.Revert != nil && t.Revert.From.Digest == r.Digest {
-		t.closeRevert(RollbackSkipped, reason, "")
+		t.closeRevert(RollbackSkipped, reason, nil)
 	}
 }
 
@@ -162,7 +162,7 @@ func (t *turn) removing() {
 	}
 	const reason = "git no longer lists the app"
 	if t.Revert != nil {
-		t.closeRevert(RollbackSkipped, reason, "")
+		t.closeRevert(RollbackSkipped, reason, nil)
 	}
 	gone := t.Stable
 	if gone.IsZero() {

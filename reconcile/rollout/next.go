@@ -11,7 +11,7 @@ import (
 //	phase        when                                             then                      events
 //	-----------  -----------------------------------------------  ------------------------  --------------------------
 //	any          Removed (at Idle: with a Stable)                 Removing, weight 0
-//	             Reverted answers Revert                          Revert is done            RollbackCommitted|-Skipped
+//	             Reverted answers Revert                          Revert is done            Rollback|Committed|Proposed|Skipped
 //	             Retry                                            Desired is not rejected   RollbackSkipped (if owed)
 //	             Recorded                                         those leave the Outbox
 //	Idle         no Stable                                        Installing                InstallStarted

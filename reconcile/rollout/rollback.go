@@ -16,7 +16,7 @@ func (t *turn) fail(reason string, results []analysis.Result) {
 	}
 	t.reject(failed, reason)
 	if t.Revert != nil {
-		t.closeRevert(RollbackSkipped, "git had moved on to "+label(failed), "")
+		t.closeRevert(RollbackSkipped, "git had moved on to "+label(failed), nil)
 	}
 	t.Revert = &Revert{From: failed, To: t.Stable, Reason: reason, Rollout: t.Rollouts}
 	t.retreat(RolledBack, RollbackStarted, reason, results)

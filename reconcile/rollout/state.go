@@ -157,11 +157,13 @@ type Observation struct {
 	Retry bool
 }
 
-// Reverted is the outcome of a rollback commit.
+// Reverted is the outcome of a rollback commit: committed, proposed, or skipped.
 type Reverted struct {
-	// Commit that put the environment branch back; empty when nothing was written.
+	// Commit that put the environment branch back, or would when Branch is merged.
 	Commit string
-	// Skipped says why nothing was written ("the branch has moved on to 0.0.132"); empty when Commit is set.
+	// Branch on which the rollback waits for somebody to merge it; empty: it does not wait.
+	Branch string
+	// Skipped says why nothing was written ("the branch has moved on to 0.0.132").
 	Skipped string
 	// Rollout of the Revert that is answered, so that a late answer is not taken for a newer one's; 0: the present.
 	Rollout int64

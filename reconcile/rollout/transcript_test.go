@@ -154,6 +154,8 @@ func (w *world) observe(d *datadriven.TestData) string {
 			verdict.Reason = value
 		case a.Key == "reverted":
 			answer.Commit = value
+		case a.Key == "proposed":
+			answer.Branch = value
 		case a.Key == "skipped":
 			answer.Skipped = value
 		case a.Key == "of":
@@ -176,7 +178,7 @@ func (w *world) observe(d *datadriven.TestData) string {
 		verdict.Results = []analysis.Result{{Check: "request-success-rate", Outcome: verdict.Outcome, Reason: verdict.Reason}}
 		o.Verdict = &verdict
 	}
-	if answer.Commit != "" || answer.Skipped != "" {
+	if answer != (rollout.Reverted{Rollout: answer.Rollout}) {
 		o.Reverted = &answer
 	}
 	before := w.state
@@ -242,7 +244,7 @@ func sameRevert(x, y *rollout.Revert) bool { return x == y || x != nil && y != n
 
 func sameEvent(x, y rollout.Event) bool {
 	return x.Seq == y.Seq && x.Time == y.Time && x.Type == y.Type && x.Rollout == y.Rollout && x.From == y.From &&
-		x.To == y.To && x.Weight == y.Weight && x.Reason == y.Reason && x.Commit == y.Commit &&
+		x.To == y.To && x.Weight == y.Weight && x.Reason == y.Reason && x.Commit == y.Commit && x.Branch == y.Branch &&
 		(len(x.Results) == 0 && len(y.Results) == 0 || reflect.DeepEqual(x.Results, y.Results))
 }
 
@@ -352,6 +354,9 @@ func describeEvent(e rollout.Event) string {
 	}
 	if e.Rollout > 0 {
 		s += fmt.Sprintf(" rollout=%d", e.Rollout)
+	}
+	if e.Branch != "" {
+		s += " branch=" + e.Branch
 	}
 	if e.Commit != "" {
 		s += " commit=" + e.Commit

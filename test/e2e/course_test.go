@@ -96,7 +96,7 @@ func TestRevertInGitAborts(t *testing.T) {
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	for _, e := range w.events() {
 		switch e.Type {
-		case rollout.RollbackStarted, rollout.RollbackCommitted, rollout.RollbackSkipped, rollout.RolledBack:
+		case rollout.RollbackStarted, rollout.RollbackCommitted, rollout.RollbackProposed, rollout.RollbackSkipped, rollout.RolledBack:
 			t.Errorf("the audit log tells of %s", e.Type)
 		}
 	}
@@ -291,11 +291,14 @@ func TestProtectedBranch(t *testing.T) {
 	w.must(w.bed.Git.DenyPushes(w.name, "refs/heads/main", "GH006: Protected branch update failed for refs/heads/main."))
 	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
 	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
-	skipped := w.awaitEvent(rollout.RollbackSkipped, "0.0.130", 1)
+	told := w.awaitEvent(rollout.RollbackProposed, "0.0.130", 1)
 	branch := "sluice/rollback/" + w.name + "/" + app + "-" + bad[:10]
 	proposed := w.history(branch)[0]
-	if !strings.Contains(skipped.Reason, branch) || !strings.Contains(skipped.Reason, proposed.Hash) {
-		t.Errorf("the audit log says %q, want it to name branch %s and commit %s", skipped.Reason, branch, proposed.Hash)
+	if told.Branch != branch || told.Commit != proposed.Hash {
+		t.Errorf("the audit log tells of branch %q and commit %q, want %s and %s", told.Branch, told.Commit, branch, proposed.Hash)
+	}
+	if out, code := w.sluice("status"); code != 0 || !strings.Contains(out, "waits on branch "+branch) {
+		t.Errorf("sluice status exits with %d and says\n%s", code, out)
 	}
 	if !audit.IsOwn(proposed.Message) || !slices.Equal(proposed.Parents, []string{bad}) {
 		t.Errorf("the branch's newest commit is %q upon %v", proposed.Message, proposed.Parents)

@@ -64,9 +64,6 @@ func (g *repository) index(id string) int {
 
 func (g *repository) at(id string) commit { return g.commits[g.index(id)] }
 
-// errProtected answers a push to a branch that takes none from the agent.
-var errProtected = errors.New("the branch is protected: the rollback waits on a branch of its own")
-
 // errMovedOn answers a rollback that compares with what is no longer there.
 var errMovedOn = errors.New("the branch has moved on")
 

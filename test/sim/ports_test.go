@@ -294,7 +294,7 @@ func (p *ports) Revert(_ context.Context, _ environments.WriteBackMode, _ string
 	var moved error
 	err := p.push("rollback of "+describe(r.From), func() {
 		if p.w.protected {
-			moved = errProtected
+			answer.Branch = "sluice/rollback/" + appName
 			return
 		}
 		answer.Commit, changed, moved = p.w.git.revert(r)
@@ -304,12 +304,12 @@ func (p *ports) Revert(_ context.Context, _ environments.WriteBackMode, _ string
 		return rollout.Reverted{}, err
 	case moved != nil:
 		answer = rollout.Reverted{Skipped: moved.Error()}
-	case !changed:
+	case !changed && answer.Branch == "":
 		if answer.Commit = p.w.git.found(r); answer.Commit == "" {
 			answer.Skipped = "the branch says so already"
 		}
 	}
-	p.w.logf("rollback of rollout %d: %q %q", r.Rollout, answer.Commit, answer.Skipped)
+	p.w.logf("rollback of rollout %d: %q %q %q", r.Rollout, answer.Commit, answer.Branch, answer.Skipped)
 	p.slow()
 	return answer, nil
 }
