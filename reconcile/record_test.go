@@ -152,7 +152,7 @@ func (r *recorder) fault() string {
 
 func held(seq int64) rollout.Event {
 	return rollout.Event{
-		Seq: seq, Time: time.Date(2026, 3, 1, 12, 0, int(seq), 0, time.UTC), Type: rollout.Held, Rollout: 1, Weight: 10,
+		Seq: seq, Time: time.Date(2026, 3, 1, 12, 0, int(seq), 0, time.UTC), Type: rollout.CheckFailed, Rollout: 1, Weight: 10,
 		From: rollout.Release{Version: "0.0.1"}, To: rollout.Release{Version: "0.0.2"},
 	}
 }

@@ -148,8 +148,8 @@ func statusNote(r audit.Record) string {
 		return "fault: " + r.Fault
 	case r.Degraded != "":
 		return "degraded: " + r.Degraded
-	case r.Paused != "":
-		return "paused: " + r.Paused
+	case r.Stalled != "":
+		return "stalled: " + r.Stalled
 	case r.Target.Version == "" && r.Last.Outcome != "" && r.Last.Release.Version != r.Serves.Version:
 		return ending(r)
 	default:

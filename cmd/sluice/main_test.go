@@ -130,7 +130,7 @@ func story() audit.Batch {
 		{Time: at(2), Type: rollout.Installed, To: old},
 		{Time: at(3), Type: rollout.RolloutStarted, Rollout: 1, From: old, To: bad},
 		{Time: at(4), Type: rollout.Advanced, Rollout: 1, From: old, To: bad, Weight: 10, Reason: "the canary is ready"},
-		{Time: at(5), Type: rollout.Held, Rollout: 1, From: old, To: bad, Weight: 10, Reason: reason + " (failed check 1 of 1)", Results: checks},
+		{Time: at(5), Type: rollout.CheckFailed, Rollout: 1, From: old, To: bad, Weight: 10, Reason: reason + " (failed check 1 of 1)", Results: checks},
 		{Time: at(6), Type: rollout.RollbackStarted, Rollout: 1, From: old, To: bad, Reason: reason, Results: checks},
 		{Time: at(7), Type: rollout.RolledBack, Rollout: 1, From: old, To: bad, Reason: reason},
 	}

@@ -51,7 +51,7 @@ func life() []rollout.Event {
 		{Type: rollout.Promoted, Rollout: 1, From: r129, To: r130},
 		{Type: rollout.RolloutStarted, Rollout: 2, From: r130, To: r131},
 		{Type: rollout.Advanced, Rollout: 2, From: r130, To: r131, Weight: 10, Reason: "the canary is ready"},
-		{Type: rollout.Held, Rollout: 2, From: r130, To: r131, Weight: 10, Reason: "success rate 69.17% < 99% (failed check 1 of 2)", Results: results},
+		{Type: rollout.CheckFailed, Rollout: 2, From: r130, To: r131, Weight: 10, Reason: "success rate 69.17% < 99% (failed check 1 of 2)", Results: results},
 		{Type: rollout.RollbackStarted, Rollout: 2, From: r130, To: r131, Reason: bad, Results: results},
 		{Type: rollout.RolledBack, Rollout: 2, From: r130, To: r131, Reason: bad},
 		{Type: rollout.RollbackCommitted, Rollout: 2, From: r130, To: r131, Reason: bad, Commit: "0123456789abcdef0123456789abcdef01234567"},
@@ -398,7 +398,7 @@ func TestDescribe(t *testing.T) {
 		},
 		"web: removed 0.0.129":                                      {Type: rollout.Removed, From: r129},
 		"web: Novelty (nothing -> 0.0.129)":                         {Type: "Novelty", To: r129},
-		"web: held at 0% (0.0.129 -> 0.0.130): a b":                 {Type: rollout.Held, From: r129, To: r130, Reason: "a\n\nb\x1b"},
+		"web: held at 0% (0.0.129 -> 0.0.130): a b":                 {Type: rollout.CheckFailed, From: r129, To: r130, Reason: "a\n\nb\x1b"},
 		"web: degraded (0.0.129): not available: 0 of 2 pods ready": {Type: rollout.Degraded, From: r129, Reason: "not available: 0 of 2 pods ready"},
 	} {
 		if got := Describe("web", e); got != want {
@@ -463,9 +463,9 @@ func TestCheckpointFields(t *testing.T) {
 	if next := r.After(again); len(next.Rejected) != 0 || len(r.Rejected) != 1 {
 		t.Errorf("tried again, rejected is %v, and of the older record %v", next.Rejected, r.Rejected)
 	}
-	paused := r.After(rollout.Event{Seq: 12, Type: rollout.Paused, From: r130, To: r131, Weight: 10, Reason: "no data"})
-	if row := paused.row(); paused.Paused != "no data" || !strings.HasSuffix(row.Phase, "(paused)") {
-		t.Errorf("paused: %+v", row)
+	stalled := r.After(rollout.Event{Seq: 12, Type: rollout.Stalled, From: r130, To: r131, Weight: 10, Reason: "no data"})
+	if row := stalled.row(); stalled.Stalled != "no data" || !strings.HasSuffix(row.Phase, "(stalled)") {
+		t.Errorf("stalled: %+v", row)
 	}
 }
 

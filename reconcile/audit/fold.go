@@ -50,11 +50,18 @@ func (r *Record) fail(e rollout.Event) {
 	r.reject(e)
 }
 
-func (r *Record) hold(e rollout.Event) { r.Weight = e.Weight }
+func (r *Record) hold(e rollout.Event) { r.Weight, r.Stalled = e.Weight, "" }
 
-func (r *Record) pause(e rollout.Event) { r.Weight, r.Paused = e.Weight, clean(e.Reason, longestText) }
+func (r *Record) away(e rollout.Event) {
+	r.Weight, r.Stalled = e.Weight, ""
+	if r.Phase == string(rollout.Analyzing) {
+		r.Phase = string(rollout.Starting)
+	}
+}
 
-func (r *Record) resume(e rollout.Event) { r.Weight, r.Paused = e.Weight, "" }
+func (r *Record) wait(e rollout.Event) { r.Weight = e.Weight }
+
+func (r *Record) stall(e rollout.Event) { r.Weight, r.Stalled = e.Weight, clean(e.Reason, longestText) }
 
 func (r *Record) degrade(e rollout.Event) { r.Degraded = clean(e.Reason, longestText) }
 
@@ -91,7 +98,7 @@ func (r *Record) run(phase string, e rollout.Event) {
 	r.Phase = phase
 	r.Serves, r.Target = releaseOf(e.From), releaseOf(e.To)
 	r.Weight = e.Weight
-	r.Paused, r.Degraded = "", ""
+	r.Stalled, r.Degraded = "", ""
 	r.Rollout = max(r.Rollout, e.Rollout)
 }
 

@@ -40,7 +40,7 @@ func FuzzMessage(f *testing.F) {
 // FuzzParseMessage holds that no message is too strange to be looked at.
 func FuzzParseMessage(f *testing.F) {
 	f.Add(eventMessage(names, "web", life()[5]))
-	f.Add("x\n\nSluice-Environment: p\r\nSluice-Event: Held\r\nSluice-Time: 12\r\n")
+	f.Add("x\n\nSluice-Environment: p\r\nSluice-Event: CheckFailed\r\nSluice-Time: 12\r\n")
 	f.Fuzz(func(t *testing.T, msg string) {
 		if e, ok := ParseMessage(msg); ok && (e.Environment == "" || e.Type == "" || e.Seq < 0 || e.Weight > 100) {
 			t.Fatalf("%+v", e)
@@ -56,7 +56,7 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, app, version, reason, fault string, seq int64) {
 		r := Record{App: clean(app, longestText), Fault: clean(fault, longestText)}
 		release := rollout.Release{Version: version, Digest: reason, Commit: fault}
-		for i, typ := range []rollout.EventType{rollout.RolloutStarted, rollout.RollbackStarted, rollout.RolledBack, rollout.Paused, rollout.RollbackSkipped} {
+		for i, typ := range []rollout.EventType{rollout.RolloutStarted, rollout.RollbackStarted, rollout.RolledBack, rollout.Stalled, rollout.RollbackSkipped} {
 			r = r.After(rollout.Event{
 				Seq: max(seq, 0)/2 + int64(i), Time: noon.Add(time.Duration(i) * time.Second), Type: typ, To: release, Reason: reason,
 				Results: []analysis.Result{{Check: app, Outcome: analysis.Outcome(version), Reason: fault}},

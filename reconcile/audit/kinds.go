@@ -36,10 +36,12 @@ var kinds = map[rollout.EventType]kind{
 	rollout.Applied:        {sentence: "applied a change that no pod sees ({change})", record: (*Record).apply},
 	rollout.RolloutStarted: {sentence: "rollout started ({change})", record: (*Record).begin},
 	rollout.Advanced:       {sentence: "advanced to {weight}% ({change})", record: enters(rollout.Analyzing)},
-	rollout.Held:           {sentence: "held at {weight}% ({change})", record: (*Record).hold, level: slog.LevelWarn},
-	rollout.Inconclusive:   {sentence: "no verdict, held at {weight}% ({change})", record: (*Record).hold, level: slog.LevelWarn},
-	rollout.Paused:         {sentence: "paused at {weight}% ({change})", record: (*Record).pause, level: slog.LevelWarn},
-	rollout.Resumed:        {sentence: "resumed at {weight}% ({change})", record: (*Record).resume},
+	rollout.CheckFailed:    {sentence: "held at {weight}% ({change})", record: (*Record).hold, level: slog.LevelWarn},
+	rollout.CanaryAway: {
+		sentence: "the canary is away, no traffic for it ({change})", record: (*Record).away, level: slog.LevelWarn,
+	},
+	rollout.Inconclusive: {sentence: "no verdict, held at {weight}% ({change})", record: (*Record).wait, level: slog.LevelWarn},
+	rollout.Stalled:      {sentence: "stalled at {weight}% ({change})", record: (*Record).stall, level: slog.LevelWarn},
 	rollout.PromotionStarted: {
 		sentence: "promoting ({change})", record: enters(rollout.Promoting),
 	},

@@ -49,8 +49,8 @@ func (r Record) row() Row {
 	switch {
 	case r.Degraded != "":
 		row.Phase += " (degraded)"
-	case r.Paused != "":
-		row.Phase += " (paused)"
+	case r.Stalled != "":
+		row.Phase += " (stalled)"
 	case r.Fault != "" && (r.Phase == "" || r.Phase == phaseRemoved):
 		row.Phase = string(Fault)
 	}

@@ -39,8 +39,8 @@ type Record struct {
 	// Reason of the newest event, and the Checks behind the newest that had some.
 	Reason string  `yaml:"reason,omitempty" json:"reason,omitempty"`
 	Checks []Check `yaml:"checks,omitempty" json:"checks,omitempty"`
-	// Paused and Degraded say why a rollout, or an app, does not get on; empty: it does.
-	Paused   string `yaml:"paused,omitempty" json:"paused,omitempty"`
+	// Stalled and Degraded say why a rollout, or an app, does not get on; empty: it does.
+	Stalled  string `yaml:"stalled,omitempty" json:"stalled,omitempty"`
 	Degraded string `yaml:"degraded,omitempty" json:"degraded,omitempty"`
 	// Fault says why git's present wish for the app can't be delivered; empty: it can.
 	Fault string `yaml:"fault,omitempty" json:"fault,omitempty"`

@@ -15,7 +15,7 @@ func (t *turn) starting() {
 		t.fail(because("the canary failed", canary), nil)
 	case canary.Ready:
 		t.expose()
-	case t.Paused != "":
+	case t.Stalled != "":
 		// It was ready, and waited for stable until now: its pods have a whole deadline again.
 		t.enter(Starting)
 	case !t.o.Plan.Suspend && t.overdue():
@@ -92,7 +92,7 @@ func (t *turn) lose() {
 	t.Lost = true
 	t.Weight = 0
 	t.enter(Starting)
-	t.emit(Held, reason, nil)
+	t.emit(CanaryAway, reason, nil)
 }
 
 // counts reports whether a verdict judges the present weight, for long enough.
@@ -125,7 +125,7 @@ func (t *turn) judge(v analysis.Verdict) {
 }
 
 func (t *turn) checkPassed(v analysis.Verdict) {
-	t.resume()
+	t.decided()
 	for i, step := range t.o.Plan.steps() {
 		if step.Weight > t.Weight {
 			t.Step = i
@@ -138,13 +138,13 @@ func (t *turn) checkPassed(v analysis.Verdict) {
 }
 
 func (t *turn) checkFailed(v analysis.Verdict) {
-	t.resume()
+	t.decided()
 	reason, enough := t.countFailed(v.Reason)
 	if enough {
 		t.fail(reason, v.Results)
 		return
 	}
-	t.emit(Held, reason, v.Results)
+	t.emit(CheckFailed, reason, v.Results)
 }
 
 // countFailed counts a failed check, and tells whether that is the Threshold-th.
@@ -165,17 +165,13 @@ func (t *turn) checkInconclusive(v analysis.Verdict) {
 	if t.InconclusiveChecks == 1 {
 		t.emit(Inconclusive, v.Reason, v.Results)
 	}
-	if t.InconclusiveChecks >= limit && t.Paused == "" {
-		t.Paused = fmt.Sprintf("%s (%d checks in a row)", v.Reason, t.InconclusiveChecks)
-		t.emit(Paused, t.Paused, v.Results)
+	if t.InconclusiveChecks >= limit && t.Stalled == "" {
+		t.Stalled = fmt.Sprintf("%s (%d checks in a row)", v.Reason, t.InconclusiveChecks)
+		t.emit(Stalled, t.Stalled, v.Results)
 	}
 }
 
-// resume ends a row of inconclusive checks.
-func (t *turn) resume() {
-	t.InconclusiveChecks, t.Lost = 0, false
-	if t.Paused != "" {
-		t.Paused = ""
-		t.emit(Resumed, "the checks have an answer again", nil)
-	}
+// decided ends a row of inconclusive checks.
+func (t *turn) decided() {
+	t.InconclusiveChecks, t.Lost, t.Stalled = 0, false, ""
 }

@@ -17,10 +17,10 @@ const (
 	Applied           EventType = "Applied"          // a change without effect on pods was applied
 	RolloutStarted    EventType = "RolloutStarted"   // a canary or a rolling update began
 	Advanced          EventType = "Advanced"         // the canary's weight rose to Weight
-	Held              EventType = "Held"             // a check failed, or the canary is not available: the weight stays
+	CheckFailed       EventType = "CheckFailed"      // a check failed, and not for the last time: the weight stays
+	CanaryAway        EventType = "CanaryAway"       // the canary is not available, and gets no traffic until it is
 	Inconclusive      EventType = "Inconclusive"     // no data: the weight stays (first of a row only)
-	Paused            EventType = "Paused"           // too many inconclusive checks in a row
-	Resumed           EventType = "Resumed"          // data came back
+	Stalled           EventType = "Stalled"          // too many inconclusive checks in a row; ends by itself with one that has data
 	PromotionStarted  EventType = "PromotionStarted" // the last step passed; the stable track is being updated
 	Promoted          EventType = "Promoted"         // the release serves alone; the canary track is gone
 	RollbackStarted   EventType = "RollbackStarted"  // the release failed; traffic goes back
@@ -29,10 +29,10 @@ const (
 	Aborted           EventType = "Aborted"          // git went back to the stable release
 	RollbackCommitted EventType = "RollbackCommitted"
 	RollbackProposed  EventType = "RollbackProposed" // the rollback waits on a branch of its own for somebody to merge it
-	RollbackSkipped   EventType = "RollbackSkipped" // git had moved on; nothing was written
-	Removed           EventType = "Removed"         // git no longer lists the app, and its objects are gone
-	Recovered         EventType = "Recovered"       // the State was lost: what serves was taken over, a rollout given up
-	Degraded          EventType = "Degraded"        // past the deadline, and only time or a person can mend it
+	RollbackSkipped   EventType = "RollbackSkipped"  // git had moved on; nothing was written
+	Removed           EventType = "Removed"          // git no longer lists the app, and its objects are gone
+	Recovered         EventType = "Recovered"        // the State was lost: what serves was taken over, a rollout given up
+	Degraded          EventType = "Degraded"         // past the deadline, and only time or a person can mend it
 )
 
 // Event is one thing that happened to an app. Events are the one record: the audit log, Kubernetes Events,

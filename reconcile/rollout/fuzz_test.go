@@ -126,7 +126,7 @@ func checkStuckEnds(t testing.TB, s rollout.State) {
 	o.Desired, o.Applied, o.Plan.StepBack = rollout.Release{}, false, 30
 	run(t, s, o, func(s rollout.State, o *rollout.Observation) {
 		says(analysis.Pass)(s, o)
-		o.Applied = s.Phase == rollout.Analyzing && s.Paused != ""
+		o.Applied = s.Phase == rollout.Analyzing && s.Stalled != ""
 	})
 }
 

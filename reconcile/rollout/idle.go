@@ -124,10 +124,10 @@ func (t *turn) updating() {
 // degrade says, once in a phase, that something is wrong which only time or a person can mend. It decides nothing, so
 // the State's Reason stays what it was.
 func (t *turn) degrade(reason string) {
-	if t.Paused != "" {
+	if t.Stalled != "" {
 		return
 	}
-	t.Paused = reason
+	t.Stalled = reason
 	decided := t.Reason
 	t.emit(Degraded, reason, nil)
 	t.Reason = decided

@@ -31,20 +31,19 @@ import (
 //	Analyzing    canary Failed                                    RollingBack               RollbackStarted
 //	             weight not seen in the cluster by the deadline   RollingBack               RollbackStarted
 //	             canary not Available, stable Available:
-//	               the first time since a check passed or failed  Starting, weight 0        Held
-//	               again                                          counts as a failed check  Held, or RollbackStarted
+//	               the first time since a check passed or failed  Starting, weight 0        CanaryAway
+//	               again                                          counts as a failed check  CanaryAway|RollbackStarted
 //	             SkipAnalysis                                     Promoting                 PromotionStarted
 //	             check decisively failed, or the Threshold-th     RollingBack               RollbackStarted
-//	             check failed                                     weight stays              Held
+//	             check failed                                     weight stays              CheckFailed
 //	             check inconclusive; stable not Available;
 //	               or passed, and not Applied                     weight stays              Inconclusive (first of a row)
-//	             the InconclusiveLimit-th of a row                weight stays              Paused
+//	             the InconclusiveLimit-th of a row                weight stays              Stalled
 //	             check passed, more steps                         next step's weight        Advanced
 //	             check passed, last step                          Promoting                 PromotionStarted
-//	             pass or fail while paused                        as above                  Resumed, then as above
 //	Promoting    stable Ready                                     Draining, weight falls
 //	             stable or canary Failed, or deadline             RollingBack               RollbackStarted
-//	             canary not Available, stable Available           weight 0                  Held
+//	             canary not Available, stable Available           weight 0                  CanaryAway
 //	Draining     stable Failed, or not Available by the deadline  RollingBack               RollbackStarted
 //	             weight held for an interval, or deadline         weight falls
 //	             weight 0 held for the drain delay, or deadline   Drained
@@ -187,7 +186,7 @@ func (t *turn) mark() {
 // enter begins a phase.
 func (t *turn) enter(p Phase) {
 	t.Phase = p
-	t.Paused = ""
+	t.Stalled = ""
 	t.restage()
 }
 

@@ -28,7 +28,7 @@ func (t *turn) promoting() {
 		t.fail(t.promotionLate(), nil)
 	case t.Weight > 0 && !canary.Available && stable.Available:
 		t.setWeight(0)
-		t.emit(Held, because("the canary is not available", canary), nil)
+		t.emit(CanaryAway, because("the canary is not available", canary), nil)
 	}
 }
 

@@ -68,7 +68,7 @@ func (t *turn) giveBack() {
 	case t.o.Canary.Failed, t.o.Stable.Available && (t.heldFor(0) || t.overdue()):
 		// An object that the cluster does not hold by the deadline is no reason to serve what nobody wants.
 		t.setWeight(0)
-		t.Paused = ""
+		t.Stalled = ""
 	case t.overdue():
 		t.degrade(t.stableLate())
 	}

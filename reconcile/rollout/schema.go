@@ -10,7 +10,7 @@ import (
 // schema is the version of the form in which a State is saved. One that is older is read all the same; one that is newer
 // is not, since nobody here knows what it says.
 //
-//	0  the policy as environments has it, in "policy"
+//	0  the policy as environments has it, in "policy"; "paused" for "stalled"
 //	1  the Plan
 const schema = 1
 
@@ -31,6 +31,7 @@ func (s *State) UnmarshalJSON(b []byte) error {
 	form := struct {
 		Schema int                  `json:"schema"`
 		Policy *environments.Policy `json:"policy"`
+		Paused string               `json:"paused"`
 		*plain
 	}{plain: (*plain)(&read)}
 	if err := json.Unmarshal(b, &form); err != nil {
@@ -39,9 +40,12 @@ func (s *State) UnmarshalJSON(b []byte) error {
 	switch {
 	case form.Schema < 0 || form.Schema > schema:
 		return fmt.Errorf("it has form %d, as a newer Sluice writes it; this one knows forms up to %d", form.Schema, schema)
-	case form.Policy != nil && read.Plan == nil:
-		p := NewPlan(*form.Policy)
-		read.Plan = &p
+	case form.Schema == 0:
+		read.Stalled = form.Paused
+		if form.Policy != nil {
+			p := NewPlan(*form.Policy)
+			read.Plan = &p
+		}
 	}
 	*s = read
 	return nil

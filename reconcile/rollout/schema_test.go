@@ -36,7 +36,7 @@ func TestStateOfBefore(t *testing.T) {
 	if s.Plan == nil || !reflect.DeepEqual(*s.Plan, want) {
 		t.Errorf("the policy comes to %+v, want %+v", s.Plan, want)
 	}
-	if s.Phase != rollout.Analyzing || s.Weight != 20 || s.Step != 1 || s.FailedChecks != 1 || len(s.Outbox) != 1 || s.LastSeq != 27 {
+	if s.Phase != rollout.Analyzing || s.Weight != 20 || s.Step != 1 || s.FailedChecks != 1 || s.Stalled != "no data (3 checks in a row)" || len(s.Outbox) != 1 || s.LastSeq != 27 {
 		t.Errorf("read as %+v", s)
 	}
 	written, err := json.Marshal(s)

@@ -55,8 +55,8 @@ type State struct {
 	InconclusiveChecks int `json:"inconclusiveChecks,omitempty"`
 	// Lost: the canary was not available under traffic, and no check has passed or failed since.
 	Lost bool `json:"lost,omitempty"`
-	// Paused says why the app waits for a person or for data; empty: it does not.
-	Paused string `json:"paused,omitempty"`
+	// Stalled says what the app waits for that may never come: data, or something that only a person can mend. Empty: nothing.
+	Stalled string `json:"stalled,omitempty"`
 	// Reason of the last decision, in numbers.
 	Reason string `json:"reason,omitempty"`
 	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted, Recovered; empty before the

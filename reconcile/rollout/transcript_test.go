@@ -235,7 +235,7 @@ func same(x, y rollout.State) bool {
 		x.Step == y.Step && x.Weight == y.Weight && x.Peak == y.Peak && x.Drained == y.Drained &&
 		x.Since == y.Since && x.StepSince == y.StepSince && x.LastCheck == y.LastCheck &&
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
-		x.Paused == y.Paused && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
+		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
 		sameRevert(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
@@ -338,8 +338,8 @@ func describe(before, s rollout.State) string {
 			fmt.Fprintf(&b, " %s=%d", n.name, n.value)
 		}
 	}
-	if s.Paused != "" {
-		b.WriteString(" paused")
+	if s.Stalled != "" {
+		b.WriteString(" stalled")
 	}
 	if s.Revert != nil {
 		fmt.Fprintf(&b, " reverting=%s", name(s.Revert.From))
@@ -390,7 +390,7 @@ func (w *world) show() string {
 	for _, r := range w.state.Rejected {
 		lines = append(lines, fmt.Sprintf("rejected %s@%s: %s", name(r.Release), r.Release.Commit, r.Reason))
 	}
-	lines = append(lines, fmt.Sprintf("outcome %q, reason %q, paused %q", w.state.Outcome, w.state.Reason, w.state.Paused))
+	lines = append(lines, fmt.Sprintf("outcome %q, reason %q, stalled %q", w.state.Outcome, w.state.Reason, w.state.Stalled))
 	return strings.Join(lines, "\n")
 }
 

@@ -27,7 +27,7 @@ var (
 	badStory   = []string{
 		"InstallStarted 0 0.0.129", "Installed 0 0.0.129",
 		"RolloutStarted 0 0.0.130", "Advanced 10 0.0.130",
-		"Held 10 0.0.130", "Held 10 0.0.130", "Held 10 0.0.130", "Held 10 0.0.130",
+		"CheckFailed 10 0.0.130", "CheckFailed 10 0.0.130", "CheckFailed 10 0.0.130", "CheckFailed 10 0.0.130",
 		"RollbackStarted 0 0.0.130", "RolledBack 0 0.0.130", "RollbackCommitted 0 0.0.130",
 	}
 )
@@ -190,7 +190,7 @@ func (w *world) loseIn(m moment) {
 	})
 }
 
-// Nobody's requests say nothing of a release: it is held, told as paused, and goes on when users are back.
+// Nobody's requests say nothing of a release: it is held, told as stalled, and goes on when users are back.
 func TestNoTrafficHoldsTheWeight(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -198,10 +198,10 @@ func TestNoTrafficHoldsTheWeight(t *testing.T) {
 	w.bed.Traffic.SetRate(w.name, w.host(), 0)
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Inconclusive, "0.0.130", 1)
-	w.awaitEvent(rollout.Paused, "0.0.130", 1)
+	w.awaitEvent(rollout.Stalled, "0.0.130", 1)
 	w.bed.Traffic.SetRate(w.name, w.host(), 200)
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
-	w.toldAs(slices.Insert(slices.Clone(goodStory), 4, "Paused 10 0.0.130", "Resumed 10 0.0.130"))
+	w.toldAs(slices.Insert(slices.Clone(goodStory), 4, "Stalled 10 0.0.130"))
 }
 
 // killIn waits for the moment, kills the agent right then, lets others act while it is down, and starts it again.

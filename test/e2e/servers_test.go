@@ -25,7 +25,7 @@ func TestPrometheusAwayHoldsTheWeight(t *testing.T) {
 	w.must(w.bed.StopPrometheus())
 	t.Cleanup(func() { _ = w.bed.StartPrometheus(context.Background()) })
 	held := w.awaitEvent(rollout.Inconclusive, "0.0.130", 1)
-	w.awaitEvent(rollout.Paused, "0.0.130", 1)
+	w.awaitEvent(rollout.Stalled, "0.0.130", 1)
 	shares := w.canaryShares()
 	if got := shares[len(shares)-1]; got != held.Weight {
 		t.Errorf("users saw the canary at %d %%, want it held at %d", got, held.Weight)
@@ -34,7 +34,7 @@ func TestPrometheusAwayHoldsTheWeight(t *testing.T) {
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	at := slices.Index(goodStory, fmt.Sprintf("Advanced %d 0.0.130", held.Weight)) + 1
 	w.toldAs(slices.Insert(slices.Clone(goodStory), at,
-		fmt.Sprintf("Paused %d 0.0.130", held.Weight), fmt.Sprintf("Resumed %d 0.0.130", held.Weight)))
+		fmt.Sprintf("Stalled %d 0.0.130", held.Weight)))
 	if got := w.canaryShares(); !slices.Equal(got, goodShares) {
 		t.Errorf("users saw the canary's share as %v, want %v", got, goodShares)
 	}
