@@ -64,6 +64,10 @@ type Config struct {
 	// Workers is the number of apps that are looked at at once, and of those that are rendered; default 4. One more is kept
 	// free for rollouts under way, and one for what was never rendered.
 	Workers int
+	// Commands are what people have asked of an app after the command that its state names as the last, oldest first; nil:
+	// nobody asks anything. Gates are an app's; nil: it has none. Neither may block. Whoever has news for an app calls Asked.
+	Commands func(app, last string) []rollout.Command
+	Gates    func(app string) []rollout.Gate
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
 	OnEvent func(app string, e rollout.Event)
 	// Clock that everything goes by; default the real one.
@@ -189,9 +193,9 @@ func (a *Agent) Synced() bool {
 	return a.unsynced != nil && len(a.unsynced) == 0
 }
 
-// Settled reports whether nothing is under way and git holds every word of it.
+// Settled reports whether nothing is under way or due, and git holds every word of it.
 func (a *Agent) Settled() bool {
-	if !a.Synced() {
+	if !a.Synced() || !a.queue.Idle() || !a.renders.Idle() {
 		return false
 	}
 	a.mu.Lock()
@@ -217,6 +221,9 @@ func (a *Agent) Nudge() {
 		a.git.Nudge()
 	}
 }
+
+// Asked makes the agent look at an app soon: somebody has asked something of it, or one of its gates has changed.
+func (a *Agent) Asked(app string) { a.queue.Urge(app) }
 
 // Start opens the repository and loads what earlier runs saved.
 //

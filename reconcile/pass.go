@@ -28,7 +28,7 @@ func (a *Agent) pass(ctx context.Context, name string) (again time.Time, err err
 		return time.Time{}, nil
 	}
 	decision, undecided := a.delivery.Decide(ctx, w.facts)
-	a.decided(name, decision)
+	a.decided(ctx, name, decision)
 	changes, undone := a.delivery.Act(ctx, decision)
 	again = a.acted(w, decision, changes, undecided, undone)
 	return again, errors.Join(undecided, undone)
@@ -62,6 +62,12 @@ func (a *Agent) begin(name string) (work, bool) {
 		w.facts.Desired, w.facts.Fault = r.desired, r.fault
 		w.facts.Removed = w.facts.Removed || r.off
 	}
+	if a.cfg.Commands != nil {
+		w.facts.Commands = a.cfg.Commands(name, ap.saved.State.LastCommand)
+	}
+	if a.cfg.Gates != nil {
+		w.facts.Gates = a.cfg.Gates(name)
+	}
 	app := &w.facts.Saved.App
 	if in := ap.input; in != nil && app.Name == "" {
 		*app = delivery.App{Name: name, Namespace: in.Namespace, ReleaseName: a.helmName(in)}
@@ -75,7 +81,7 @@ func (a *Agent) begin(name string) (work, bool) {
 
 // decided keeps what a decision changes of what is known of an app, and tells whoever waits for it. It comes before the
 // decision is acted upon, which may take long.
-func (a *Agent) decided(name string, d delivery.Decision) {
+func (a *Agent) decided(ctx context.Context, name string, d delivery.Decision) {
 	a.mu.Lock()
 	if ap := a.apps[name]; ap != nil {
 		if d.Blind {
@@ -99,7 +105,7 @@ func (a *Agent) decided(name string, d delivery.Decision) {
 		}
 	}
 	a.mu.Unlock()
-	a.announce(name, d.Events)
+	a.announce(ctx, name, d.Events)
 	if d.Moved {
 		a.queue.Urge(name)
 	}
@@ -211,9 +217,9 @@ func text(err error) string {
 }
 
 // announce hands events to whoever listens.
-func (a *Agent) announce(name string, events []rollout.Event) {
+func (a *Agent) announce(ctx context.Context, name string, events []rollout.Event) {
 	for _, e := range events {
-		a.log.Log(context.Background(), audit.Level(e.Type), "event", "app", name, "seq", e.Seq, "type", e.Type,
+		a.log.Log(ctx, audit.Level(e.Type), "event", "app", name, "seq", e.Seq, "type", e.Type,
 			"from", e.From.Version, "to", e.To.Version, "weight", e.Weight, "reason", e.Reason)
 		if a.cfg.OnEvent != nil {
 			a.cfg.OnEvent(name, e)

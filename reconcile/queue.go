@@ -155,6 +155,13 @@ func (q *queue) Done(name string) {
 	q.push(name, m.urgent)
 }
 
+// Idle reports whether no name is ready, or handed out.
+func (q *queue) Idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.state) == 0
+}
+
 // Stop drops every timer.
 func (q *queue) Stop() {
 	q.mu.Lock()

@@ -61,7 +61,7 @@ func TestPastRelease(t *testing.T) {
 
 	s := a.apps["app"].saved
 	s.State.Stable = rollout.Release{Digest: "sha256:new"}
-	a.decided("app", delivery.Decision{Moved: true, Saved: s})
+	a.decided(t.Context(), "app", delivery.Decision{Moved: true, Saved: s})
 	if n := len(a.apps["app"].past); n > 0 {
 		t.Errorf("%d releases are kept that the state does not name", n)
 	}

@@ -150,6 +150,12 @@ func statusNote(r audit.Record) string {
 		return "degraded: " + r.Degraded
 	case r.Stalled != "":
 		return "stalled: " + r.Stalled
+	case r.Paused != "":
+		return "paused by " + r.Paused
+	case r.Held != "":
+		return "held by " + r.Held
+	case r.Waiting != "":
+		return "waiting: " + r.Waiting
 	case r.Target.Version == "" && r.Last.Outcome != "" && r.Last.Release.Version != r.Serves.Version:
 		return ending(r)
 	default:

@@ -439,6 +439,42 @@ func TestEveryEventHasARow(t *testing.T) {
 	}
 }
 
+// What people have asked stands in the record for as long as it lasts, and the log names them.
+func TestPeople(t *testing.T) {
+	r := Record{App: "web"}
+	seq := int64(0)
+	after := func(e rollout.Event) {
+		seq++
+		e.Seq, e.Time, e.From, e.To = seq, noon, r129, r130
+		r = r.After(e)
+		got, ok := ParseMessage(eventMessage(names, "web", e))
+		if !ok || got.By != e.By || got.Command != e.Command {
+			t.Errorf("%s: read again as %+v", e.Type, got)
+		}
+	}
+	after(rollout.Event{Type: rollout.Held, By: "Ann", Reason: "over the\nholidays", Command: "k1"})
+	after(rollout.Event{Type: rollout.RolloutStarted, Rollout: 1})
+	after(rollout.Event{Type: rollout.Advanced, Rollout: 1, Weight: 10})
+	after(rollout.Event{Type: rollout.Paused, Rollout: 1, Weight: 10, By: "Bob", Command: "k2"})
+	after(rollout.Event{Type: rollout.Waiting, Rollout: 1, Weight: 10, Reason: "gate soak is closed"})
+	if r.Held != "Ann: over the holidays" || r.Paused != "Bob" || r.Waiting != "gate soak is closed" {
+		t.Errorf("%+v", r)
+	}
+	if row := r.row(); !strings.HasSuffix(row.Phase, "(paused)") {
+		t.Errorf("row %+v", row)
+	}
+	after(rollout.Event{Type: rollout.CommandRefused, Rollout: 1, Weight: 10, By: "Eve", Command: "k3", Reason: "Pause: it is paused already"})
+	after(rollout.Event{Type: rollout.Advanced, Rollout: 1, Weight: 20})
+	if r.Paused != "Bob" || r.Waiting != "" || r.Weight != 20 {
+		t.Errorf("the pause goes on at the next step: %+v", r)
+	}
+	after(rollout.Event{Type: rollout.Promoted, Rollout: 1})
+	after(rollout.Event{Type: rollout.Unheld, By: "Ann", Command: "k4"})
+	if r.Held != "" || r.Paused != "" {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestFile(t *testing.T) {
 	for app, want := range map[string]string{
 		"croc-hunter-java": "apps/croc-hunter-java.yaml", "../x": "apps/%2E.%2Fx.yaml", ".git": "apps/%2Egit.yaml", "a b": "apps/a%20b.yaml",

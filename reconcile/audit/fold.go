@@ -41,6 +41,7 @@ func enters(p rollout.Phase) func(*Record, rollout.Event) {
 
 func (r *Record) begin(e rollout.Event) {
 	r.run(string(rollout.Starting), e)
+	r.Paused = ""
 	r.Checks, r.Rollback, r.RollbackProposed, r.RollbackSkipped = nil, "", "", ""
 	r.forgive(e.To)
 }
@@ -50,7 +51,7 @@ func (r *Record) fail(e rollout.Event) {
 	r.reject(e)
 }
 
-func (r *Record) hold(e rollout.Event) { r.Weight, r.Stalled = e.Weight, "" }
+func (r *Record) failCheck(e rollout.Event) { r.Weight, r.Stalled = e.Weight, "" }
 
 func (r *Record) away(e rollout.Event) {
 	r.Weight, r.Stalled = e.Weight, ""
@@ -59,9 +60,26 @@ func (r *Record) away(e rollout.Event) {
 	}
 }
 
-func (r *Record) wait(e rollout.Event) { r.Weight = e.Weight }
+func (r *Record) note(e rollout.Event) { r.Weight = e.Weight }
 
 func (r *Record) stall(e rollout.Event) { r.Weight, r.Stalled = e.Weight, clean(e.Reason, longestText) }
+
+func (r *Record) pause(e rollout.Event) { r.Paused = said(e) }
+
+func (r *Record) resume(rollout.Event) { r.Paused = "" }
+
+func (r *Record) hold(e rollout.Event) { r.Held = said(e) }
+
+func (r *Record) unhold(rollout.Event) { r.Held = "" }
+
+func (r *Record) retry(e rollout.Event) { r.forgive(e.To) }
+
+func (r *Record) await(e rollout.Event) { r.Waiting = clean(e.Reason, longestText) }
+
+// said is who has asked, and why.
+func said(e rollout.Event) string {
+	return clean(rollout.Asked{By: e.By, Reason: e.Reason}.String(), longestText)
+}
 
 func (r *Record) degrade(e rollout.Event) { r.Degraded = clean(e.Reason, longestText) }
 
@@ -98,7 +116,10 @@ func (r *Record) run(phase string, e rollout.Event) {
 	r.Phase = phase
 	r.Serves, r.Target = releaseOf(e.From), releaseOf(e.To)
 	r.Weight = e.Weight
-	r.Stalled, r.Degraded = "", ""
+	r.Stalled, r.Degraded, r.Waiting = "", "", ""
+	if phase != string(rollout.Starting) && phase != string(rollout.Analyzing) {
+		r.Paused = "" // a pause is of the canary that it found
+	}
 	r.Rollout = max(r.Rollout, e.Rollout)
 }
 

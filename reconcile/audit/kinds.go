@@ -36,11 +36,11 @@ var kinds = map[rollout.EventType]kind{
 	rollout.Applied:        {sentence: "applied a change that no pod sees ({change})", record: (*Record).apply},
 	rollout.RolloutStarted: {sentence: "rollout started ({change})", record: (*Record).begin},
 	rollout.Advanced:       {sentence: "advanced to {weight}% ({change})", record: enters(rollout.Analyzing)},
-	rollout.CheckFailed:    {sentence: "held at {weight}% ({change})", record: (*Record).hold, level: slog.LevelWarn},
+	rollout.CheckFailed:    {sentence: "held at {weight}% ({change})", record: (*Record).failCheck, level: slog.LevelWarn},
 	rollout.CanaryAway: {
 		sentence: "the canary is away, no traffic for it ({change})", record: (*Record).away, level: slog.LevelWarn,
 	},
-	rollout.Inconclusive: {sentence: "no verdict, held at {weight}% ({change})", record: (*Record).wait, level: slog.LevelWarn},
+	rollout.Inconclusive: {sentence: "no verdict, held at {weight}% ({change})", record: (*Record).note, level: slog.LevelWarn},
 	rollout.Stalled:      {sentence: "stalled at {weight}% ({change})", record: (*Record).stall, level: slog.LevelWarn},
 	rollout.PromotionStarted: {
 		sentence: "promoting ({change})", record: enters(rollout.Promoting),
@@ -65,10 +65,18 @@ var kinds = map[rollout.EventType]kind{
 	rollout.RollbackSkipped: {
 		sentence: "git was not put back from {to} to {from}", record: (*Record).leave, level: slog.LevelWarn,
 	},
-	rollout.Removed:  {sentence: "removed {from}", record: (*Record).remove, ends: true},
-	rollout.Degraded: {sentence: "degraded ({change})", record: (*Record).degrade, level: slog.LevelError},
-	Fault:            {sentence: "cannot be delivered", level: slog.LevelError},
-	FaultCleared:     {sentence: "can be delivered again"},
+	rollout.Paused:         {sentence: "paused at {weight}% ({change})", record: (*Record).pause},
+	rollout.Resumed:        {sentence: "resumed at {weight}% ({change})", record: (*Record).resume},
+	rollout.Held:           {sentence: "held, nothing begins ({change})", record: (*Record).hold},
+	rollout.Unheld:         {sentence: "no longer held ({change})", record: (*Record).unhold},
+	rollout.Retried:        {sentence: "{to} may be tried again", record: (*Record).retry},
+	rollout.CommandRefused: {sentence: "a command was refused ({change})", record: (*Record).note, level: slog.LevelWarn},
+	rollout.Waiting:        {sentence: "waiting ({change})", record: (*Record).await},
+	rollout.WaitingEnded:   {sentence: "waits for nothing any more ({change})", record: (*Record).await},
+	rollout.Removed:        {sentence: "removed {from}", record: (*Record).remove, ends: true},
+	rollout.Degraded:       {sentence: "degraded ({change})", record: (*Record).degrade, level: slog.LevelError},
+	Fault:                  {sentence: "cannot be delivered", level: slog.LevelError},
+	FaultCleared:           {sentence: "can be delivered again"},
 }
 
 // Ends reports whether an event ends the story of the release under way.

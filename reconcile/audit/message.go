@@ -72,6 +72,8 @@ func eventMessage(n Names, app string, e rollout.Event) string {
 		{"Weight", strconv.Itoa(e.Weight)},
 		{"Commit", e.Commit},
 		{"Branch", e.Branch},
+		{"By", e.By},
+		{"Command", e.Command},
 		{"Reason", e.Reason},
 	})
 }
@@ -129,6 +131,7 @@ func ParseMessage(msg string) (Entry, bool) {
 			Reason: t["Reason"],
 			Commit: t["Commit"],
 			Branch: t["Branch"],
+			By:     t["By"], Command: t["Command"],
 		},
 	}
 	if e.Environment == "" || e.Type == "" {

@@ -53,6 +53,12 @@ func (r Record) row() Row {
 		row.Phase += " (stalled)"
 	case r.Fault != "" && (r.Phase == "" || r.Phase == phaseRemoved):
 		row.Phase = string(Fault)
+	case r.Paused != "":
+		row.Phase += " (paused)"
+	case r.Held != "":
+		row.Phase += " (held)"
+	case r.Waiting != "":
+		row.Phase += " (waiting)"
 	}
 	row.Phase = strings.TrimSpace(row.Phase)
 	row.Last = r.Last.String()

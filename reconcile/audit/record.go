@@ -42,6 +42,11 @@ type Record struct {
 	// Stalled and Degraded say why a rollout, or an app, does not get on; empty: it does.
 	Stalled  string `yaml:"stalled,omitempty" json:"stalled,omitempty"`
 	Degraded string `yaml:"degraded,omitempty" json:"degraded,omitempty"`
+	// Paused and Held are who keeps the rollout where it is, or the next one from beginning, and why. Waiting says which gates
+	// must open first.
+	Paused  string `yaml:"paused,omitempty" json:"paused,omitempty"`
+	Held    string `yaml:"held,omitempty" json:"held,omitempty"`
+	Waiting string `yaml:"waiting,omitempty" json:"waiting,omitempty"`
 	// Fault says why git's present wish for the app can't be delivered; empty: it can.
 	Fault string `yaml:"fault,omitempty" json:"fault,omitempty"`
 	// Last is how the last rollout ended.

@@ -48,6 +48,9 @@ type Facts struct {
 	// rollout.Observation. Reverted is git's answer to the state's Revert.
 	Recorded, Ahead int64
 	Reverted        *rollout.Reverted
+	// Commands are what people have asked since the state's LastCommand, oldest first; Gates are the app's.
+	Commands []rollout.Command
+	Gates    []rollout.Gate
 	// WatchedSince is since when the cluster has answered without a gap; zero: always.
 	WatchedSince time.Time
 	// Unfinished: the last decision was not acted upon to its end, or nobody knows.

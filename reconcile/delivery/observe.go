@@ -23,7 +23,7 @@ func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (r
 	s := l.state
 	o := rollout.Observation{
 		Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead, Reverted: l.Reverted, WatchedSince: l.WatchedSince,
-		Applied: seen.Applied, Stable: seen.Stable, Canary: seen.Canary,
+		Applied: seen.Applied, Stable: seen.Stable, Canary: seen.Canary, Commands: l.Commands, Gates: l.Gates,
 	}
 	if s.Plan != nil {
 		o.Plan = *s.Plan
@@ -103,7 +103,7 @@ func Checks(p rollout.Plan, v analysis.Vars) ([]analysis.Check, error) {
 // lookAgain is when time alone could change the answer.
 func lookAgain(s rollout.State, o rollout.Observation, now time.Time) time.Time {
 	if !s.InFlight() {
-		return time.Time{}
+		return s.Due(o)
 	}
 	wait := inFlightPoll
 	if s.Phase.Patient() {

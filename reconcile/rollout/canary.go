@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
@@ -18,7 +19,7 @@ func (t *turn) starting() {
 	case t.Stalled != "":
 		// It was ready, and waited for stable until now: its pods have a whole deadline again.
 		t.enter(Starting)
-	case !t.o.Plan.Suspend && t.overdue():
+	case !t.suspended() && t.overdue():
 		t.fail(because(fmt.Sprintf("the canary is not ready within %s", t.deadline()), canary), nil)
 	}
 }
@@ -26,9 +27,10 @@ func (t *turn) starting() {
 // expose gives a ready canary its first traffic, or what it had before it was away.
 func (t *turn) expose() {
 	switch {
-	case t.o.Plan.Suspend:
+	case t.o.Plan.Suspend, t.Pause != nil && t.Peak == 0:
 	case t.skipsAnalysis():
-		t.promote("the analysis is skipped by policy", nil)
+		t.skip()
+	case t.o.Stable.Available && t.Peak == 0 && !t.open(AtStep):
 	case t.o.Stable.Available:
 		t.enter(Analyzing)
 		t.setWeight(t.entryWeight())
@@ -55,7 +57,7 @@ func (t *turn) entryWeight() int {
 // skipsAnalysis reports whether the policy wants no judgement, be it since the middle of the run: the emergency exit.
 func (t *turn) skipsAnalysis() bool {
 	p := t.o.Plan
-	return !p.Suspend && (p.SkipAnalysis || p.Strategy == environments.StrategyRolling)
+	return !t.suspended() && (p.SkipAnalysis || p.Strategy == environments.StrategyRolling)
 }
 
 // analyzing judges the canary at its weight.
@@ -71,7 +73,7 @@ func (t *turn) analyzing() {
 	case !canary.Available:
 		// Neither track can take more; moving traffic helps nobody.
 	case t.skipsAnalysis():
-		t.promote("the analysis is skipped by policy", nil)
+		t.skip()
 	case t.counts(t.o.Verdict):
 		t.judge(*t.o.Verdict)
 	}
@@ -82,7 +84,7 @@ func (t *turn) analyzing() {
 // than it can be judged would do so for ever.
 func (t *turn) lose() {
 	reason := because("the canary is not available", t.o.Canary)
-	if t.Lost && !t.o.Plan.Suspend {
+	if t.Lost && !t.suspended() {
 		var enough bool
 		if reason, enough = t.countFailed(reason); enough {
 			t.fail(reason, nil)
@@ -107,7 +109,7 @@ func (t *turn) judge(v analysis.Verdict) {
 	case v.Outcome == analysis.Fail && v.Decisive:
 		t.FailedChecks++
 		t.fail(v.Reason, v.Results)
-	case t.o.Plan.Suspend:
+	case t.suspended():
 	case !t.o.Stable.Available:
 		// What the canary does beside a stable release that does not serve says nothing of either.
 		v.Reason = because(t.stableAway(), t.o.Stable)
@@ -126,16 +128,47 @@ func (t *turn) judge(v analysis.Verdict) {
 
 func (t *turn) checkPassed(v analysis.Verdict) {
 	t.decided()
-	for i, step := range t.o.Plan.steps() {
-		if step.Weight > t.Weight {
-			t.Step = i
-			t.setWeight(step.Weight)
-			t.emit(Advanced, v.Reason, v.Results)
-			return
-		}
+	at := AtStep
+	if t.lastStep() {
+		at = AtPromotion
 	}
-	t.promote(v.Reason, v.Results)
+	if t.open(at) {
+		t.rise(v.Reason, v.Results)
+	}
 }
+
+// nextStep is the first step with more weight than the canary has; ok is false on the last one.
+func (t *turn) nextStep() (i int, ok bool) {
+	i = slices.IndexFunc(t.o.Plan.steps(), func(s Step) bool { return s.Weight > t.Weight })
+	return i, i >= 0
+}
+
+func (t *turn) lastStep() bool {
+	_, more := t.nextStep()
+	return !more
+}
+
+// rise takes the next step, or promotes after the last.
+func (t *turn) rise(reason string, results []analysis.Result) {
+	i, more := t.nextStep()
+	if !more {
+		t.promote(reason, results)
+		return
+	}
+	t.Step = i
+	t.setWeight(t.o.Plan.steps()[i].Weight)
+	t.emit(Advanced, reason, results)
+}
+
+// skip promotes without a judgement.
+func (t *turn) skip() {
+	if t.open(AtPromotion) {
+		t.promote("the analysis is skipped by policy", nil)
+	}
+}
+
+// suspended reports whether nothing may begin or get on: the policy, or a person, says so.
+func (t *turn) suspended() bool { return t.o.Plan.Suspend || t.Pause != nil }
 
 func (t *turn) checkFailed(v analysis.Verdict) {
 	t.decided()

@@ -25,14 +25,16 @@ func (s State) Due(o Observation) time.Time {
 	row := s.Phase.trait()
 	check := s.nextCheck(o.Plan)
 	switch {
-	case !s.InFlight() || !s.Phase.Known():
+	case !s.Phase.Known():
 		return time.Time{}
+	case !s.InFlight():
+		return t.ahead(t.gateChanges()...)
 	case !check.IsZero():
 		return check
 	case row.staged:
 		return t.ahead(t.stageEnd(), t.deadlineAt())
 	default:
-		return t.ahead(t.deadlineAt())
+		return t.ahead(append(t.gateChanges(), t.deadlineAt())...)
 	}
 }
 

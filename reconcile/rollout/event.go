@@ -32,6 +32,14 @@ const (
 	RollbackSkipped   EventType = "RollbackSkipped"  // git had moved on; nothing was written
 	Removed           EventType = "Removed"          // git no longer lists the app, and its objects are gone
 	Recovered         EventType = "Recovered"        // the State was lost: what serves was taken over, a rollout given up
+	Paused            EventType = "Paused"           // a person has paused the rollout
+	Resumed           EventType = "Resumed"          // a person has ended the pause
+	Held              EventType = "Held"             // a person keeps what git asks for from beginning
+	Unheld            EventType = "Unheld"           // a person has ended the hold
+	Retried           EventType = "Retried"          // a person has asked for what was rejected
+	CommandRefused    EventType = "CommandRefused"   // what a person asked makes no sense now
+	Waiting           EventType = "Waiting"          // gates are closed that must open first
+	WaitingEnded      EventType = "WaitingEnded"     // nothing is to begin any more that gates have kept from it
 	Degraded          EventType = "Degraded"         // past the deadline, and only time or a person can mend it
 )
 
@@ -55,6 +63,9 @@ type Event struct {
 	// Commit is the rollback commit of RollbackCommitted and RollbackProposed, Branch where the latter waits.
 	Commit string `json:"commit,omitempty"`
 	Branch string `json:"branch,omitempty"`
+	// By is the person whose command this event answers, Command its ID.
+	By      string `json:"by,omitempty"`
+	Command string `json:"command,omitempty"`
 }
 
 // RolloutID names the app's present or last rollout, as "croc-hunter-java/7"; empty before the first.

@@ -60,7 +60,7 @@ func FuzzBroken(f *testing.F) {
 
 // checkDue: a State that rests under o rests until the instant that Due names.
 func checkDue(t testing.TB, s rollout.State, o rollout.Observation) {
-	o.Verdict, o.Reverted, o.Retry = nil, nil, false
+	o.Verdict, o.Reverted = nil, nil
 	resting := false
 	for range 20 {
 		next, _ := rollout.Next(s, o)
@@ -132,7 +132,7 @@ func checkStuckEnds(t testing.TB, s rollout.State) {
 
 // healthy is a world in which git asks for a release that was never tried.
 func healthy(s rollout.State, version string) rollout.Observation {
-	return rollout.Observation{
+	o := rollout.Observation{
 		Now:     time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
 		Desired: rollout.Release{Version: version, Digest: version, Commit: fmt.Sprint(version, s.LastSeq)},
 		Plan: rollout.NewPlan(environments.Policy{
@@ -143,6 +143,10 @@ func healthy(s rollout.State, version string) rollout.Observation {
 		Stable:  rollout.Track{Ready: true, Available: true},
 		Canary:  rollout.Track{Ready: true, Available: true},
 	}
+	if s.Hold != nil || s.Pause != nil { // nobody keeps anything from getting on any more
+		o.Commands = []rollout.Command{{ID: "u1", Kind: rollout.Unhold}, {ID: "u2", Kind: rollout.Resume}}
+	}
+	return o
 }
 
 // sight makes of an observation what a world has to say.
@@ -255,6 +259,18 @@ func (d *dice) state() rollout.State {
 	if d.yes() {
 		s.Revert = &rollout.Revert{From: d.release(), To: d.release(), Rollout: int64(d.n(5))}
 	}
+	if d.n(6) == 5 && (s.Phase == rollout.Starting || s.Phase == rollout.Analyzing) {
+		s.Pause = &rollout.Asked{By: "Ann"}
+	}
+	if d.n(6) == 5 {
+		s.Hold = &rollout.Asked{By: "Bob", Reason: "why"}
+	}
+	if d.n(6) == 5 {
+		s.Waiting = "g"
+	}
+	if d.yes() {
+		s.LastCommand = "k0"
+	}
 	return s
 }
 
@@ -293,7 +309,7 @@ func (d *dice) observation() rollout.Observation {
 	o := rollout.Observation{
 		Now: d.now(), Removed: d.n(12) == 11, FromStable: changes[d.n(3)], FromTarget: changes[d.n(3)],
 		Plan: d.plan(), Applied: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
-		Recorded: int64(d.n(20)), Ahead: int64(max(0, d.n(40)-20)), Retry: d.n(8) == 7,
+		Recorded: int64(d.n(20)), Ahead: int64(max(0, d.n(40)-20)),
 	}
 	if d.n(4) > 0 {
 		o.Desired = d.release()
@@ -309,7 +325,22 @@ func (d *dice) observation() rollout.Observation {
 	if d.n(8) == 7 {
 		o.Unfit = "unfit"
 	}
+	for i := range d.n(8) - 5 {
+		o.Commands = append(o.Commands, rollout.Command{
+			ID: fmt.Sprint("k", i), Kind: kinds[d.n(len(kinds))], By: "Ann", Reason: "why", Expires: d.instant(),
+		})
+	}
+	for range d.n(8) - 5 {
+		o.Gates = append(o.Gates, rollout.Gate{
+			Name: "g", At: []rollout.Moment{rollout.AtBegin, rollout.AtStep, rollout.AtPromotion}[d.n(3)], Open: d.yes(), NextChange: d.instant(),
+		})
+	}
 	return o
+}
+
+// kinds of commands, and one that is none.
+var kinds = []rollout.CommandKind{
+	rollout.Pause, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold, rollout.Unhold, "Dance",
 }
 
 func (d *dice) track() rollout.Track {

@@ -13,14 +13,28 @@ const maxRejected = 10
 func (t *turn) idle() {
 	d := t.o.Desired
 	switch {
-	case d.IsZero() || d.Digest == t.Stable.Digest:
+	case d.IsZero():
+	case t.Waiting != "" && !t.wants():
+		t.Waiting = ""
+		t.tell(WaitingEnded, "")
+	case d.Digest == t.Stable.Digest || t.Hold != nil:
 	case t.Stable.IsZero():
-		t.install()
+		if t.open(AtBegin) {
+			t.install()
+		}
 	case t.o.FromStable == ChangePlain:
 		t.applyPlain()
 	case t.o.FromStable == ChangePods && t.mayBegin():
-		t.begin()
+		if t.open(AtBegin) {
+			t.begin()
+		}
 	}
+}
+
+// wants reports whether something is to begin, if only the gates let it.
+func (t *turn) wants() bool {
+	return t.Hold == nil && t.o.Desired.Digest != t.Stable.Digest &&
+		(t.Stable.IsZero() || t.o.FromStable == ChangePods && t.mayBegin())
 }
 
 // applyPlain takes over a change that no pod would notice.
@@ -33,7 +47,7 @@ func (t *turn) applyPlain() {
 
 // mayBegin reports whether nothing stands in the way of a rollout to Desired.
 func (t *turn) mayBegin() bool {
-	return !t.o.Plan.Suspend && !t.rejected(t.o.Desired)
+	return !t.suspended() && !t.rejected(t.o.Desired)
 }
 
 // rejected reports whether a release failed before and nobody has asked for it anew since. A Revert that git has not
@@ -42,21 +56,6 @@ func (t *turn) rejected(r Release) bool {
 	same := func(x Release) bool { return x.Digest == r.Digest && x.Commit == r.Commit }
 	return t.Revert != nil && same(t.Revert.From) ||
 		slices.ContainsFunc(t.Rejected, func(x Rejection) bool { return same(x.Release) })
-}
-
-// retry forgets that Desired was rejected, and the rollback commit that would take it back. Should that commit have
-// been pushed all the same, git is seen to go back to Stable, which aborts.
-func (t *turn) retry() {
-	if !t.o.Retry || t.o.Desired.IsZero() {
-		return
-	}
-	t.Rejected = slices.DeleteFunc(t.Rejected, func(x Rejection) bool {
-		return x.Release.Digest == t.o.Desired.Digest
-	})
-	if len(t.Rejected) == 0 {
-		t.Rejected = nil
-	}
-	t.dropRevertOf(t.o.Desired, "tried again by hand")
 }
 
 // dropRevertOf calls off the pending rollback commit if it would take back r.
@@ -147,7 +146,7 @@ func (t *turn) remove() {
 	case t.Phase == Removing:
 		t.removing()
 	case t.Phase != Idle || !t.Stable.IsZero():
-		t.Weight, t.Drained = 0, false
+		t.Weight, t.Drained, t.Pause = 0, false, nil
 		t.enter(Removing)
 	}
 }
@@ -169,5 +168,5 @@ func (t *turn) removing() {
 		gone = t.Target
 	}
 	t.record(Event{Type: Removed, From: gone, Reason: reason})
-	t.State = State{Rollouts: t.Rollouts, LastSeq: t.LastSeq, Outbox: t.Outbox}
+	t.State = State{Rollouts: t.Rollouts, LastSeq: t.LastSeq, Outbox: t.Outbox, LastCommand: t.LastCommand}
 }

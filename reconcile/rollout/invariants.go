@@ -29,6 +29,7 @@ func Check(s State) error {
 	must(s.Phase != Starting || s.Weight == 0, "weight %d before the canary is ready", s.Weight)
 	must(s.Phase != Analyzing || s.Weight > 0, "analyzing without traffic")
 	must(!s.Drained || row.canary == TargetUntilDrained, "drained in %s", s.Phase)
+	must(s.Pause == nil || row.pausable, "paused in %s", s.Phase)
 	must(s.Step >= 0 && s.FailedChecks >= 0 && s.InconclusiveChecks >= 0, "a negative counter")
 	must(len(s.Rejected) <= maxRejected, "%d rejected releases", len(s.Rejected))
 	for i, e := range s.Outbox {
@@ -48,8 +49,52 @@ func CheckTransition(before State, o Observation, after State, events []Event) e
 	o = o.fit(before)
 	return errors.Join(
 		Check(after), checkWeight(before, o, after), checkTracks(before, o, after),
-		checkNumbers(before, o, after, events), checkDecisions(before, o, after, events),
+		checkNumbers(before, o, after, events), checkDecisions(before, o, after, events), checkGates(before, o, after),
+		checkCommands(before, o, after, events),
 	)
+}
+
+// asks reports whether the next command is one of a kind.
+func (s State) asks(o Observation, k CommandKind) bool {
+	pending := s.pending(o)
+	return len(pending) > 0 && pending[0].Kind == k
+}
+
+// checkGates: nothing gets past a closed gate.
+func checkGates(before State, o Observation, after State) error {
+	var faults []error
+	must := func(at Moment, moved bool) {
+		if names, _ := o.closed(at); moved && len(names) > 0 {
+			faults = append(faults, fmt.Errorf("from %q to %q past gate %s", before.Phase, after.Phase, names))
+		}
+	}
+	must(AtBegin, before.Phase == Idle && (after.Phase == Installing || after.Rollouts > before.Rollouts))
+	must(AtStep, after.Weight > max(before.Weight, before.Peak))
+	must(AtPromotion, after.Phase == Promoting && before.Phase != Promoting)
+	return errors.Join(faults...)
+}
+
+// checkCommands: the oldest command is taken, once, and an event answers it; what a person keeps where it is stays there.
+func checkCommands(before State, o Observation, after State, events []Event) error {
+	var faults []error
+	want := before.LastCommand
+	if pending := before.pending(o); len(pending) > 0 {
+		want = pending[0].ID
+		if !slices.ContainsFunc(events, func(e Event) bool { return e.Command == want && e.By == pending[0].By }) {
+			faults = append(faults, fmt.Errorf("command %s is not answered", want))
+		}
+	} else {
+		if before.Pause != nil && after.Weight > max(before.Weight, before.Peak) {
+			faults = append(faults, fmt.Errorf("the weight rises from %d to %d in a pause", before.Weight, after.Weight))
+		}
+		if before.Hold != nil && (before.Phase == Idle && after.Phase != Idle && after.Phase != Removing || after.Rollouts > before.Rollouts) {
+			faults = append(faults, fmt.Errorf("%s begins in a hold", after.Phase))
+		}
+	}
+	if after.LastCommand != want {
+		faults = append(faults, fmt.Errorf("the last command is %q, want %q", after.LastCommand, want))
+	}
+	return errors.Join(faults...)
 }
 
 // checkWeight: weight rises only on a pass at the present weight, on a ready canary's first step, or back to what the
@@ -65,7 +110,7 @@ func checkWeight(before State, o Observation, after State) error {
 		return nil
 	case exposed && after.Weight <= before.Peak:
 		return nil
-	case before.Phase == Analyzing && after.Phase == Analyzing && passedAt(before, o) && o.Applied:
+	case before.Phase == Analyzing && after.Phase == Analyzing && (passedAt(before, o) && o.Applied || before.asks(o, Advance)):
 		i := slices.IndexFunc(steps, func(s Step) bool { return s.Weight > before.Weight })
 		if i >= 0 && steps[i].Weight == after.Weight && after.Step == i {
 			return nil
@@ -80,7 +125,7 @@ func checkTracks(before State, o Observation, after State) error {
 	var faults []error
 	skips := o.Plan.SkipAnalysis || o.Plan.Strategy == environments.StrategyRolling
 	if after.Phase == Promoting && before.Phase != Promoting {
-		ok := before.Phase == Starting && skips || before.Phase == Analyzing && (skips || passedAt(before, o) && o.Applied)
+		ok := before.asks(o, AdvanceFully) || before.Phase == Starting && skips || before.Phase == Analyzing && (skips || passedAt(before, o) && o.Applied || before.asks(o, Advance))
 		if !ok {
 			faults = append(faults, fmt.Errorf("promoting out of %q without a pass", before.Phase))
 		}
@@ -154,14 +199,14 @@ func checkDecisions(before State, o Observation, after State, events []Event) er
 		case Promoted:
 			must(before.Weight == 0 && o.Stable.takesTraffic(), "promoted before the stable track serves alone")
 		case RolloutStarted:
-			must(o.Retry || !slices.ContainsFunc(before.Rejected, func(r Rejection) bool {
+			must(before.asks(o, Retry) || !slices.ContainsFunc(before.Rejected, func(r Rejection) bool {
 				return r.Release.Digest == e.To.Digest && r.Release.Commit == e.To.Commit
 			}), "a rejected release is tried again")
 		case RollbackStarted:
 			must(after.Revert != nil && after.Revert.From.Digest == e.To.Digest, "git is not asked to take back what failed")
 			must(slices.ContainsFunc(after.Rejected, func(r Rejection) bool { return r.Release.Digest == e.To.Digest }),
 				"what failed is not remembered")
-			must(before.Phase != Analyzing || failedIn(before, o), "rolled back and nothing had failed")
+			must(before.Phase != Analyzing || failedIn(before, o) || before.asks(o, Abort), "rolled back and nothing had failed")
 		default:
 		}
 	}

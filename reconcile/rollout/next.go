@@ -12,11 +12,13 @@ import (
 //	-----------  -----------------------------------------------  ------------------------  --------------------------
 //	any          Removed (at Idle: with a Stable)                 Removing, weight 0
 //	             Reverted answers Revert                          Revert is done            Rollback|Committed|Proposed|Skipped
-//	             Retry                                            Desired is not rejected   RollbackSkipped (if owed)
+//	             a command                                        see commands              that says so, or CommandRefused
 //	             Recorded                                         those leave the Outbox
-//	Idle         no Stable                                        Installing                InstallStarted
-//	             Desired differs, no pod would change             Stable = Desired          Applied
-//	             Desired differs; not Suspend, not rejected:
+//	             a gate that is asked and closed                  waits on                  Waiting (once)
+//	             at Idle nothing is to begin any more             waits for nothing         WaitingEnded
+//	Idle         no Stable, not Hold                              Installing                InstallStarted
+//	             Desired differs, no pod would change, not Hold   Stable = Desired          Applied
+//	             Desired differs; not Suspend, Hold, rejected:
 //	               Strategy Canary                                Starting, weight 0        RolloutStarted
 //	               any other                                      Updating                  RolloutStarted
 //	Installing   stable Ready, Applied                            Idle                      Installed
@@ -95,9 +97,10 @@ func Next(s State, o Observation) (State, []Event) {
 	t.Rejected = slices.Clone(s.Rejected)
 	t.acknowledge()
 	t.settleRevert()
-	t.retry()
 	t.mark()
-	t.decide()
+	if !t.obey() {
+		t.decide()
+	}
 	if o.Desired.IsZero() {
 		return t.State, t.events
 	}
@@ -149,6 +152,8 @@ type turn struct {
 	State
 	o      Observation
 	events []Event
+	// asking is the command that is being taken.
+	asking Command
 }
 
 // decide takes the one transition.
@@ -186,7 +191,7 @@ func (t *turn) mark() {
 // enter begins a phase.
 func (t *turn) enter(p Phase) {
 	t.Phase = p
-	t.Stalled = ""
+	t.Stalled, t.Waiting = "", ""
 	t.restage()
 }
 
@@ -214,5 +219,5 @@ func (t *turn) rest() {
 func (t *turn) clearRun() {
 	t.Step, t.Weight, t.Peak, t.Drained = 0, 0, 0, false
 	t.FailedChecks, t.InconclusiveChecks, t.Lost = 0, 0, false
-	t.LastCheck = time.Time{}
+	t.LastCheck, t.Pause = time.Time{}, nil
 }

@@ -48,6 +48,8 @@ type traits struct {
 	rollout bool
 	// divertible: the run can still take another course when git asks for something else.
 	divertible bool
+	// pausable: a canary is to be judged, or is; a person may keep it where it is.
+	pausable bool
 	// judged: checks are asked. staged: traffic goes back in stages, each of which ends by itself.
 	judged, staged bool
 	// rising: it may give a track traffic that the track did not have.
@@ -72,10 +74,10 @@ func (p Phase) traits() (row traits, ok bool) {
 			patient: true,
 		}, true
 	case Starting:
-		return traits{act: (*turn).starting, stable: TheStable, canary: TheTarget, rollout: true, divertible: true, rising: true}, true
+		return traits{act: (*turn).starting, stable: TheStable, canary: TheTarget, rollout: true, divertible: true, pausable: true, rising: true}, true
 	case Analyzing:
 		return traits{
-			act: (*turn).analyzing, stable: TheStable, canary: TheTarget, rollout: true, divertible: true, judged: true, rising: true,
+			act: (*turn).analyzing, stable: TheStable, canary: TheTarget, rollout: true, divertible: true, pausable: true, judged: true, rising: true,
 		}, true
 	case Promoting:
 		return traits{

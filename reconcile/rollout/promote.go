@@ -8,7 +8,7 @@ import (
 
 // promote gives the stable track the release, while the canary carries its share.
 func (t *turn) promote(reason string, results []analysis.Result) {
-	t.InconclusiveChecks = 0
+	t.InconclusiveChecks, t.Pause = 0, nil
 	t.enter(Promoting)
 	t.emit(PromotionStarted, reason, results)
 }

@@ -43,7 +43,7 @@ func (t *turn) supersede() {
 
 // replaceable reports whether the third release can take over the track of the one under way as it is.
 func (t *turn) replaceable() bool {
-	if t.o.Plan.Suspend {
+	if t.suspended() || t.Hold != nil {
 		return false
 	}
 	switch t.Phase {

@@ -42,6 +42,7 @@ func (t *turn) retreat(outcome, event EventType, reason string, results []analys
 	}
 	t.Drained = t.Drained || t.Peak == 0
 	t.Outcome = outcome
+	t.Pause = nil
 	t.enter(RollingBack)
 	t.emit(event, reason, results)
 }

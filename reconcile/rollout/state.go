@@ -57,6 +57,13 @@ type State struct {
 	Lost bool `json:"lost,omitempty"`
 	// Stalled says what the app waits for that may never come: data, or something that only a person can mend. Empty: nothing.
 	Stalled string `json:"stalled,omitempty"`
+	// Pause: a person has paused this rollout. Hold: a person keeps what git asks for from beginning.
+	Pause *Asked `json:"pause,omitempty"`
+	Hold  *Asked `json:"hold,omitempty"`
+	// Waiting names the closed gates that the app waits for; empty: none.
+	Waiting string `json:"waiting,omitempty"`
+	// LastCommand is the ID of the newest command that was taken, be it done or refused.
+	LastCommand string `json:"lastCommand,omitempty"`
 	// Reason of the last decision, in numbers.
 	Reason string `json:"reason,omitempty"`
 	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted, Recovered; empty before the
@@ -153,8 +160,10 @@ type Observation struct {
 	// Ahead is the audit log's last number where it belongs to an earlier incarnation of the app, and the Outbox is to be
 	// numbered on after it: the State was lost, or the app was removed and is listed again. 0: it does not.
 	Ahead int64
-	// Retry: a person asked to try a rejected release again. True in one observation only for each time of asking.
-	Retry bool
+	// Commands are what people have asked since State.LastCommand, oldest first.
+	Commands []Command
+	// Gates of the app, as they are for Desired.
+	Gates []Gate
 }
 
 // Reverted is the outcome of a rollback commit: committed, proposed, or skipped.

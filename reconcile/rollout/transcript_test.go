@@ -27,7 +27,7 @@ import (
 //	git VERSION|away|removed [commit=c1]
 //	       what git asks for from now on. VERSION+x differs from VERSION in what no pod sees, VERSION~x in pods.
 //	observe [+60s] [-60s] [pending] [stable=S] [canary=S] [verdict=pass|fail|decisive|inconclusive|none] [asked=-30s]
-//	       [reason=(..)] [reverted=COMMIT] [skipped=(..)] [of=ROLLOUT] [retry] [back]
+//	       [reason=(..)] [reverted=COMMIT] [proposed=BRANCH] [skipped=(..)] [of=ROLLOUT] [back]
 //	       S is ready (the default), slow (takes traffic, not rolled out), down, or crashing. pending: the cluster does
 //	       not hold the projection yet. asked: when the verdict was asked, relative to now. back: the cluster answers
 //	       again since now, after an outage.
@@ -55,6 +55,39 @@ type world struct {
 	removed  bool
 	recorded int64
 	watched  time.Time
+	// commands are all that was ever asked.
+	commands []rollout.Command
+	gates    []rollout.Gate
+}
+
+// ask is "ask <kind> [by=..] [reason=(..)] [for=DURATION]".
+func (w *world) ask(d *datadriven.TestData) {
+	c := rollout.Command{
+		ID: fmt.Sprint("k", len(w.commands)+1), Kind: rollout.CommandKind(d.CmdArgs[0].Key), By: "Ann", Reason: arg(d, "reason"),
+	}
+	if by := arg(d, "by"); by != "" {
+		c.By = by
+	}
+	if lasts := arg(d, "for"); lasts != "" {
+		c.Expires = w.now.Add(duration(d, lasts))
+	}
+	w.commands = append(w.commands, c)
+}
+
+// setGate is "gate <name> at=begin|step|promotion [open] [reason=(..)] [changes=DURATION]".
+func (w *world) setGate(d *datadriven.TestData) {
+	g := rollout.Gate{Name: d.CmdArgs[0].Key, At: rollout.Moment(arg(d, "at")), Open: d.HasArg("open"), Reason: arg(d, "reason")}
+	if in := arg(d, "changes"); in != "" {
+		g.NextChange = w.now.Add(duration(d, in))
+	}
+	w.gates = slices.DeleteFunc(w.gates, func(x rollout.Gate) bool { return x.Name == g.Name && x.At == g.At })
+	w.gates = append(w.gates, g)
+}
+
+// since are the commands after the one that was taken last.
+func (w *world) since(last string) []rollout.Command {
+	i := slices.IndexFunc(w.commands, func(c rollout.Command) bool { return c.ID == last })
+	return w.commands[i+1:]
 }
 
 func newWorld(t *testing.T) *world {
@@ -72,6 +105,12 @@ func (w *world) run(d *datadriven.TestData) string {
 		return fmt.Sprintf("weights %v", weights)
 	case "git":
 		w.setDesired(d)
+		return "ok"
+	case "ask":
+		w.ask(d)
+		return "ok"
+	case "gate":
+		w.setGate(d)
 		return "ok"
 	case "record":
 		w.recorded = w.state.LastSeq
@@ -123,6 +162,7 @@ func (w *world) observation() rollout.Observation {
 		Now: w.now, Desired: w.desired, Removed: w.removed, Plan: w.plan, Recorded: w.recorded,
 		FromStable: change(w.state.Stable, w.desired), FromTarget: change(w.state.Target, w.desired),
 		Applied: true, WatchedSince: w.watched, Stable: track("ready"), Canary: track("ready"),
+		Commands: w.since(w.state.LastCommand), Gates: w.gates,
 	}
 }
 
@@ -160,8 +200,6 @@ func (w *world) observe(d *datadriven.TestData) string {
 			answer.Skipped = value
 		case a.Key == "of":
 			answer.Rollout = int64(integer(d, value))
-		case a.Key == "retry":
-			o.Retry = true
 		case a.Key == "back":
 			w.watched = o.Now
 		case a.Key == "asked":
@@ -225,6 +263,12 @@ func clone(s rollout.State) rollout.State {
 		r := *s.Revert
 		s.Revert = &r
 	}
+	for _, asked := range []**rollout.Asked{&s.Pause, &s.Hold} {
+		if *asked != nil {
+			a := **asked
+			*asked = &a
+		}
+	}
 	return s
 }
 
@@ -236,15 +280,17 @@ func same(x, y rollout.State) bool {
 		x.Since == y.Since && x.StepSince == y.StepSince && x.LastCheck == y.LastCheck &&
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
-		sameRevert(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
+		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
+		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && x.LastCommand == y.LastCommand &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 
-func sameRevert(x, y *rollout.Revert) bool { return x == y || x != nil && y != nil && *x == *y }
+func sameValue[T comparable](x, y *T) bool { return x == y || x != nil && y != nil && *x == *y }
 
 func sameEvent(x, y rollout.Event) bool {
 	return x.Seq == y.Seq && x.Time == y.Time && x.Type == y.Type && x.Rollout == y.Rollout && x.From == y.From &&
 		x.To == y.To && x.Weight == y.Weight && x.Reason == y.Reason && x.Commit == y.Commit && x.Branch == y.Branch &&
+		x.By == y.By && x.Command == y.Command &&
 		(len(x.Results) == 0 && len(y.Results) == 0 || reflect.DeepEqual(x.Results, y.Results))
 }
 
@@ -341,6 +387,17 @@ func describe(before, s rollout.State) string {
 	if s.Stalled != "" {
 		b.WriteString(" stalled")
 	}
+	for _, asked := range []struct {
+		what string
+		by   *rollout.Asked
+	}{{"paused", s.Pause}, {"held", s.Hold}} {
+		if asked.by != nil {
+			fmt.Fprintf(&b, " %s by %s", asked.what, asked.by)
+		}
+	}
+	if s.Waiting != "" {
+		fmt.Fprintf(&b, " waiting=%s", s.Waiting)
+	}
 	if s.Revert != nil {
 		fmt.Fprintf(&b, " reverting=%s", name(s.Revert.From))
 	}
@@ -354,6 +411,9 @@ func describeEvent(e rollout.Event) string {
 	}
 	if e.Rollout > 0 {
 		s += fmt.Sprintf(" rollout=%d", e.Rollout)
+	}
+	if e.Command != "" {
+		s += " by=" + e.By + " command=" + e.Command
 	}
 	if e.Branch != "" {
 		s += " branch=" + e.Branch

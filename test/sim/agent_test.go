@@ -64,7 +64,8 @@ func start(w *world) *process {
 	p := &process{w: w, fetchAt: w.now}
 	ports := &ports{p}
 	p.agent = reconcile.New(reconcile.Config{
-		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler),
+		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler), Commands: w.since,
+		Gates: func(string) []rollout.Gate { return w.gates },
 	}, ports, ports, ports, ports)
 	if err := p.agent.Start(context.Background()); err != nil {
 		w.failf("the agent does not start: %v", err)

@@ -92,6 +92,7 @@ func (p *ports) DeleteState(context.Context, delivery.Saved) error {
 	return p.write("forget", func() {
 		c := p.w.cluster
 		c.saved, c.inventory, c.records = nil, nil, nil
+		clear(p.w.watch.answered)
 	})
 }
 

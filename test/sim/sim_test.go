@@ -85,6 +85,12 @@ func TestBroken(t *testing.T) {
 				return after
 			}
 		}, "is not forgotten"},
+		{"a command is not remembered", func(w *world) {
+			w.spoilState = func(before, after rollout.State) rollout.State {
+				after.LastCommand = before.LastCommand
+				return after
+			}
+		}, "once more"},
 		{"a lost state is not noticed", func(w *world) {
 			w.spoilFound = func(f rollout.Found) rollout.Found { return rollout.Found{Stable: f.Stable} }
 		}, ""},

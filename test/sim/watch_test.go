@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -49,6 +50,10 @@ type watch struct {
 	// owed are the events of saved states, in order.
 	owed   []rollout.Event
 	writes int
+	// answered are the commands that were taken, by what answered them, since the state was last lost. forced: a person has
+	// had this canary get on without a pass.
+	answered map[string]bool
+	forced   bool
 }
 
 func (c *watch) passed(image string, weight int64, at time.Time) { c.pass = passing{image, weight, at} }
@@ -116,6 +121,10 @@ func (c *watch) wroteStable(o *unstructured.Unstructured) {
 	if c.w.strategy != environments.StrategyCanary || c.serving[image] {
 		return
 	}
+	if c.forced && image == c.image {
+		c.serving[image] = true
+		return
+	}
 	if c.pass.image != image || c.pass.weight != 60 && !c.tampered {
 		c.w.failf("stable becomes %s, whose last pass was at %d%% of %s", trim(image), c.pass.weight, trim(c.pass.image))
 	}
@@ -137,6 +146,7 @@ func (c *watch) routed(before, weight int64) {
 		return
 	}
 	switch p := c.pass; {
+	case c.forced:
 	case c.peak == 0 && weight > 20:
 		c.w.failf("the first weight is %d", weight)
 	case c.peak == 0:
@@ -230,7 +240,7 @@ func (c *watch) decided(events []rollout.Event, s rollout.State) {
 	for _, e := range events {
 		c.w.seen[e.Type]++
 		c.w.logf("event %d %s %s -> %s %d%% %s", e.Seq, e.Type, describe(e.From), describe(e.To), e.Weight, e.Reason)
-		if e.Type == rollout.RollbackStarted && kind(e.To.Digest) == "good" && c.w.now.Sub(c.hurt) > 3*deadline {
+		if e.Type == rollout.RollbackStarted && kind(e.To.Digest) == "good" && e.Command == "" && c.w.now.Sub(c.hurt) > 3*deadline {
 			c.w.failf("%s is rolled back although nothing was wrong with it: %s", e.To.Digest, e.Reason)
 		}
 		c.tried(e)
@@ -244,6 +254,8 @@ func (c *watch) tried(e rollout.Event) {
 	switch e.Type {
 	case rollout.RollbackStarted:
 		c.failed[describe(e.To)] = true
+	case rollout.Retried:
+		maps.DeleteFunc(c.failed, func(r string, _ bool) bool { return strings.HasPrefix(r, e.To.Digest+"@") })
 	case rollout.RolloutStarted:
 		if c.failed[describe(e.To)] {
 			c.w.failf("%s is tried again, and nobody asked", describe(e.To))
@@ -251,6 +263,24 @@ func (c *watch) tried(e rollout.Event) {
 	case rollout.Removed:
 		clear(c.failed)
 	}
+}
+
+// answer: what people ask is done or refused once.
+func (c *watch) answer(e rollout.Event) {
+	switch e.Type {
+	case rollout.RolloutStarted:
+		c.forced = false
+	case rollout.Advanced, rollout.PromotionStarted:
+		c.forced = c.forced || e.Command != ""
+	}
+	if e.Command == "" {
+		return
+	}
+	by := e.Command + " " + string(e.Type)
+	if c.answered[by] {
+		c.w.failf("%s once more", by)
+	}
+	c.answered[by] = true
 }
 
 // fresh are the events of a state that no state before has had.
@@ -273,6 +303,7 @@ func (c *watch) owe(events []rollout.Event) {
 		}
 		if !slices.ContainsFunc(c.owed, func(x rollout.Event) bool { return idOf(x) == idOf(e) }) {
 			c.owed = append(c.owed, e)
+			c.answer(e)
 		}
 	}
 }
@@ -283,6 +314,7 @@ func (c *watch) lost(log []rollout.Event) {
 		return !slices.ContainsFunc(log, func(x rollout.Event) bool { return idOf(x) == idOf(e) })
 	})
 	clear(c.failed)
+	clear(c.answered)
 	if c.removing {
 		c.installed = false // be it listed again or not: nobody knows of any release any more
 	}

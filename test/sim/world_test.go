@@ -48,6 +48,10 @@ type world struct {
 	// refusing is how many percent of the writes the API server refuses.
 	refusing int
 
+	// commands are all that people have asked, gates what else has a word.
+	commands []rollout.Command
+	gates    []rollout.Gate
+
 	// What is under test; a test may put something broken in their place.
 	spoilState   func(before, after rollout.State) rollout.State
 	spoilDesired func(project.Desired) project.Desired
@@ -90,7 +94,7 @@ func newWorld(seed uint64) *world {
 		w.promotionStep = 25
 	}
 	w.protected = seed%5 == 4
-	w.watch = &watch{w: w, serving: map[string]bool{}, failed: map[string]bool{}}
+	w.watch = &watch{w: w, serving: map[string]bool{}, failed: map[string]bool{}, answered: map[string]bool{}}
 	w.git.push(func(c *commit) { c.digest, c.policy = "good0", w.base() })
 	w.agent = start(w)
 	return w
@@ -257,6 +261,50 @@ func (w *world) trouble() {
 	if w.chance(1) {
 		w.flap()
 	}
+	if w.r.IntN(1000) < 15 {
+		w.ask(asks[w.r.IntN(len(asks))])
+	}
+	if w.r.IntN(1000) < 10 {
+		w.close()
+	}
+}
+
+// asks are what people ask, and what nobody knows.
+var asks = []rollout.CommandKind{
+	rollout.Pause, rollout.Resume, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold,
+	rollout.Unhold, rollout.Unhold, "Dance",
+}
+
+// ask has somebody ask something.
+func (w *world) ask(k rollout.CommandKind) {
+	c := rollout.Command{ID: fmt.Sprint("k", len(w.commands)+1), Kind: k, By: "Ann", Expires: w.now.Add(5 * time.Minute)}
+	w.commands = append(w.commands, c)
+	w.logf("Ann asks %s: %s", c.ID, k)
+	w.told()
+}
+
+// told has the agent hear of what people ask, and of gates.
+func (w *world) told() {
+	if w.agent != nil {
+		w.agent.agent.Asked(appName)
+	}
+}
+
+// since are the commands after the last one that was taken.
+func (w *world) since(_, last string) []rollout.Command {
+	i := slices.IndexFunc(w.commands, func(c rollout.Command) bool { return c.ID == last })
+	return w.commands[i+1:]
+}
+
+// close closes a gate, or opens them all.
+func (w *world) close() {
+	w.gates = nil
+	if w.chance(40) {
+		at := []rollout.Moment{rollout.AtBegin, rollout.AtStep, rollout.AtPromotion}[w.r.IntN(3)]
+		w.gates = []rollout.Gate{{Name: "wave", At: at, Reason: "another cluster is not done"}}
+	}
+	w.logf("gates: %v", w.gates)
+	w.told()
 }
 
 // flap takes pods away for a while.
@@ -341,6 +389,9 @@ func (w *world) people() {
 func (w *world) calm() {
 	w.logf("calm")
 	w.troubled, w.apiAway, w.gitAway, w.promAway, w.chartsAway, w.refusing = false, false, false, false, false, 0
+	w.gates = nil
+	w.ask(rollout.Resume)
+	w.ask(rollout.Unhold)
 	tip := w.git.tip()
 	if tip.policy.Suspend || tip.off || tip.digest == "" {
 		w.git.push(func(c *commit) {
@@ -364,12 +415,15 @@ func (w *world) resting() bool {
 		w.agent, w.upAt = nil, w.now
 		return false
 	}
-	if w.protected && !s.InFlight() && s.Stable.Digest != w.git.tip().digest {
+	if w.protected && !s.InFlight() && !s.Stable.IsZero() && s.Stable.Digest != w.git.tip().digest {
 		w.git.push(func(c *commit) { c.digest = s.Stable.Digest }) // somebody merges the rollback
 		return false
 	}
 	if s.Phase == rollout.Installing && w.installedForGood() {
 		w.git.push(func(c *commit) { c.digest = "good1" })
+		return false
+	}
+	if n := len(w.commands); w.state().LastCommand != w.commands[n-1].ID {
 		return false
 	}
 	return p.agent.Settled() && !p.waits()
