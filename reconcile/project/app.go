@@ -18,10 +18,15 @@ type app struct {
 	stable objects
 	// workload under judgement, of coming where there is one, else of serving; nil when there is none.
 	workload *unstructured.Unstructured
-	// services are the Services through which the stable track's pods are reached, in order.
+	// services are the Services through which the stable track's pods are reached, in order; made is the one among them that
+	// the policy asks for and the release does not have, nil when there is none.
 	services objects
+	made     *unstructured.Unstructured
 	// split is nil without a canary.
 	split *split
+	// provider shares the app's traffic, by router.
+	provider provider
+	router   router
 }
 
 func newApp(in Input, t tracks) (*app, error) {
@@ -48,6 +53,18 @@ func newApp(in Input, t tracks) (*app, error) {
 		return a, nil
 	}
 	a.services = selecting(a.servingWorkload(), a.serving)
+	if a.made, err = a.missingService(); err != nil {
+		return nil, err
+	}
+	if a.made != nil {
+		a.services = append(a.services, a.made)
+	}
+	if a.provider, err = providerOf(in.Plan.Provider); err != nil {
+		return nil, err
+	}
+	if a.router, err = a.provider.new(a); err != nil {
+		return nil, err
+	}
 	return a, nil
 }
 

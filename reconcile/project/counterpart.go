@@ -8,89 +8,34 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// selectorField says where the objects of a kind select pods.
-type selectorField struct {
-	schema.GroupKind
-	path []string
-	// plain: the field is a map of labels, which selects every pod when it is absent; else it is a metav1.LabelSelector.
-	plain bool
-	// anywhere: objects of other namespaces may select the pods too.
-	anywhere bool
-}
-
-// selectorFields are the kinds that get a counterpart for the canary's pods.
-var selectorFields = []selectorField{
-	{GroupKind: schema.GroupKind{Group: "networking.k8s.io", Kind: "NetworkPolicy"}, path: []string{"spec", "podSelector"}},
-	{GroupKind: schema.GroupKind{Group: "policy", Kind: "PodDisruptionBudget"}, path: []string{"spec", "selector"}},
-	{GroupKind: schema.GroupKind{Group: "monitoring.coreos.com", Kind: "PodMonitor"}, path: []string{"spec", "selector"}, anywhere: true},
-	{GroupKind: schema.GroupKind{Group: "security.istio.io", Kind: "AuthorizationPolicy"}, path: []string{"spec", "selector", "matchLabels"}, plain: true},
-	{GroupKind: schema.GroupKind{Group: "security.istio.io", Kind: "PeerAuthentication"}, path: []string{"spec", "selector", "matchLabels"}, plain: true},
-	{GroupKind: schema.GroupKind{Group: "security.istio.io", Kind: "RequestAuthentication"}, path: []string{"spec", "selector", "matchLabels"}, plain: true},
-	{GroupKind: schema.GroupKind{Group: "networking.istio.io", Kind: "Sidecar"}, path: []string{"spec", "workloadSelector", "labels"}, plain: true},
-	{GroupKind: schema.GroupKind{Group: "networking.istio.io", Kind: "EnvoyFilter"}, path: []string{"spec", "workloadSelector", "labels"}, plain: true},
-	{GroupKind: schema.GroupKind{Group: "networking.istio.io", Kind: "ProxyConfig"}, path: []string{"spec", "selector", "matchLabels"}, plain: true},
-	{GroupKind: schema.GroupKind{Group: "telemetry.istio.io", Kind: "Telemetry"}, path: []string{"spec", "selector", "matchLabels"}, plain: true},
-	{GroupKind: schema.GroupKind{Group: "extensions.istio.io", Kind: "WasmPlugin"}, path: []string{"spec", "selector", "matchLabels"}, plain: true},
-}
-
-func selectorFieldOf(gk schema.GroupKind) (selectorField, bool) {
-	for _, f := range selectorFields {
-		if f.GroupKind == gk {
-			return f, true
-		}
-	}
-	return selectorField{}, false
-}
-
-// selector reads the field of obj.
-func (f selectorField) selector(obj *unstructured.Unstructured) (labels.Selector, error) {
-	if f.plain {
-		return labels.SelectorFromSet(textsAt(obj.Object, f.path...)), nil
-	}
-	s, err := labelSelector(mapAt(obj.Object, f.path...))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", describe(obj), err)
-	}
-	return s, nil
-}
-
-// reaches reports whether obj may select pods of the workload, by its namespace.
-func (f selectorField) reaches(obj, workload *unstructured.Unstructured) bool {
-	return f.anywhere || sameNamespace(obj, workload)
-}
-
 // counterparts returns the canaries of an object that selects pods, scales the workload or sets rules for a Service.
 func (a *app) counterparts(obj *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	gk := groupKind(obj)
-	if f, ok := selectorFieldOf(gk); ok {
-		return a.selectCanary(obj, f)
+	if r := roleOf(obj); r.does == selects {
+		return a.selectCanary(obj, r)
 	}
 	if s, ok := scalerOf(gk); ok {
 		return a.scaleCanary(obj, s), nil
 	}
-	switch gk {
-	case destinationRule:
-		return a.canaryRule(obj), nil
-	case serviceMonitor:
+	if gk == serviceMonitor {
 		return a.monitorCanary(obj)
-	default:
-		return nil, nil
 	}
+	return a.router.counterpart(obj), nil
 }
 
 // selectCanary copies an object that selects stable pods but would miss the canary's.
-func (a *app) selectCanary(obj *unstructured.Unstructured, f selectorField) ([]*unstructured.Unstructured, error) {
-	selector, err := f.selector(obj)
-	if err != nil || !f.reaches(obj, a.workload) || !a.split.misses(selector) {
+func (a *app) selectCanary(obj *unstructured.Unstructured, r role) ([]*unstructured.Unstructured, error) {
+	selector, err := r.selector(obj)
+	if err != nil || !r.reaches(obj, a.workload) || !a.split.misses(selector) {
 		return nil, err
 	}
 	c := canaryCopy(obj)
-	if f.plain {
-		setAt(c.Object, anyMap(a.split.retargetLabels(textsAt(obj.Object, f.path...))), f.path...)
+	if r.plain {
+		setAt(c.Object, anyMap(a.split.retargetLabels(textsAt(obj.Object, r.path...))), r.path...)
 	} else {
-		setAt(c.Object, a.split.retarget(mapAt(obj.Object, f.path...)), f.path...)
+		setAt(c.Object, a.split.retarget(mapAt(obj.Object, r.path...)), r.path...)
 	}
-	if f.Kind == "NetworkPolicy" {
+	if groupKind(obj) == networkPolicy {
 		_, err = a.addPeers(c)
 	}
 	return one(c), err

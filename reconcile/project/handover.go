@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -164,27 +163,4 @@ func (o objects) workloads() objects {
 		}
 	}
 	return found
-}
-
-// leads reports whether an object sends traffic to pods, or makes rules for the pods that a selector of its own finds.
-func leads(obj *unstructured.Unstructured) bool {
-	gk := groupKind(obj)
-	_, selects := selectorFieldOf(gk)
-	return selects || isService(obj) || isRoute(obj) || gk == destinationRule || gk == serviceEntry
-}
-
-// routes are the kinds besides those of the Gateway API by which traffic from outside finds its Service.
-var routes = []schema.GroupKind{
-	virtualService,
-	{Group: "networking.k8s.io", Kind: "Ingress"},
-	{Group: "extensions", Kind: "Ingress"},
-	{Group: "route.openshift.io", Kind: "Route"},
-	{Group: "projectcontour.io", Kind: "HTTPProxy"},
-	{Group: "traefik.io", Kind: "IngressRoute"},
-}
-
-// isRoute reports whether an object leads traffic for some hosts to Services.
-func isRoute(obj *unstructured.Unstructured) bool {
-	gk := groupKind(obj)
-	return gk.Group == "gateway.networking.k8s.io" && gk.Kind != "Gateway" && gk.Kind != "GatewayClass" || slices.Contains(routes, gk)
 }

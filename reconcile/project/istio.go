@@ -18,8 +18,26 @@ const istioVersion = "networking.istio.io/v1"
 var (
 	virtualService  = schema.GroupKind{Group: "networking.istio.io", Kind: "VirtualService"}
 	destinationRule = schema.GroupKind{Group: "networking.istio.io", Kind: "DestinationRule"}
-	serviceEntry    = schema.GroupKind{Group: "networking.istio.io", Kind: "ServiceEntry"}
 )
+
+// istio shares traffic by the weights of VirtualServices.
+var istio = provider{
+	new:       newMesh,
+	generates: []schema.GroupKind{virtualService, destinationRule},
+	roles: map[schema.GroupKind]role{
+		virtualService:  {does: routes},
+		destinationRule: {does: rules},
+		{Group: "networking.istio.io", Kind: "ServiceEntry"}:        {does: sends, path: []string{"spec", "workloadSelector", "labels"}},
+		{Group: "networking.istio.io", Kind: "Sidecar"}:             {does: selects, path: []string{"spec", "workloadSelector", "labels"}, plain: true},
+		{Group: "networking.istio.io", Kind: "EnvoyFilter"}:         {does: selects, path: []string{"spec", "workloadSelector", "labels"}, plain: true},
+		{Group: "networking.istio.io", Kind: "ProxyConfig"}:         {does: selects, path: []string{"spec", "selector", "matchLabels"}, plain: true},
+		{Group: "security.istio.io", Kind: "AuthorizationPolicy"}:   {does: selects, path: []string{"spec", "selector", "matchLabels"}, plain: true},
+		{Group: "security.istio.io", Kind: "PeerAuthentication"}:    {does: selects, path: []string{"spec", "selector", "matchLabels"}, plain: true},
+		{Group: "security.istio.io", Kind: "RequestAuthentication"}: {does: selects, path: []string{"spec", "selector", "matchLabels"}, plain: true},
+		{Group: "telemetry.istio.io", Kind: "Telemetry"}:            {does: selects, path: []string{"spec", "selector", "matchLabels"}, plain: true},
+		{Group: "extensions.istio.io", Kind: "WasmPlugin"}:          {does: selects, path: []string{"spec", "selector", "matchLabels"}, plain: true},
+	},
+}
 
 // meshRouting is how Istio shares an app's traffic between its tracks.
 //
@@ -35,23 +53,13 @@ type meshRouting struct {
 	app *app
 	// main is the Service that users address; empty when the app has none.
 	main string
-	// generated is the main Service when the policy asks for it and the release has none.
-	generated *unstructured.Unstructured
 	// brought reports whether the stable track brings a VirtualService that routes to the app.
-	brought  bool
-	warnings []string
+	brought bool
 }
 
-// routing decides how the app is routed.
-func (a *app) routing() (*meshRouting, error) {
+// newMesh decides how the app is routed.
+func newMesh(a *app) (router, error) {
 	r := &meshRouting{app: a}
-	var err error
-	if r.generated, err = a.missingService(); err != nil {
-		return nil, err
-	}
-	if r.generated != nil {
-		a.services = append(a.services, r.generated)
-	}
 	var routed string
 	for _, obj := range a.serving {
 		if groupKind(obj) == virtualService {
@@ -61,14 +69,44 @@ func (a *app) routing() (*meshRouting, error) {
 			}
 		}
 	}
-	if r.main, err = a.mainService(routed); err != nil {
-		return nil, err
+	var err error
+	r.main, err = a.mainService(routed)
+	return r, err
+}
+
+func (r *meshRouting) service() string { return r.main }
+
+// replicas: a canary has as many as its release asks for, whatever its share.
+func (r *meshRouting) replicas() (n int, ok bool) { return 0, false }
+
+// warnings: rules that the release brings stand before those of the policy.
+func (r *meshRouting) warnings() []string {
+	if brought := r.app.rulesFor(r.app.serving, r.main); len(brought) > 0 && len(r.app.in.Plan.Service.TrafficPolicy) > 0 && r.main != "" {
+		return []string{fmt.Sprintf("service.trafficPolicy does not apply to Service %s: the release brings %s",
+			r.main, describe(brought[0]))}
 	}
-	if r.main == "" {
-		r.warnings = append(r.warnings, fmt.Sprintf("no Service selects the pods of %s and service.port is not set: "+
-			"no traffic can be shifted to a canary", describe(a.workload)))
+	return nil
+}
+
+func (r *meshRouting) counterpart(obj *unstructured.Unstructured) []*unstructured.Unstructured {
+	if groupKind(obj) != destinationRule {
+		return nil
 	}
-	return r, nil
+	return r.app.canaryRule(obj)
+}
+
+func (r *meshRouting) warns(obj *unstructured.Unstructured) string {
+	switch groupKind(obj) {
+	case virtualService:
+		if name := r.routesTo(obj); name != "" {
+			return fmt.Sprintf("routes to Service %s, past the weights of the canary", name)
+		}
+	case destinationRule:
+		if name, _, ok := r.app.serviceOf(stringAt(obj.Object, "spec", "host"), obj); ok {
+			return fmt.Sprintf("is for Service %s, but would not be for %s", name, canaryName(name))
+		}
+	}
+	return ""
 }
 
 // inject returns a copy of obj with the weights of both tracks when it is a VirtualService that routes to the app,
@@ -212,20 +250,12 @@ func weightOf(destination map[string]any, only bool) (int, error) {
 
 // generate returns the routing objects that the release does not bring.
 func (r *meshRouting) generate() ([]*unstructured.Unstructured, error) {
-	var made []*unstructured.Unstructured
-	if r.generated != nil {
-		made = append(made, copyOf(r.generated))
-	}
 	if r.main == "" {
-		return made, nil
+		return nil, nil
 	}
-	rules, err := r.destinationRules()
-	if err != nil {
-		return nil, err
-	}
-	made = append(made, rules...)
-	if r.brought {
-		return made, nil
+	made, err := r.destinationRules()
+	if err != nil || r.brought {
+		return made, err
 	}
 	vs := r.app.newObject(istioVersion, "VirtualService", r.main)
 	if other := r.app.serving.find(keyOf(vs)); other != nil {
@@ -431,10 +461,7 @@ func (r *meshRouting) destinationRules() ([]*unstructured.Unstructured, error) {
 		return nil, nil
 	}
 	var hosts []string
-	if brought := r.app.rulesFor(r.app.serving, r.main); len(brought) > 0 {
-		r.warnings = append(r.warnings, fmt.Sprintf("service.trafficPolicy does not apply to Service %s: the release brings %s",
-			r.main, describe(brought[0])))
-	} else {
+	if len(r.app.rulesFor(r.app.serving, r.main)) == 0 {
 		hosts = append(hosts, r.main)
 	}
 	if r.app.split != nil && len(r.app.rulesFor(r.app.coming, r.main)) == 0 {

@@ -149,12 +149,8 @@ func (t tracks) atRest() Desired {
 // project puts the tracks and the routing together.
 func (a *app) project(stable, target objects) (Desired, error) {
 	var d Desired
-	routing, err := a.routing()
-	if err != nil {
-		return Desired{}, err
-	}
 	for _, obj := range a.serving {
-		routed, err := routing.inject(obj)
+		routed, err := a.router.inject(obj)
 		if err != nil {
 			return Desired{}, err
 		}
@@ -165,13 +161,20 @@ func (a *app) project(stable, target objects) (Desired, error) {
 		}
 	}
 	d.retain(a.tracks)
-	generated, err := routing.generate()
+	generated, err := a.router.generate()
 	if err != nil {
 		return Desired{}, err
 	}
+	if a.made != nil {
+		generated = append(one(copyOf(a.made)), generated...)
+	}
 	d.Routing = append(generated, d.Routing...)
-	d.Service = routing.main
-	d.Warnings = append(d.Warnings, routing.warnings...)
+	d.Service = a.router.service()
+	if d.Service == "" {
+		d.Warnings = append(d.Warnings, fmt.Sprintf("no Service selects the pods of %s and service.port is not set: "+
+			"no traffic can be shifted to a canary", describe(a.workload)))
+	}
+	d.Warnings = append(d.Warnings, a.router.warnings()...)
 	if a.split == nil {
 		return d, nil
 	}

@@ -15,7 +15,7 @@ import (
 // split tells an app's canary pods from all others by their labels. Canary pods carry the labels that Target's pods
 // have, but for the rewritten ones.
 //
-// Invariants: no selector of a Service, a ServiceEntry or a workload of either release matches the canary labels, and
+// Invariants: no selector of a Service, of what sends traffic as a Service does, or of a workload of either release matches the canary labels, and
 // the canary selectors that retarget makes match them and the pods of no workload of either release. The split depends
 // on the two releases alone, not on the phase, so the canary workload stays the same object from start to end.
 type split struct {
@@ -76,8 +76,8 @@ func (s *split) verify(workload *unstructured.Unstructured, releases ...objects)
 	return nil
 }
 
-// podSelectors are the selectors that must not match canary pods: those of every Service and workload, and of Istio's
-// ServiceEntries, which send traffic to pods as Services do.
+// podSelectors are the selectors that must not match canary pods: those of every Service and workload, and of
+// what sends traffic to pods as Services do.
 func podSelectors(releases ...objects) ([]owned, error) {
 	var all []owned
 	for _, release := range releases {
@@ -89,8 +89,8 @@ func podSelectors(releases ...objects) ([]owned, error) {
 				selector, err = workloadSelector(obj)
 			case isService(obj):
 				selector = serviceSelector(obj)
-			case groupKind(obj) == serviceEntry:
-				selector = entrySelector(obj)
+			case roleOf(obj).does == sends:
+				selector = roleOf(obj).sendsTo(obj)
 			default:
 				continue
 			}
@@ -107,15 +107,6 @@ func podSelectors(releases ...objects) ([]owned, error) {
 func serviceSelector(service *unstructured.Unstructured) labels.Selector {
 	set := textsAt(service.Object, "spec", "selector")
 	if len(set) == 0 || stringAt(service.Object, "spec", "type") == "ExternalName" {
-		return labels.Nothing()
-	}
-	return labels.SelectorFromSet(set)
-}
-
-// entrySelector is the selector of a ServiceEntry; one without selects nothing.
-func entrySelector(entry *unstructured.Unstructured) labels.Selector {
-	set := textsAt(entry.Object, "spec", "workloadSelector", "labels")
-	if len(set) == 0 {
 		return labels.Nothing()
 	}
 	return labels.SelectorFromSet(set)

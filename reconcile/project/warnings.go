@@ -3,6 +3,7 @@ package project
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -52,10 +53,6 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	if a.split, err = newSplit(a.workload, stable, target); err != nil {
 		return nil, err
 	}
-	// With the routing the Service that the policy generates is known too.
-	if _, err := a.routing(); err != nil {
-		return nil, err
-	}
 	own := map[key]bool{}
 	for _, objs := range [][]*unstructured.Unstructured{stable, target, projected.Canary, projected.Routing} {
 		for _, obj := range objs {
@@ -74,17 +71,15 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	return all, nil
 }
 
-// GeneratedKinds are the kinds of objects that a rollout makes beside those of the kinds that the releases have.
-func GeneratedKinds() []schema.GroupKind {
-	return []schema.GroupKind{{Kind: "Service"}, virtualService, destinationRule}
-}
-
 // WarningKinds are the kinds of objects that Warnings looks at.
 func WarningKinds() []schema.GroupKind {
 	kinds := GeneratedKinds()
-	for _, f := range selectorFields {
-		kinds = append(kinds, f.GroupKind)
+	for gk, r := range roles {
+		if r.does == selects {
+			kinds = append(kinds, gk)
+		}
 	}
+	slices.SortFunc(kinds, func(x, y schema.GroupKind) int { return strings.Compare(x.String(), y.String()) })
 	for _, s := range scalerFields {
 		kinds = append(kinds, s.GroupKind)
 	}
@@ -94,8 +89,8 @@ func WarningKinds() []schema.GroupKind {
 // warning says what an object outside the release does; empty when it does not matter to the canary.
 func (a *app) warning(obj *unstructured.Unstructured) string {
 	gk := groupKind(obj)
-	if f, ok := selectorFieldOf(gk); ok {
-		return a.selectionWarning(obj, f)
+	if r := roleOf(obj); r.does == selects {
+		return a.selectionWarning(obj, r)
 	}
 	if s, ok := scalerOf(gk); ok {
 		if !s.scales(obj, a.workload) {
@@ -106,29 +101,21 @@ func (a *app) warning(obj *unstructured.Unstructured) string {
 		}
 		return fmt.Sprintf("sizes the pods of %s, but would not size its canary's", describe(a.workload))
 	}
-	switch {
-	case isService(obj):
-		if sameNamespace(obj, a.workload) && a.split.misses(serviceSelector(obj)) {
-			return a.missing()
-		}
-	case gk == virtualService:
-		if name := (&meshRouting{app: a}).routesTo(obj); name != "" {
-			return fmt.Sprintf("routes to Service %s, past the weights of the canary", name)
-		}
-	case gk == destinationRule:
-		if name, _, ok := a.serviceOf(stringAt(obj.Object, "spec", "host"), obj); ok {
-			return fmt.Sprintf("is for Service %s, but would not be for %s", name, canaryName(name))
-		}
+	if !isService(obj) {
+		return a.router.warns(obj)
+	}
+	if sameNamespace(obj, a.workload) && a.split.misses(serviceSelector(obj)) {
+		return a.missing()
 	}
 	return ""
 }
 
-func (a *app) selectionWarning(obj *unstructured.Unstructured, f selectorField) string {
-	selector, err := f.selector(obj)
+func (a *app) selectionWarning(obj *unstructured.Unstructured, r role) string {
+	selector, err := r.selector(obj)
 	if err != nil {
 		return "has a selector that cannot be read"
 	}
-	if f.reaches(obj, a.workload) && a.split.misses(selector) {
+	if r.reaches(obj, a.workload) && a.split.misses(selector) {
 		return a.missing()
 	}
 	if obj.GetKind() == "NetworkPolicy" && a.missesPeers(obj) {

@@ -18,6 +18,8 @@ const (
 // State, so that git may be away. The zero Plan is a rolling update with the defaults.
 type Plan struct {
 	Strategy environments.Strategy `json:"strategy,omitempty"`
+	// Provider shares the traffic; empty: istio.
+	Provider string `json:"provider,omitempty"`
 	// Target is the workload under judgement; zero: the release's only workload.
 	Target environments.Target `json:"target,omitzero"`
 	// Service and the routing to it, where the chart brings none.
