@@ -291,9 +291,9 @@ func (c *Client) workload(ctx context.Context, p planned, pending string) (rollo
 	return one, nil
 }
 
-// assess judges a workload by its status, and by its pods when it is not ready. While its controller has not seen
-// the newest spec, the pods that the status counts are those of an older one: good enough to serve as stable
-// track, but not to be judged as canary.
+// assess judges a workload by its status, and by its pods when it is not ready. While its controller has not seen the newest
+// spec it is not ready, and the pods that the status counts are those of an older one. They serve all the same: a canary's pods
+// change only while it has no traffic, so what is new then is their number.
 func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstructured) (rollout.Track, error) {
 	k := p.key
 	result, err := status.Compute(obj)
@@ -309,9 +309,6 @@ func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstru
 	}
 	one.Message = fmt.Sprintf("%s %s: %s", k.Kind, k.Name, result.Message)
 	current := statusInt(obj, "observedGeneration") >= obj.GetGeneration()
-	if scalesPods(k.groupKind()) && p.track == trackCanary {
-		one.Available = one.Available && current
-	}
 	if !scalesPods(k.groupKind()) || !current {
 		return one, nil
 	}
