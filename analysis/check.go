@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -23,6 +24,8 @@ const DefaultWindow = 60 * time.Second
 type Metric struct {
 	// Name of a built-in metric, or any name where Query is set.
 	Name string
+	// Provider of the traffic, whose telemetry is asked for what is built in; empty: istio.
+	Provider string
 	// Query is PromQL with variables, see [Expand]; empty: built in. It wins over a built-in metric of the name.
 	Query string
 	// Window of the query; 0: [DefaultWindow].
@@ -49,13 +52,7 @@ func NewCheck(m Metric, v Vars) (Check, error) {
 	if m.Query != "" {
 		return Custom(m.Name, m.Query, v, m.Window, m.Min, m.Max)
 	}
-	return BuiltIn(m.Name, v, m.Window, m.Min, m.Max)
-}
-
-// Known reports whether a metric of the name is built in.
-func Known(name string) bool {
-	_, ok := builtIn[name]
-	return ok
+	return BuiltIn(m.Provider, m.Name, v, m.Window, m.Min, m.Max)
 }
 
 // Custom is a check with a query of the policy's own. There is no telling how much traffic is behind it, so it
@@ -69,11 +66,18 @@ func Custom(name, query string, v Vars, window time.Duration, lower, upper *floa
 	return Check{Name: name, Query: expanded, Min: lower, Max: upper, Window: window}, nil
 }
 
-// BuiltIn is the check of a built-in metric: what Istio's sidecars beside the target workload count and measure.
+// BuiltIn is the check of a built-in metric: what the provider of the traffic counts and measures of the target workload.
 // A success rate below 50 %, with at least 10 requests in the window, is decisive where the limit asks for more.
-func BuiltIn(name string, v Vars, window time.Duration, lower, upper *float64) (Check, error) {
-	b, ok := builtIn[name]
+func BuiltIn(provider, name string, v Vars, window time.Duration, lower, upper *float64) (Check, error) {
+	measured, ok := telemetry[cmp.Or(provider, "istio")]
 	if !ok {
+		return Check{}, fmt.Errorf("metric %q has no query, and nobody knows what provider %q measures", name, provider)
+	}
+	b, ok := measured.metrics[name]
+	switch {
+	case len(measured.metrics) == 0:
+		return Check{}, fmt.Errorf("metric %q has no query, and provider %s measures nothing by itself; expected a query", name, provider)
+	case !ok:
 		return Check{}, fmt.Errorf("metric %q is not built in and has no query; built in are %s and %s",
 			name, SuccessRate, Duration)
 	}
@@ -83,7 +87,7 @@ func BuiltIn(name string, v Vars, window time.Duration, lower, upper *float64) (
 	if c.Query, err = Expand(b.query, v, window); err != nil {
 		return Check{}, fmt.Errorf("expanding the query of metric %q: %w", name, err)
 	}
-	if c.Traffic, err = Expand(trafficQuery, v, window); err != nil {
+	if c.Traffic, err = Expand(measured.traffic, v, window); err != nil {
 		return Check{}, fmt.Errorf("expanding the traffic query of metric %q: %w", name, err)
 	}
 	if b.decisiveBelow > 0 && lower != nil && *lower > b.decisiveBelow {
@@ -104,7 +108,7 @@ func orDefault(window time.Duration) time.Duration {
 // decisiveRequests is the number of requests in the window that makes a broken release sure to be broken.
 const decisiveRequests = 10
 
-// The series of the workload under judgement, seen from its own sidecars. Flagger matches the workload by an
+// The series of the workload under judgement, seen from its own Istio sidecars. Flagger matches the workload by an
 // anchored regular expression, which for a name is equality.
 const (
 	ofTarget = `reporter="destination",destination_workload_namespace="{{ namespace }}",destination_workload="{{ target }}"`
@@ -123,7 +127,19 @@ type builtInMetric struct {
 	decisiveBelow float64
 }
 
-var builtIn = func() map[string]builtInMetric {
+// measurements are what a provider measures: the built-in metrics, and the number of requests behind them.
+type measurements struct {
+	metrics map[string]builtInMetric
+	traffic string
+}
+
+// telemetry is what there is of each provider. Plain Kubernetes measures no requests.
+var telemetry = map[string]measurements{
+	"istio":      {istioMetrics, trafficQuery},
+	"kubernetes": {},
+}
+
+var istioMetrics = func() map[string]builtInMetric {
 	rate := builtInMetric{label: "success rate", unit: "%", query: successRateQuery, decisiveBelow: 50}
 	duration := builtInMetric{label: "request duration P99", unit: "ms", query: durationQuery}
 	return map[string]builtInMetric{

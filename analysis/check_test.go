@@ -35,13 +35,18 @@ func TestBuiltInQueries(t *testing.T) {
 
 func TestOldNamesAskTheSame(t *testing.T) {
 	for old, now := range map[string]string{oldSuccessRate: SuccessRate, oldDuration: Duration} {
-		a, errA := BuiltIn(old, vars, 0, nil, nil)
-		b, errB := BuiltIn(now, vars, 0, nil, nil)
+		a, errA := BuiltIn("istio", old, vars, 0, nil, nil)
+		b, errB := BuiltIn("", now, vars, 0, nil, nil)
 		if errA != nil || errB != nil || a.Query != b.Query || a.Label != b.Label {
 			t.Errorf("%s asks %q, %s asks %q (%v, %v)", old, a.Query, now, b.Query, errA, errB)
 		}
-		if !Known(old) || !Known(now) {
-			t.Errorf("%s and %s are built in", old, now)
+	}
+	for provider, words := range map[string]string{"kubernetes": "expected a query", "smoke": "nobody knows"} {
+		if _, err := NewCheck(Metric{Name: SuccessRate, Provider: provider}, vars); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v", provider, err)
+		}
+		if _, err := NewCheck(Metric{Name: SuccessRate, Provider: provider, Query: "vector(1)"}, vars); err != nil {
+			t.Errorf("%s, with a query: %v", provider, err)
 		}
 	}
 	if _, err := NewCheck(Metric{Name: "latency"}, vars); err == nil || !strings.Contains(err.Error(), `"latency"`) {

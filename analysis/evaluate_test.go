@@ -17,7 +17,7 @@ func number(f float64) *float64 { return &f }
 
 func success(t testing.TB, limit float64) Check {
 	t.Helper()
-	c, err := BuiltIn(SuccessRate, Vars{Namespace: "jx-production", Target: "croc-hunter-java-canary"}, time.Minute, &limit, nil)
+	c, err := BuiltIn("", SuccessRate, Vars{Namespace: "jx-production", Target: "croc-hunter-java-canary"}, time.Minute, &limit, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func success(t testing.TB, limit float64) Check {
 
 func duration(t testing.TB, limit float64) Check {
 	t.Helper()
-	c, err := BuiltIn(Duration, Vars{Namespace: "jx-production", Target: "croc-hunter-java-canary"}, 30*time.Second, nil, &limit)
+	c, err := BuiltIn("", Duration, Vars{Namespace: "jx-production", Target: "croc-hunter-java-canary"}, 30*time.Second, nil, &limit)
 	if err != nil {
 		t.Fatal(err)
 	}

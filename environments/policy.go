@@ -12,6 +12,10 @@ const (
 	StrategyCanary Strategy = "Canary"
 )
 
+// Providers are what can share traffic between a canary and what serves. How they do it is package project's to know, and what
+// they measure package analysis's.
+var Providers = []string{"istio", "kubernetes"}
+
 // Policy is the delivery policy of one app, in Flagger's words with every default filled in.
 // The zero Policy is a plain rolling update with no deadline.
 type Policy struct {
@@ -19,6 +23,8 @@ type Policy struct {
 	// "Canary object croc-hunter-java", "canary: in the values", "rollout in sluice.yaml" or "default".
 	Source   string   `json:"source"`
 	Strategy Strategy `json:"strategy"`
+	// Provider shares the traffic, one of Providers; empty: istio.
+	Provider string `json:"provider,omitempty"`
 	// Target is the workload under judgement; empty: the release's only workload.
 	Target Target `json:"target,omitzero"`
 	// SkipAnalysis promotes a ready canary without judging it.

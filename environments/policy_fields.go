@@ -190,12 +190,13 @@ func readEnabled(d *decoder, at fieldPath, v any, to *draft) {
 	to.enabled = &on
 }
 
-func readProvider(d *decoder, at fieldPath, v any, _ *draft) {
-	if name := d.text(at, v); name != "istio" && name != "" {
-		d.fail(at, shown(name)+" is not supported yet", "istio")
+func readProvider(d *decoder, at fieldPath, v any, to *draft) {
+	name := d.text(at, v)
+	if name != "" && !slices.Contains(Providers, name) {
+		d.fail(at, shown(name)+" is not supported yet", strings.Join(Providers, " or "))
 		return
 	}
-	d.ignored = append(d.ignored, at.String())
+	to.policy.Provider = name
 }
 
 func readTarget(d *decoder, at fieldPath, v any, to *draft) {

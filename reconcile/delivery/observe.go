@@ -90,7 +90,7 @@ func Checks(p rollout.Plan, v analysis.Vars) ([]analysis.Check, error) {
 	var checks []analysis.Check
 	for _, m := range p.Metrics {
 		c, err := analysis.NewCheck(analysis.Metric{
-			Name: m.Name, Query: m.Query, Window: m.Interval, Min: m.Min, Max: m.Max,
+			Name: m.Name, Provider: p.Provider, Query: m.Query, Window: m.Interval, Min: m.Min, Max: m.Max,
 		}, v)
 		if err != nil {
 			return nil, err

@@ -72,7 +72,7 @@ func (a *app) canariesOf(obj *unstructured.Unstructured) ([]*unstructured.Unstru
 		}
 		return nil, nil
 	case isService(obj):
-		if !sameNamespace(obj, a.workload) || !serviceSelector(obj).Matches(a.split.stable[0]) {
+		if a.provider.joins || !sameNamespace(obj, a.workload) || !serviceSelector(obj).Matches(a.split.stable[0]) {
 			return nil, nil
 		}
 		return a.canaryService(obj)
@@ -91,6 +91,9 @@ func (a *app) canariesOf(obj *unstructured.Unstructured) ([]*unstructured.Unstru
 func (a *app) canariesOfServing() ([]*unstructured.Unstructured, error) {
 	var made []*unstructured.Unstructured
 	for _, service := range a.services {
+		if a.provider.joins {
+			break // it is reached through them
+		}
 		if other := a.coming.find(keyOf(service)); other != nil && serviceSelector(other).Matches(a.split.stable[0]) {
 			continue
 		}
@@ -147,6 +150,9 @@ func (a *app) canaryWorkload() ([]*unstructured.Unstructured, error) {
 	setAt(c.Object, anyMap(a.split.canary), "spec", "template", "metadata", "labels")
 	if a.coming.scaler(a.workload) != nil {
 		unstructured.RemoveNestedField(c.Object, "spec", "replicas")
+	}
+	if n, ok := a.router.replicas(); ok {
+		setAt(c.Object, int64(n), "spec", "replicas")
 	}
 	pod := podSpec(c)
 	a.pointToCopies(pod)

@@ -100,6 +100,18 @@ func TestProjectErrors(t *testing.T) {
 			"service: {trafficPolicy: {a: b}}", rollout.Idle, 0, "DestinationRule web is not for Service web",
 		},
 		{
+			"too much for pods", plain, "{provider: kubernetes, steps: [{weight: 60}]}", rollout.Starting, 0,
+			"weight 60, but provider kubernetes shares traffic by pods, of which a canary gets at most as many as the stable track has: expected at most 50",
+		},
+		{
+			"pods that an autoscaler counts", plain + "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: web, namespace: ns}\n" +
+				"spec: {scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}}", "{provider: kubernetes, steps: [{weight: 20}]}", rollout.Starting, 0,
+			"HorizontalPodAutoscaler web scales Deployment web, but provider kubernetes shares traffic by pods: expected a number of replicas",
+		},
+		{
+			"provider that nobody knows", plain, "provider: smoke", rollout.Starting, 0, `provider "smoke" is not known, expected one of istio, kubernetes`,
+		},
+		{
 			"network policy", plain + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x, namespace: ns}\n" +
 				"spec: {podSelector: {matchExpressions: [{key: a, operator: Is}]}}", "", rollout.Starting, 0,
 			"making the canary of NetworkPolicy x: reading NetworkPolicy x",
@@ -257,4 +269,16 @@ func FuzzMalformed(f *testing.F) {
 		_, _ = FindCanary(objs)
 		Compare(objs, objs[:len(objs)/2])
 	})
+}
+
+// TestProviders: what a policy may name is there.
+func TestProviders(t *testing.T) {
+	for _, name := range environments.Providers {
+		if _, known := providers[name]; !known {
+			t.Errorf("%s is not there", name)
+		}
+	}
+	if len(environments.Providers) != len(providers) {
+		t.Errorf("%d providers are there, and a policy may name %d", len(providers), len(environments.Providers))
+	}
 }

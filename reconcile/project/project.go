@@ -97,7 +97,7 @@ func project(in Input) (Desired, error) {
 		return t.atRest(), nil
 	}
 	if len(t.coming) > 0 {
-		if a.split, err = newSplit(a.workload, stable, target); err != nil {
+		if a.split, err = newSplit(a.workload, stable, target, a.provider.joins); err != nil {
 			return Desired{}, err
 		}
 	}

@@ -22,7 +22,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the wanted sections of testdata")
 
 // TestProject runs testdata/*.txtar. Sections: stable.yaml and canary.yaml are the two releases (canary.yaml may be
-// absent), policy.yaml an environments.Policy, states a list of "<phase> <weight>" (and "drained") with one wanted section each.
+// absent), policy.yaml a rollout.Plan, states a list of "<phase> <weight>" (and "drained") with one wanted section each.
 func TestProject(t *testing.T) {
 	for _, file := range glob(t, "testdata/*.txtar") {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {

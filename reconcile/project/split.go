@@ -32,12 +32,10 @@ type owned struct {
 	owner string
 }
 
-// newSplit finds the labels of the canary made of workload.
-func newSplit(workload *unstructured.Unstructured, stable, target objects) (*split, error) {
-	avoid, err := podSelectors(stable, target)
-	if err != nil {
-		return nil, err
-	}
+// newSplit finds the labels of the canary made of workload. Where it joins the stable track's Services its pods carry the labels
+// that those select, and one more. The selector of the stable workload matches them then too; its controller leaves them alone,
+// since they have one of their own.
+func newSplit(workload *unstructured.Unstructured, stable, target objects, joins bool) (*split, error) {
 	pod := podLabels(workload)
 	own, err := workloadSelector(workload)
 	if err != nil {
@@ -48,7 +46,9 @@ func newSplit(workload *unstructured.Unstructured, stable, target objects) (*spl
 			describe(workload), own)
 	}
 	s := &split{stable: []labels.Set{pod}}
-	if s.rewritten, err = rewrites(pod, avoid); err != nil {
+	if joins {
+		s.rewritten = joinedLabel
+	} else if s.rewritten, err = apart(pod, stable, target); err != nil {
 		return nil, fmt.Errorf("keeping canary pods of %s apart: %w", describe(workload), err)
 	}
 	s.canary = rewrite(pod, s.rewritten)
@@ -56,6 +56,15 @@ func newSplit(workload *unstructured.Unstructured, stable, target objects) (*spl
 		s.stable = append(s.stable, podLabels(old))
 	}
 	return s, s.verify(workload, stable, target)
+}
+
+// apart are the labels to rewrite so that no selector of the releases matches.
+func apart(pod labels.Set, releases ...objects) (map[string]string, error) {
+	avoid, err := podSelectors(releases...)
+	if err != nil {
+		return nil, err
+	}
+	return rewrites(pod, avoid)
 }
 
 // verify makes sure that the canary workload's selector would not adopt anybody's pods: a release may have pods that

@@ -25,7 +25,7 @@ type provider struct {
 }
 
 // providers by the names that a policy gives them.
-var providers = map[string]provider{"istio": istio}
+var providers = map[string]provider{"istio": istio, "kubernetes": kubernetes}
 
 // defaultProvider is that of a policy that names none.
 const defaultProvider = "istio"

@@ -50,7 +50,7 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.split, err = newSplit(a.workload, stable, target); err != nil {
+	if a.split, err = newSplit(a.workload, stable, target, a.provider.joins); err != nil {
 		return nil, err
 	}
 	own := map[key]bool{}

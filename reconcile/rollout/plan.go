@@ -57,7 +57,7 @@ type Exposure struct {
 // NewPlan is what a policy comes to.
 func NewPlan(p environments.Policy) Plan {
 	plan := Plan{
-		Strategy: p.Strategy, Target: p.Target, Service: p.Service, StepBack: p.Analysis.StepWeightPromotion,
+		Strategy: p.Strategy, Provider: p.Provider, Target: p.Target, Service: p.Service, StepBack: p.Analysis.StepWeightPromotion,
 		Interval: p.Analysis.Interval, Deadline: p.ProgressDeadline,
 		Threshold: p.Analysis.Threshold, InconclusiveLimit: p.Analysis.InconclusiveLimit, Metrics: p.Analysis.Metrics,
 		SkipAnalysis: p.SkipAnalysis, Suspend: p.Suspend,
