@@ -17,6 +17,8 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/forecast"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
@@ -47,11 +49,24 @@ type appPlan struct {
 	// PolicyBefore is there when the policy changes too.
 	PolicyBefore *environments.Policy `json:"policyBefore,omitempty"`
 	Steps        []int                `json:"steps,omitempty"`
-	// Objects that differ, Secrets with their values masked.
+	// Course is what would happen, if all goes well.
+	Course []coursePlan `json:"course,omitempty"`
+	// Objects that differ when it is over, and those that do when the canary first has traffic; Secrets with their values masked.
 	Objects  []objectPlan `json:"objects,omitempty"`
+	Rollout  []objectPlan `json:"rollout,omitempty"`
 	Hooks    []string     `json:"hooks,omitempty"`
 	Warnings []string     `json:"warnings,omitempty"`
 	Fault    string       `json:"fault,omitempty"`
+}
+
+// coursePlan is one event of a forecast.
+type coursePlan struct {
+	// After is how long after the beginning it comes at the earliest, in Go's notation.
+	After  string `json:"after"`
+	Event  string `json:"event"`
+	Weight int    `json:"weight,omitempty"`
+	// Text tells it.
+	Text string `json:"text"`
 }
 
 // objectPlan is one object that a plan creates, changes or deletes.
@@ -71,8 +86,9 @@ func newPlan() *cobra.Command {
 		Long: `Renders the environment at a commit and at the one before it, and prints for each app
 that differs what would happen: a first install, a canary, a rolling update, a plain
 apply of what no pod sees, another policy, or a removal; which policy decides and where
-it is written; and the objects that change. Values of Secrets are never shown. Helm
-hooks are listed; they are not run yet. With --kubeconfig it also warns of objects in
+it is written; the course that it would take if all goes well, by the real policy; the
+objects that change, and those that are there, or differ, while a canary has traffic.
+Values of Secrets are never shown. Helm hooks are listed; they are not run yet. With --kubeconfig it also warns of objects in
 that cluster that treat stable pods otherwise than they would the canary's.`,
 		Example: `  sluice plan --repo . --environment production
   sluice plan --repo . --branch promote-croc-hunter-java --base $(git merge-base main HEAD)
@@ -217,40 +233,68 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 			return p
 		}
 	}
-	if old == nil {
-		p.Action, p.Objects = "Install", objectChanges(nil, rel.Objects)
-		return p
-	}
-	p.From, p.Objects = old.Version, objectChanges(old.Objects, rel.Objects)
-	if !reflect.DeepEqual(before, policy) {
-		p.PolicyBefore = &before
-	}
-	change := project.Compare(old.Objects, rel.Objects)
-	switch {
-	case old.Digest == rel.Digest && p.PolicyBefore == nil:
-	case old.Digest == rel.Digest:
-		p.Action = "Policy"
-	case change == rollout.ChangePods && policy.Strategy == environments.StrategyCanary:
-		p.Action = "Canary"
-	case change == rollout.ChangePods:
-		p.Action = "Rolling"
-	default:
-		p.Action = "Apply"
-	}
-	if p.Action == "Canary" || p.Action == "Policy" {
-		p.Steps = policy.Steps()
-	}
-	in := project.Input{App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Plan: rollout.NewPlan(policy)}
-	if change == rollout.ChangePods {
-		if err := project.Check(in); err != nil {
-			p.Action, p.Fault = "Fault", err.Error()
+	goal := released(rel, policy)
+	goal.Plan.Suspend = false // what would come is shown all the same
+	var base forecast.Release
+	if old != nil {
+		p.From, base = old.Version, released(old, before)
+		if !reflect.DeepEqual(before, policy) {
+			p.PolicyBefore = &before
+		}
+		if old.Digest == rel.Digest && p.PolicyBefore == nil {
 			return p
 		}
 	}
+	f, err := forecast.Of(app.Name, app.Namespace, base, goal)
+	if err != nil {
+		p.Action, p.Fault = "Fault", err.Error()
+		return p
+	}
+	p.Action = actionOf(f, goal.Plan)
+	p.Objects = objectChanges(f.Before, f.After)
+	if p.Action == "Canary" || p.Action == "Policy" {
+		p.Steps = policy.Steps()
+	}
+	if f.Under != nil {
+		p.Rollout = objectChanges(f.Before, f.Under)
+	}
+	for _, e := range f.Events {
+		if policy.Suspend {
+			break // none of it, until it ends
+		}
+		text := strings.TrimPrefix(audit.Subject(app.Name, e.Event), app.Name+": ")
+		p.Course = append(p.Course, coursePlan{e.After.String(), string(e.Type), e.Weight, text})
+	}
 	if p.Action == "Canary" {
-		p.Warnings = append(p.Warnings, v.warnings(ctx, in)...)
+		p.Warnings = append(p.Warnings, v.warnings(ctx, project.Input{
+			App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Plan: goal.Plan,
+		})...)
 	}
 	return p
+}
+
+// released is a release as a forecast takes it.
+func released(rel *release.Release, p environments.Policy) forecast.Release {
+	return forecast.Release{
+		ID: rollout.Release{Version: rel.Version, Digest: rel.Digest}, Objects: rel.Objects, Plan: rollout.NewPlan(p),
+	}
+}
+
+// actionOf names what a forecast comes to.
+func actionOf(f forecast.Forecast, plan rollout.Plan) string {
+	if len(f.Events) == 0 {
+		return "Policy"
+	}
+	switch first := f.Events[0].Type; {
+	case first == rollout.InstallStarted:
+		return "Install"
+	case first == rollout.Applied:
+		return "Apply"
+	case plan.Canary():
+		return "Canary"
+	default:
+		return "Rolling"
+	}
 }
 
 // switchedOff plans an app that its chart switches off: it goes if it was there.
@@ -423,14 +467,29 @@ func (a *appPlan) print(printf func(string, ...any)) {
 	for _, warning := range a.Warnings {
 		printf("  warning: %s\n", warning)
 	}
-	for _, o := range a.Objects {
-		printf("  %s %s\n", o.Change, o.Object)
-		if o.Change == "change" {
-			// Without the lines that name two files.
-			hunks := o.Diff[max(0, strings.Index(o.Diff, "@@")):]
-			for line := range strings.Lines(hunks) {
-				printf("      %s\n", strings.TrimSuffix(line, "\n"))
-			}
+	printObjects(printf, "  ", a.Objects)
+	if len(a.Course) > 0 && (a.Action == "Canary" || a.Action == "Rolling") {
+		printf("  if all goes well:\n")
+		for _, e := range a.Course {
+			printf("    %6s  %s\n", e.After, e.Text)
+		}
+	}
+	if len(a.Rollout) > 0 {
+		printf("  when the canary first has traffic:\n")
+		printObjects(printf, "    ", a.Rollout)
+	}
+}
+
+func printObjects(printf func(string, ...any), indent string, objects []objectPlan) {
+	for _, o := range objects {
+		printf("%s%s %s\n", indent, o.Change, o.Object)
+		if o.Change != "change" {
+			continue
+		}
+		// Without the lines that name two files.
+		hunks := o.Diff[max(0, strings.Index(o.Diff, "@@")):]
+		for line := range strings.Lines(hunks) {
+			printf("%s    %s\n", indent, strings.TrimSuffix(line, "\n"))
 		}
 	}
 }
