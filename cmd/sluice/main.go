@@ -30,7 +30,7 @@ const exitCodes = `Exit codes:
   1  failed or interrupted
   2  wrong command line, or wrong configuration of the agent
   3  plan --exit-code: something would change; validate: there are faults;
-     status: an app or the environment has a fault; demo: a version ended otherwise than told`
+     status: an app or the environment has a fault`
 
 // codedError carries an exit code; its text may be empty when everything was said already.
 type codedError struct {
@@ -90,8 +90,7 @@ Prometheus watches, and writes the outcome back to git: every step on a status
 branch, and a rollback commit on the environment branch when a release fails.
 
 ` + exitCodes,
-		Example: `  sluice demo                                     # see the whole thing work, on this machine
-  sluice agent --config agent.yaml                # deliver
+		Example: `  sluice agent --config agent.yaml                # deliver
   sluice plan --repo . --environment production   # what would the newest commit change?
   sluice log --repo https://git.example.com/env.git --environment production`,
 		SilenceErrors: true,
@@ -107,7 +106,7 @@ branch, and a rollback commit on the environment branch when a release fails.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newAgent(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newDemo(), newVersion())
+	root.AddCommand(newAgent(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newVersion())
 	for _, cmd := range root.Commands() {
 		cmd.Args = usageArgs(cmd.Args)
 	}

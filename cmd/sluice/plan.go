@@ -370,11 +370,6 @@ func unified(from, to *unstructured.Unstructured) string {
 	return string(diff.Diff("before", x, "after", y))
 }
 
-// unifiedText is the difference of two versions of a file.
-func unifiedText(name string, from, to []byte) string {
-	return string(diff.Diff("a/"+name, from, "b/"+name, to))
-}
-
 // masked renders two objects. The values of Secrets are replaced, equal ones by equal text, so that a diff shows
 // that one changed and nothing else.
 func masked(from, to *unstructured.Unstructured) (x, y []byte) {

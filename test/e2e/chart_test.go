@@ -25,7 +25,7 @@ func (w *world) variant(version string, edit func(*chart.Chart)) {
 	w.Helper()
 	root, err := bed.FindRoot()
 	w.must(err)
-	c, err := loader.Load(filepath.Join(root, "cmd/sluice/demo/charts", app))
+	c, err := loader.Load(filepath.Join(root, "test/demo/charts", app))
 	w.must(err)
 	c.Metadata.Version, c.Metadata.AppVersion = version, version
 	edit(c)

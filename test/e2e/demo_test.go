@@ -17,7 +17,7 @@ import (
 	"github.com/sluice-cd/sluice/test/bed/bedtest"
 )
 
-// demo runs sluice demo inside the checkout and returns what it prints.
+// demo runs the README's first command inside the checkout and returns what it prints.
 func demo(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	root, err := bed.FindRoot()
@@ -26,7 +26,7 @@ func demo(t *testing.T, args ...string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, append([]string{"demo", "--dir", t.TempDir()}, args...)...)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"run", "./cmd/demo", "--dir", t.TempDir()}, args...)...)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -120,7 +120,7 @@ func newWorld(t testing.TB) *world {
 	root, err := bed.FindRoot()
 	w.must(err)
 	for _, v := range []string{"0.0.129", "0.0.130", "0.0.131", "0.0.132"} {
-		w.must(publish(b, filepath.Join(root, "cmd/sluice/demo/charts", app), v))
+		w.must(publish(b, filepath.Join(root, "test/demo/charts", app), v))
 	}
 	w.must(b.Git.CreateRepo(name))
 	w.must(os.WriteFile(filepath.Join(w.dir, "password"), []byte(bed.Password), 0o600))

@@ -6,16 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
+	"github.com/rogpeppe/go-internal/diff"
 	"golang.org/x/sync/errgroup"
 
-	metrics "github.com/sluice-cd/sluice/analysis/prometheus"
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
@@ -33,66 +34,20 @@ const (
 	// demoPatience is how long nothing may happen.
 	demoPatience = 2 * time.Minute
 
-	// demoImage is what pods run on a cluster that runs pods: it answers on the port of the chart.
+	// demoImage is what pods run on a cluster that runs pods, as cmd/demo tells: it answers on the port of the chart.
 	demoImage, demoImageTag = "docker.io/nginxinc/nginx-unprivileged", "stable-alpine"
 )
 
 // demoCharts is the app's chart, in the shape of the talk's.
 //
-//go:embed all:demo/charts
+//go:embed all:charts
 var demoCharts embed.FS
-
-func newDemo() *cobra.Command {
-	d := &demo{}
-	var kubeconfig, kubeContext string
-	cmd := &cobra.Command{
-		Use:   "demo",
-		Short: "See a promotion that succeeds and one that is rolled back in git",
-		Long: `Starts a real Kubernetes control plane, Prometheus, git server and chart repository on
-loopback, creates a staging and a production repository, and merges two new versions
-of croc-hunter-java: 0.0.130, which is fine, and 0.0.131, which answers with 500s.
-
-It runs from a checkout of Sluice and builds those servers the first time, which takes
-about ten minutes on two cores. What has no place on one machine is played and
-said so: pods that become ready, and users whose requests follow the real routing objects.
-
-With --kubeconfig a cluster of yours takes the place of the control plane. It needs
-Istio's routing objects (Istio's base chart is enough) and runs real pods, of the image
-` + demoImage + `:` + demoImageTag + `; users are played here all the same.
-The demo works in the namespaces sluice-demo-staging and sluice-demo-production, which
-must not exist yet and are deleted at the end.`,
-		Example: `  sluice demo
-  sluice demo --interval 5s --keep
-  sluice demo --kubeconfig ~/.kube/config --context kind-kind`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if d.interval < time.Second {
-				return usagef("--interval: got %s, expected 1s or more", d.interval)
-			}
-			if kubeContext != "" && kubeconfig == "" {
-				return usagef("--context: expected --kubeconfig with it")
-			}
-			if kubeconfig != "" {
-				var err error
-				if d.guest, err = newGuest(kubeconfig, kubeContext); err != nil {
-					return err
-				}
-			}
-			d.out = newNarrator(cmd.OutOrStdout())
-			return d.run(cmd.Context())
-		},
-	}
-	cmd.Flags().DurationVar(&d.interval, "interval", time.Second, "time between checks, and the least time at each step")
-	cmd.Flags().StringVar(&d.dir, "dir", "", "keep everything in this directory (default: a temporary one, removed at the end)")
-	cmd.Flags().BoolVar(&d.keep, "keep", false, "leave it running at the end, and print how to look around")
-	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "use this cluster instead of a control plane of the demo's own")
-	cmd.Flags().StringVar(&kubeContext, "context", "", "context of the kubeconfig")
-	return cmd
-}
 
 // demo is one run of the demonstration.
 type demo struct {
-	out      *narrator
+	out *narrator
+	// sluice is the program under demonstration.
+	sluice   string
 	interval time.Duration
 	dir      string
 	keep     bool
@@ -103,8 +58,8 @@ type demo struct {
 	events chan demoEvent
 	// ended holds how each version ended in each environment.
 	ended map[string]rollout.EventType
-	// environments by name, once they are delivered.
-	environments map[string]*environment
+	// seen are the events of each version in each environment.
+	seen map[string]bool
 	// told: the story is over.
 	told bool
 }
@@ -146,7 +101,7 @@ func (d *demo) run(ctx context.Context) error {
 			err = errors.New("the demo was interrupted")
 		}
 	} else if err != nil && temporary && d.bed != nil {
-		d.out.say("what the agents and the servers logged is kept in %s", d.dir)
+		d.out.say("what the agent and the servers logged is kept in %s", d.dir)
 		return err
 	}
 	if temporary {
@@ -225,7 +180,7 @@ func (d *demo) namespaces() []string {
 // publish puts the chart's versions into the chart repository.
 func (d *demo) publish() error {
 	dir := filepath.Join(d.dir, "charts")
-	charts, err := fs.Sub(demoCharts, "demo/charts")
+	charts, err := fs.Sub(demoCharts, "charts")
 	if err != nil {
 		return err
 	}
@@ -260,9 +215,11 @@ func appendFile(name, text string) error {
 
 func (d *demo) passwordFile() string { return filepath.Join(d.dir, "password") }
 
-// repository is how agent and people reach one of the demo's repositories.
-func (d *demo) repository(name string) repositoryConfig {
-	return repositoryConfig{URL: d.bed.Git.URL(name), Branch: "main", Username: bed.User, PasswordFile: d.passwordFile()}
+// remote is how people reach a branch of one of the demo's repositories.
+func (d *demo) remote(name, branch string) gitsync.Remote {
+	return gitsync.Remote{
+		URL: d.bed.Git.URL(name), Branch: branch, Auth: gitsync.Auth{Username: bed.User, PasswordFile: d.passwordFile()},
+	}
 }
 
 // createRepository makes an environment repository as jx does, with the first version in it.
@@ -297,7 +254,7 @@ func (d *demo) createRepository(ctx context.Context, name string) error {
 // commit is a commit of a person.
 func (d *demo) commit(ctx context.Context, name string, edit func(*gitsync.Snapshot) (*gitsync.Change, error)) error {
 	w, err := gitsync.NewWriter(gitsync.WriterConfig{
-		Remote: d.repository(name).remote(), Create: true,
+		Remote: d.remote(name, "main"), Create: true,
 		Identity: gitsync.Identity{Name: "A Developer", Email: "developer@example.com"},
 	}, filepath.Join(d.dir, "people", name))
 	if err != nil {
@@ -328,53 +285,95 @@ func (d *demo) merge(ctx context.Context, name, to string) error {
 	if err != nil {
 		return fmt.Errorf("merging %s into %s: %w", to, name, err)
 	}
-	d.environments[name].agent.Load().Nudge() // as the forge's webhook would
 	return nil
 }
 
-// deliver runs an agent for each environment.
+// deliver runs an agent for both environments, as an operator would, and follows what it writes to git.
 func (d *demo) deliver(ctx context.Context, g *errgroup.Group) error {
-	d.events = make(chan demoEvent, 1024)
-	d.ended = map[string]rollout.EventType{}
-	d.environments = map[string]*environment{}
-	asker, err := metrics.New(metrics.Config{Address: d.bed.PrometheusURL})
+	d.events = make(chan demoEvent)
+	d.ended, d.seen = map[string]rollout.EventType{}, map[string]bool{}
+	configuration := filepath.Join(d.dir, "agent.yaml")
+	if err := os.WriteFile(configuration, []byte(d.configuration()), 0o600); err != nil {
+		return fmt.Errorf("writing the agent's configuration: %w", err)
+	}
+	log, err := os.Create(filepath.Join(d.dir, "agent.log"))
 	if err != nil {
-		return err
+		return fmt.Errorf("making the agent's log: %w", err)
 	}
-	c := &config{
-		DataDir: filepath.Join(d.dir, "agent"),
-		Charts:  []chartCredential{{URL: d.bed.Charts.URL(), Username: bed.User, PasswordFile: d.passwordFile()}},
+	defer log.Close()
+	agent := exec.CommandContext(ctx, d.sluice, "agent", "--config", configuration, "--verbose")
+	agent.Stdout, agent.Stderr = log, log
+	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
+	agent.WaitDelay = 10 * time.Second
+	if err := agent.Start(); err != nil {
+		return fmt.Errorf("starting the agent: %w", err)
 	}
-	log, err := d.logger()
-	if err != nil {
-		return err
-	}
-	all := &deliveries{config: c, rest: d.bed.REST(), metrics: asker, log: log, onEvent: func(env, app string, e rollout.Event) {
-		d.events <- demoEvent{env, app, e}
-	}}
+	g.Go(func() error {
+		err := agent.Wait()
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // it was told to stop
+		}
+		return fmt.Errorf("the agent ended by itself: %w", err)
+	})
 	for _, name := range demoEnvironments {
-		e := envConfig{
-			Name: name, Namespace: d.namespace(name), Repository: d.repository(name), Interval: duration(d.interval), CheckInterval: duration(d.interval),
-		}
-		e.complete("")
-		env, err := all.open(ctx, e)
-		if err != nil {
-			return err
-		}
-		d.environments[name] = env
-		g.Go(func() error { return env.run(ctx, c) })
+		g.Go(func() error { return d.follow(ctx, name) })
 	}
 	return nil
 }
 
-// logger writes what the agents log to a file, away from the narration.
-func (d *demo) logger() (*slog.Logger, error) {
-	f, err := os.Create(filepath.Join(d.dir, "agent.log"))
-	if err != nil {
-		return nil, fmt.Errorf("making the agents' log: %w", err)
+// configuration is the agent's.
+func (d *demo) configuration() string {
+	cluster := "kubeconfig: " + strconv.Quote(d.bed.Kubeconfig) + "\n"
+	if d.guest != nil {
+		cluster = "kubeconfig: " + strconv.Quote(d.guest.kubeconfig) + "\n" + "context: " + strconv.Quote(d.guest.context) + "\n" +
+			"allowCredentialPlugins: true\n"
 	}
-	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})), nil
+	password := strconv.Quote(d.passwordFile())
+	text := fmt.Sprintf("apiVersion: sluice.dev/v1alpha1\nkind: Agent\ndataDir: %q\n%slisten: none\nprometheus: {address: %q}\n"+
+		"charts:\n- {url: %q, username: %s, passwordFile: %s}\nenvironments:\n",
+		filepath.Join(d.dir, "agent"), cluster, d.bed.PrometheusURL, d.bed.Charts.URL(), bed.User, password)
+	for _, name := range demoEnvironments {
+		text += fmt.Sprintf("- name: %s\n  namespace: %s\n  repository: {url: %q, username: %s, passwordFile: %s}\n  interval: %s\n  checkInterval: %s\n",
+			name, d.namespace(name), d.bed.Git.URL(name), bed.User, password, d.interval, d.interval)
+	}
+	return text
 }
+
+// follow reads an environment's events from its status branch, as anybody can.
+func (d *demo) follow(ctx context.Context, name string) error {
+	repo, err := gitsync.Open(ctx, d.remote(name, statusBranch(name)), filepath.Join(d.dir, "people", "follower", name))
+	if err != nil {
+		return fmt.Errorf("following %s: %w", name, err)
+	}
+	defer repo.Close() //nolint:errcheck // a cache
+	last := ""
+	for {
+		// Until the agent has written to it there is no such branch.
+		if tip, err := repo.Fetch(ctx); err == nil && tip.Commit != last {
+			history, err := repo.Commits(ctx, tip.Commit, last, 0)
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("following %s: %w", name, err)
+			}
+			for _, c := range slices.Backward(history) {
+				if e, ok := audit.ParseMessage(c.Message); ok {
+					select {
+					case <-ctx.Done():
+						return nil
+					case d.events <- demoEvent{name, e.App, e.Event}:
+					}
+				}
+			}
+			last = tip.Commit
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func statusBranch(name string) string { return "sluice/status/" + name }
 
 // play is the story.
 func (d *demo) play(ctx context.Context) error {
@@ -426,7 +425,7 @@ func (d *demo) await(ctx context.Context, name, version string, want rollout.Eve
 	for {
 		if end, ok := d.ended[name+" "+version]; ok {
 			if end != want {
-				return &codedError{exitFinding, fmt.Errorf("%s in %s ended as %s, expected %s", version, name, end, want)}
+				return &otherwiseError{fmt.Errorf("%s in %s ended as %s, expected %s", version, name, end, want)}
 			}
 			return nil
 		}
@@ -437,34 +436,39 @@ func (d *demo) await(ctx context.Context, name, version string, want rollout.Eve
 			return fmt.Errorf("nothing happened to %s in %s for %s", version, name, demoPatience)
 		case e := <-d.events:
 			quiet.Reset(demoPatience)
-			d.out.event(e)
-			if ends(e.Type) {
-				d.ended[e.environment+" "+e.To.Version] = e.Type
-			}
+			d.hear(e)
 		}
+	}
+}
+
+// hear tells an event and remembers what it says.
+func (d *demo) hear(e demoEvent) {
+	d.out.event(e)
+	of := e.environment + " " + e.To.Version
+	d.seen[of+" "+string(e.Type)] = true
+	if ends(e.Type) {
+		d.ended[of] = e.Type
 	}
 }
 
 // settle waits until git says what the cluster serves.
 func (d *demo) settle(ctx context.Context) error {
-	for {
+	for !d.seen["production "+demoBad+" "+string(rollout.RollbackCommitted)] {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-time.After(demoPatience):
+			return fmt.Errorf("git was not put back from %s within %s", demoBad, demoPatience)
 		case e := <-d.events:
-			d.out.event(e)
-		case <-time.After(100 * time.Millisecond):
-			if d.environments["production"].agent.Load().Settled() && d.environments["staging"].agent.Load().Settled() {
-				return nil
-			}
+			d.hear(e)
 		}
 	}
+	return nil
 }
 
 // showGit prints what git says now: both branches of production, and the rollback commit.
 func (d *demo) showGit(ctx context.Context) error {
-	e := d.environments["production"]
-	for _, branch := range []string{e.Repository.Branch, e.StatusBranch} {
+	for _, branch := range []string{"main", statusBranch("production")} {
 		d.out.heading("git log of production, branch " + branch)
 		history, err := d.history(ctx, branch)
 		if err != nil {
@@ -473,11 +477,11 @@ func (d *demo) showGit(ctx context.Context) error {
 		for _, c := range history {
 			d.out.block(fmt.Sprintf("%.10s  %s  %-11s  %s", c.Hash, c.Time.Local().Format(time.TimeOnly), c.Author.Name, c.Subject()))
 		}
-		if branch != e.Repository.Branch {
+		if branch != "main" {
 			continue
 		}
 		if !audit.IsOwn(history[0].Message) {
-			return &codedError{exitFinding, errors.New("the newest commit of the environment branch is not the rollback")}
+			return &otherwiseError{errors.New("the newest commit of the environment branch is not the rollback")}
 		}
 		d.out.heading("the rollback commit")
 		if err := d.showCommit(ctx, history[0]); err != nil {
@@ -498,9 +502,7 @@ func (d *demo) history(ctx context.Context, branch string) ([]gitsync.Commit, er
 }
 
 func (d *demo) read(ctx context.Context, branch string) (*gitsync.Repo, *gitsync.Snapshot, error) {
-	remote := d.repository("production").remote()
-	remote.Branch = branch
-	repo, err := gitsync.Open(ctx, remote, filepath.Join(d.dir, "people", "reader", strings.ReplaceAll(branch, "/", "-")))
+	repo, err := gitsync.Open(ctx, d.remote("production", branch), filepath.Join(d.dir, "people", "reader", strings.ReplaceAll(branch, "/", "-")))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -526,7 +528,7 @@ func (d *demo) showCommit(ctx context.Context, c gitsync.Commit) error {
 		}
 	}
 	d.out.block(strings.TrimRight(c.Message, "\n") + "\n\n")
-	d.out.block(unifiedText("env/requirements.yaml", texts[0], texts[1]))
+	d.out.block(string(diff.Diff("a/env/requirements.yaml", texts[0], "b/env/requirements.yaml", texts[1])))
 	return nil
 }
 
@@ -542,7 +544,7 @@ func (d *demo) lookAround(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-d.events:
-			d.out.event(e)
+			d.hear(e)
 		}
 	}
 }
