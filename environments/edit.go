@@ -29,22 +29,10 @@ func unrevertable(app, format string, args ...any) error {
 	return &UnrevertableError{App: app, Reason: fmt.Sprintf(format, args...)}
 }
 
-// SetVersion sets the version of an app, by its alias or name, in the text of a requirements.yaml or Chart.yaml.
-// Nothing but the version's characters changes; its quotes stay, and are added where YAML would take the new version
-// for a number.
-func SetVersion(file []byte, app, to string) ([]byte, error) {
-	e, err := findEntry(file, app)
-	if err != nil {
-		return nil, err
-	}
-	if e == nil {
-		return nil, fmt.Errorf("setting the version of %s: the file lists no such app", app)
-	}
-	return setVersion(file, app, e, to)
-}
-
-// RevertVersion is SetVersion as a compare-and-set: when the version is no longer from, or the app is no longer
-// listed, the error wraps [ErrMovedOn]. A version that is to already leaves the file as it is.
+// RevertVersion sets the version of an app, by its alias or name, in the text of a requirements.yaml or Chart.yaml, as a
+// compare-and-set: when the version is no longer from, or the app is no longer listed, the error wraps [ErrMovedOn]. A version
+// that is to already leaves the file as it is. Nothing but the version's characters changes; its quotes stay, and are added
+// where YAML would take the new version for a number.
 func RevertVersion(file []byte, app, from, to string) ([]byte, error) {
 	e, err := findEntry(file, app)
 	switch {

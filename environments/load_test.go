@@ -30,11 +30,13 @@ func bumped(files fstest.MapFS, app, version string) fstest.MapFS {
 	for name, f := range files {
 		after[name] = f
 	}
-	list, err := SetVersion(files["env/requirements.yaml"].Data, app, version)
+	promoted, err := Promote(files, ".", app, Promotion{Version: version})
 	if err != nil {
 		panic(err)
 	}
-	after["env/requirements.yaml"] = mapFile(list)
+	for name, text := range promoted {
+		after[name] = mapFile(text)
+	}
 	return after
 }
 

@@ -267,20 +267,10 @@ func (d *demo) commit(ctx context.Context, name string, edit func(*gitsync.Snaps
 
 // merge is what merging a promotion's pull request does: one line of requirements.yaml.
 func (d *demo) merge(ctx context.Context, name, to string) error {
-	const file = "env/requirements.yaml"
 	d.out.say("a promotion of %s %s is merged into %s", demoApp, to, name)
 	err := d.commit(ctx, name, func(tip *gitsync.Snapshot) (*gitsync.Change, error) {
-		text, err := fs.ReadFile(tip.FS(), file)
-		if err != nil {
-			return nil, err
-		}
-		if text, err = environments.SetVersion(text, demoApp, to); err != nil {
-			return nil, err
-		}
-		return &gitsync.Change{
-			Files:   map[string][]byte{file: text},
-			Message: "chore: promote " + demoApp + " to version " + to,
-		}, nil
+		files, err := environments.Promote(tip.FS(), ".", demoApp, environments.Promotion{Version: to})
+		return &gitsync.Change{Files: files, Message: "chore: promote " + demoApp + " to version " + to}, err
 	})
 	if err != nil {
 		return fmt.Errorf("merging %s into %s: %w", to, name, err)

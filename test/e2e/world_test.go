@@ -214,12 +214,7 @@ func (w *world) commit(message string, files map[string]string) string {
 func (w *world) bump(version string) string {
 	w.Helper()
 	return w.edit("chore: promote "+app+" to version "+version, func(tip *gitsync.Snapshot) (map[string][]byte, error) {
-		text, err := fs.ReadFile(tip.FS(), requirements)
-		if err != nil {
-			return nil, err
-		}
-		text, err = environments.SetVersion(text, app, version)
-		return map[string][]byte{requirements: text}, err
+		return environments.Promote(tip.FS(), ".", app, environments.Promotion{Version: version})
 	})
 }
 

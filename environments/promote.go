@@ -1,0 +1,221 @@
+package environments
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	yamlv3 "go.yaml.in/yaml/v3"
+)
+
+// Promotion is what an environment's list is to say of an app.
+type Promotion struct {
+	// Version that it is to run.
+	Version string
+	// Was is the version that it is expected to run now; empty: any, or none.
+	Was string
+	// Chart and Repository are for an app that is not listed yet; the app's name is an alias where the chart has another.
+	Chart, Repository string
+}
+
+// Promote gives the files that have an app run a version, for the path root of an environment repository. Like those of Revert
+// they are keyed by paths in the snapshot, and nothing changes in them but the version; an app that is not listed yet is
+// appended to the list in its own style. No files and no error means that the list says so already. The error wraps
+// [ErrMovedOn] when the app does not run what was expected.
+func Promote(fsys fs.FS, root, app string, to Promotion) (map[string][]byte, error) {
+	where, err := findLayout(fsys, path.Clean(root))
+	if err != nil {
+		return nil, err
+	}
+	list, err := readOptional(fsys, where.list)
+	if err != nil {
+		return nil, err
+	}
+	e, err := findEntry(list, app)
+	switch {
+	case err != nil:
+		return nil, err
+	case e != nil && e.version == to.Version:
+		return nil, nil
+	case e != nil && to.Was != "" && e.version != to.Was:
+		return nil, movedVersion(app, e.version, to.Was)
+	case e != nil:
+		list, err = setVersion(list, app, e, to.Version)
+	case to.Was != "":
+		return nil, fmt.Errorf("%w: %s is no longer listed", ErrMovedOn, app)
+	default:
+		list, err = appendEntry(list, app, to)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("promoting %s to %s in %s: %w", app, to.Version, where.list, err)
+	}
+	return map[string][]byte{where.list: list}, nil
+}
+
+// appendEntry adds an app to the end of a list of dependencies, written as the entry before it is.
+func appendEntry(file []byte, app string, to Promotion) ([]byte, error) {
+	if err := to.check(app); err != nil {
+		return nil, err
+	}
+	before, err := dependenciesOf(file)
+	if err != nil {
+		return nil, err
+	}
+	at, text, err := to.place(file, app)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Contains(file, []byte("\r\n")) {
+		text = strings.ReplaceAll(text, "\n", "\r\n")
+	}
+	edited := bytes.Join([][]byte{file[:at], []byte(text), file[at:]}, nil)
+	after, err := dependenciesOf(edited)
+	if err != nil || len(after) != len(before)+1 || after[len(before)].appName() != app || after[len(before)].version != to.Version ||
+		after[len(before)].fault != nil {
+		return nil, fmt.Errorf("the list is written in a way that can't be edited: add %s by hand", app)
+	}
+	for i, d := range before {
+		if after[i].version != d.version || !after[i].sameButVersion(d) {
+			return nil, fmt.Errorf("the list is written in a way that can't be edited: add %s by hand", app)
+		}
+	}
+	return edited, nil
+}
+
+// check refuses what could not be listed.
+func (to Promotion) check(app string) error {
+	problem, expected := repositoryProblem(to.Repository)
+	switch {
+	case to.Chart == "" || to.Repository == "":
+		return fmt.Errorf("the list has no such app; expected the chart and its repository, to add it")
+	case problem != "":
+		return fmt.Errorf("the repository %s; expected %s", problem, expected)
+	case !chartName.MatchString(to.Chart):
+		return fmt.Errorf("%q is no chart name", to.Chart)
+	case !chartName.MatchString(app):
+		return fmt.Errorf("%q is no name of an app", app)
+	case !versionFormat.MatchString(to.Version):
+		return fmt.Errorf("%q is no version", to.Version)
+	}
+	return nil
+}
+
+// dependenciesOf reads the whole list.
+func dependenciesOf(file []byte) ([]*dependency, error) {
+	root, err := parseNode(file)
+	if err != nil {
+		return nil, yamlFault("", 1, err)
+	}
+	_, list := child(root, dependenciesKey)
+	list = resolve(list)
+	if list == nil {
+		return nil, nil
+	}
+	var all []*dependency
+	for _, n := range list.Content {
+		all = append(all, newDependency(n, n.Line))
+	}
+	return all, nil
+}
+
+// place is where the new entry goes, and its text.
+func (to Promotion) place(file []byte, app string) (at int, text string, err error) {
+	parts, ok := splitKeys(file)
+	if !ok && len(bytes.TrimSpace(file)) > 0 {
+		return 0, "", fmt.Errorf("the file is not written as keys at the left edge: add %s by hand", app)
+	}
+	newline := ""
+	if len(file) > 0 && !bytes.HasSuffix(file, []byte("\n")) {
+		newline = "\n"
+	}
+	for _, part := range parts {
+		if string(part.key) != dependenciesKey {
+			continue
+		}
+		items, ok := splitItems(file, part)
+		if !ok {
+			return 0, "", fmt.Errorf("the list is not written as one entry below the other: add %s by hand", app)
+		}
+		if len(items) == 0 {
+			at = lineEnd(file, part.start)
+			if at < len(file) {
+				newline = ""
+			}
+			return at, newline + to.entry(app, style{}), nil
+		}
+		last := items[len(items)-1]
+		at = coreEnd(file, last.start, last.end)
+		if at < len(file) {
+			newline = ""
+		}
+		return at, newline + to.entry(app, styleOf(file[last.start:last.end])), nil
+	}
+	return len(file), newline + dependenciesKey + ":\n" + to.entry(app, style{}), nil
+}
+
+// style is how an entry is written.
+type style struct {
+	// indent stands before the dash, gap after it.
+	indent, gap string
+	flow        bool
+	// order of the fields, and the quote of each; a field without stands plain.
+	order  []string
+	quotes map[string]byte
+}
+
+// styleOf reads the style of an entry's text.
+func styleOf(text []byte) style {
+	line := text[:lineEnd(text, 0)]
+	rest := bytes.TrimLeft(line, " ")
+	s := style{indent: string(line[:len(line)-len(rest)]), quotes: map[string]byte{}}
+	if after := bytes.TrimPrefix(rest, []byte("-")); len(after) > 0 {
+		s.gap = string(after[:len(after)-len(bytes.TrimLeft(after, " "))])
+	}
+	root, err := parseNode(text)
+	if err != nil || root == nil || root.Kind != yamlv3.SequenceNode || len(root.Content) != 1 || root.Content[0].Kind != yamlv3.MappingNode {
+		return s
+	}
+	n := root.Content[0]
+	s.flow = n.Style&yamlv3.FlowStyle != 0
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		s.order = append(s.order, n.Content[i].Value)
+		switch n.Content[i+1].Style {
+		case yamlv3.SingleQuotedStyle:
+			s.quotes[n.Content[i].Value] = '\''
+		case yamlv3.DoubleQuotedStyle:
+			s.quotes[n.Content[i].Value] = '"'
+		default:
+		}
+	}
+	return s
+}
+
+// entry is the text of the new one.
+func (to Promotion) entry(app string, s style) string {
+	values := map[string]string{"name": to.Chart, "version": to.Version, "repository": to.Repository}
+	if app != to.Chart {
+		values["alias"] = app
+	}
+	var fields []string
+	for _, field := range append(s.order, "name", "alias", "version", "repository") {
+		value, wanted := values[field]
+		if !wanted {
+			continue
+		}
+		delete(values, field)
+		if quote := s.quotes[field]; field == "version" || quote != 0 {
+			value = versionText(quote, value)
+		}
+		fields = append(fields, field+": "+value)
+	}
+	gap := s.gap
+	if gap == "" {
+		gap = " "
+	}
+	if s.flow {
+		return s.indent + "-" + gap + "{" + strings.Join(fields, ", ") + "}\n"
+	}
+	return s.indent + "-" + gap + strings.Join(fields, "\n"+s.indent+" "+strings.Repeat(" ", len(gap))) + "\n"
+}
