@@ -150,7 +150,9 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 		}
 		if n := len(done.Events); n > 0 {
 			ap.recorded = max(ap.recorded, done.Events[n-1].Seq)
-			a.queue.Add(done.Name)
+			if !ap.saved.State.InFlight() {
+				a.queue.Add(done.Name) // else the next look will do
+			}
 		}
 	}
 }

@@ -282,7 +282,7 @@ func (l *look) forget(ctx context.Context, dec Decision) (Decision, error) {
 // save saves a state that has changed, and with it what it brings in the inventory.
 func (l *look) save(ctx context.Context, dec *Decision, next rollout.State, before project.Desired) error {
 	dec.projection = before
-	if dec.Moved = !sameState(l.Saved.State, next); !dec.Moved {
+	if dec.Moved = !sameState(l.Saved.State, acknowledged(l.Saved.State, next)); !dec.Moved {
 		return nil
 	}
 	dec.projection, dec.unprojected = l.project(ctx, next)
@@ -296,6 +296,15 @@ func (l *look) save(ctx context.Context, dec *Decision, next rollout.State, befo
 	}
 	dec.Saved = saved
 	return nil
+}
+
+// acknowledged is next with the outbox that is saved, where next has only lost events that git holds by now and there is more
+// to come: what git was told is not worth a write of its own. Whoever reads the saved outbox again knows it by its numbers.
+func acknowledged(saved, next rollout.State) rollout.State {
+	if next.InFlight() && next.LastSeq == saved.LastSeq && len(next.Outbox) < len(saved.Outbox) {
+		next.Outbox = saved.Outbox
+	}
+	return next
 }
 
 // sameState compares states as they are saved.

@@ -284,6 +284,27 @@ func TestUnfinished(t *testing.T) {
 	}
 }
 
+// What git was told is dropped from the state with the next write that there is a reason for, or at rest.
+func TestAcknowledged(t *testing.T) {
+	events := []rollout.Event{{Seq: 1, Type: rollout.RolloutStarted}, {Seq: 2, Type: rollout.Advanced}}
+	c := &cluster{seen: Seen{Applied: true, Stable: rollout.Track{Ready: true, Available: true}, Canary: rollout.Track{Ready: true, Available: true}}}
+	s := under(rollout.Analyzing)
+	s.Since = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	s.StepSince, s.LastSeq, s.Outbox = s.Since, 2, events
+	if got, err := decide(t, c, Facts{Desired: asks(2), Recorded: 1}, s); err != nil || got.Moved || len(got.Saved.State.Outbox) != 2 {
+		t.Errorf("under way: moved %t, %v", got.Moved, err)
+	}
+	s.StepSince = time.Time{} // a reason
+	if got, err := decide(t, c, Facts{Desired: asks(2), Recorded: 1}, s); err != nil || !got.Moved || len(c.saved.Outbox) != 1 {
+		t.Errorf("with a reason: moved %t, %d left, %v", got.Moved, len(c.saved.Outbox), err)
+	}
+	rest := under(rollout.Idle)
+	rest.LastSeq, rest.Outbox = 2, events
+	if got, err := decide(t, c, Facts{Desired: asks(1), Recorded: 2}, rest); err != nil || !got.Moved || len(c.saved.Outbox) != 0 {
+		t.Errorf("at rest: moved %t, %d left, %v", got.Moved, len(c.saved.Outbox), err)
+	}
+}
+
 func decided(t *testing.T, c *cluster, f Facts) Decision {
 	t.Helper()
 	got, err := decide(t, c, f, under(rollout.Idle))
