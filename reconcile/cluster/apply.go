@@ -292,7 +292,10 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 	c.setBusy(m, p.key)
 	defer func() { c.setIdle(m, p.key, t.feed, out == settled) }()
 	failed, action, before := absent, Created, ""
-	if exists {
+	switch {
+	case exists && c.untouched(m, p, l):
+		failed, action, before = refused, Configured, l.version
+	case exists:
 		failed = refused
 		met, err := c.meet(ctx, t, p)
 		if err != nil || met.done {
@@ -315,6 +318,13 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		r.add(p.key, action, "") // else the server found nothing to write
 	}
 	return settled, nil
+}
+
+// untouched: the object is as we left it, and only we want something else of it now. Then nothing is to be put right before it
+// is applied. A workload's replicas may be somebody else's by now, and are looked at all the same.
+func (c *Client) untouched(m *memory, p planned, l live) bool {
+	i := c.item(m, p.key)
+	return i.Applied != "" && i.Mark == l.mark && i.UID == l.uid && !l.leaving && !scalesPods(p.key.groupKind())
 }
 
 // patch is one server-side apply. It takes over fields from whoever has them: what a release says, holds.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/utils/lru"
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -43,8 +43,6 @@ const (
 	revisionLabel = "sluice.dev/revision"
 	// maxHistory is how many records of a release are kept.
 	maxHistory = 10
-	// keptObjects is how many releases' objects are kept decoded, for rollouts that outlast git.
-	keptObjects = 128
 )
 
 // revision is one record of a Helm release as its Secret's labels tell.
@@ -68,12 +66,14 @@ type releases struct {
 
 	mu sync.Mutex
 	// known histories by namespace/name, oldest first; an entry is dropped when a write of it fails.
-	known   map[string][]revision
-	objects *lru.Cache
+	known map[string][]revision
+	// objects of releases by namespace/name and revision, decoded, of the revisions that the app's state names: a rollout reads
+	// what serves in each look. What it names no more goes when the records are settled.
+	objects map[string]map[int][]*unstructured.Unstructured
 }
 
 func newReleases(c *Client) *releases {
-	return &releases{c: c, known: map[string][]revision{}, objects: lru.New(keptObjects)}
+	return &releases{c: c, known: map[string][]revision{}, objects: map[string]map[int][]*unstructured.Unstructured{}}
 }
 
 // AddRelease keeps a rendered release as a pending Helm record and returns its revision, so that its objects can
@@ -175,7 +175,7 @@ func (r *releases) add(
 		r.forget(app)
 		return 0, tooLarge(err)
 	}
-	r.objects.Remove(objectsKey(app, record.Version))
+	r.drop(app, func(n int) bool { return n == record.Version })
 	history = append(history, revisionOf(record.Version, record.Info.Status, record.Labels))
 	r.remember(app, history)
 	return record.Version, nil
@@ -299,6 +299,7 @@ func (r *releases) settle(ctx context.Context, app delivery.App, s rollout.State
 		}
 	}
 	r.remember(app, later)
+	r.drop(app, func(n int) bool { return n != s.Stable.Revision && n != s.Target.Revision })
 	return r.trim(ctx, app, later, s)
 }
 
@@ -381,7 +382,7 @@ func (r *releases) delete(ctx context.Context, app delivery.App, number int) err
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting the record of revision %d: %w", number, err)
 	}
-	r.objects.Remove(objectsKey(app, number))
+	r.drop(app, func(n int) bool { return n == number })
 	return nil
 }
 
@@ -457,26 +458,32 @@ func adoptedDigest(version, manifest string) string {
 }
 
 func (r *releases) load(ctx context.Context, app delivery.App, number int) ([]*unstructured.Unstructured, error) {
-	key := objectsKey(app, number)
-	if objs, ok := r.objects.Get(key); ok {
-		return objs.([]*unstructured.Unstructured), nil //nolint:forcetypeassert // nothing else is put in
+	r.mu.Lock()
+	objs, ok := r.objects[releaseKey(app)][number]
+	r.mu.Unlock()
+	if ok {
+		return objs, nil
 	}
 	record, err := r.get(ctx, app, number)
 	if err != nil {
 		return nil, err
 	}
-	objs, err := recordObjects(record, r.c.Namespaced)
-	if err != nil {
+	if objs, err = recordObjects(record, r.c.Namespaced); err != nil {
 		return nil, err
 	}
-	r.objects.Add(key, objs)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.objects[releaseKey(app)] == nil {
+		r.objects[releaseKey(app)] = map[int][]*unstructured.Unstructured{}
+	}
+	r.objects[releaseKey(app)][number] = objs
 	return objs, nil
 }
 
 // history is what is known of a release, or else the API server's answer.
 func (r *releases) history(ctx context.Context, app delivery.App) ([]revision, error) {
 	r.mu.Lock()
-	known, ok := r.known[app.Namespace+"/"+app.ReleaseName]
+	known, ok := r.known[releaseKey(app)]
 	r.mu.Unlock()
 	if ok {
 		return slices.Clone(known), nil
@@ -487,13 +494,13 @@ func (r *releases) history(ctx context.Context, app delivery.App) ([]revision, e
 func (r *releases) remember(app delivery.App, h []revision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.known[app.Namespace+"/"+app.ReleaseName] = slices.Clone(h)
+	r.known[releaseKey(app)] = slices.Clone(h)
 }
 
 func (r *releases) forget(app delivery.App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.known, app.Namespace+"/"+app.ReleaseName)
+	delete(r.known, releaseKey(app))
 }
 
 // list asks for the labels of a release's records, oldest first. Their content is large and stays where it is.
@@ -537,8 +544,16 @@ func (r *releases) get(ctx context.Context, app delivery.App, number int) (*rele
 	return nil, fmt.Errorf("decoding the record of revision %d: %w", number, delivery.ErrReleaseLost)
 }
 
-func objectsKey(app delivery.App, number int) string {
-	return recordName(app, number) + "@" + app.Namespace
+func releaseKey(app delivery.App) string { return app.Namespace + "/" + app.ReleaseName }
+
+// drop forgets the objects of some revisions.
+func (r *releases) drop(app delivery.App, gone func(number int) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.objects[releaseKey(app)], func(n int, _ []*unstructured.Unstructured) bool { return gone(n) })
+	if len(r.objects[releaseKey(app)]) == 0 {
+		delete(r.objects, releaseKey(app))
+	}
 }
 
 func recordName(app delivery.App, number int) string {
