@@ -101,6 +101,102 @@ func BenchmarkThousandApps(b *testing.B) {
 	}
 }
 
+// BenchmarkCanaries runs 300 canaries at once, of three steps at an interval of ten seconds, with the built-in checks of real
+// traffic. It reports how late the steps come, and what it costs.
+//
+//	go test -run=^$ -bench=Canaries -benchtime=1x ./test/e2e
+func BenchmarkCanaries(b *testing.B) {
+	const apps, interval = 300, 10 * time.Second
+	for b.Loop() {
+		w := newWorld(b)
+		w.checkInterval = 0 // the policy's own
+		for _, version := range []string{"1.0.0", "1.0.1"} {
+			c := small()
+			c.Metadata.Version = version
+			c.Templates[0].Data = []byte(strings.ReplaceAll(string(c.Templates[0].Data), "small:1", "small:"+version))
+			w.must(w.bed.Charts.AddChart(c))
+		}
+		list := func(version string) map[string]string {
+			var text strings.Builder
+			for n := range apps {
+				fmt.Fprintf(&text, "- name: small\n  alias: app-%d\n  version: %s\n  repository: %s\n", n, version, w.bed.Charts.URL())
+			}
+			return map[string]string{requirements: "dependencies:\n" + text.String()}
+		}
+		files := list("1.0.0")
+		files["env/values.yaml"] = "{}\n"
+		files["sluice.yaml"] = w.file("main", "sluice.yaml") + fmt.Sprintf(`rollout:
+  analysis:
+    interval: %s
+    maxWeight: 30
+    stepWeight: 10
+    metrics:
+    - {name: request-success-rate, interval: %[1]s, thresholdRange: {min: 99}}
+    - {name: request-duration, interval: %[1]s, thresholdRange: {max: 500}}
+`, interval)
+		w.commit("many apps", files)
+		begin := time.Now()
+		w.start()
+		w.awaitFor(10*time.Minute, time.Second, "all apps to be ready", func() (bool, string) {
+			n := w.ready()
+			return n == apps, fmt.Sprint(n)
+		})
+		b.ReportMetric(time.Since(begin).Seconds(), "cold-ready-s")
+		w.rests()
+		b.ReportMetric(float64(len(w.requests(begin)))/apps, "cold-requests/app")
+		for n := range apps {
+			w.bed.Traffic.SetRate(w.name, fmt.Sprintf("app-%d", n), 10)
+		}
+
+		begin, used := time.Now(), w.cpu()
+		w.commit("all at once", list("1.0.1"))
+		var steps []time.Duration
+		w.awaitFor(15*time.Minute, 5*time.Second, "all canaries to be promoted", func() (bool, string) {
+			var promoted int
+			steps, promoted = w.steps()
+			return promoted == apps, fmt.Sprint(promoted, " promoted, ", len(steps), " steps")
+		})
+		b.ReportMetric(time.Since(begin).Seconds(), "all-promoted-s")
+		b.ReportMetric(float64(len(steps))/apps, "steps/app")
+		slices.Sort(steps)
+		for name, share := range map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1} {
+			late := steps[min(len(steps)-1, int(share*float64(len(steps))))] - interval
+			b.ReportMetric(late.Seconds(), "late-s-"+name)
+		}
+		b.ReportMetric((w.cpu() - used).Seconds(), "agent-cpu-s")
+		b.ReportMetric(w.memory("VmHWM"), "peak-RSS-MB")
+		b.ReportMetric(float64(len(w.requests(begin)))/apps, "requests/app")
+		b.Logf("%d canaries ask\n%s", apps, w.tally(begin))
+		w.stop()
+	}
+}
+
+// steps are how long each weight of each app stood until the next step, or the promotion, was decided; and how many apps were
+// promoted.
+func (w *world) steps() (lasted []time.Duration, promoted int) {
+	w.Helper()
+	since := map[string]time.Time{}
+	for _, c := range slices.Backward(w.history(w.statusBranch())) {
+		e, ok := audit.ParseMessage(c.Message)
+		if !ok {
+			continue
+		}
+		switch e.Type {
+		case rollout.Advanced, rollout.PromotionStarted:
+			if at := since[e.App]; !at.IsZero() {
+				lasted = append(lasted, e.Time.Sub(at))
+			}
+			since[e.App] = e.Time
+		case rollout.Promoted:
+			promoted++
+			delete(since, e.App)
+		default:
+			delete(since, e.App)
+		}
+	}
+	return lasted, promoted
+}
+
 // idle measures an agent that has nothing to do for a minute, in which it looks at the branch twice.
 func (w *world) idle(b *testing.B, name string) {
 	w.Helper()
