@@ -61,7 +61,8 @@ type Facts struct {
 
 // Decision is what the first half of a look has brought.
 type Decision struct {
-	// Saved is the state as the cluster holds it now; Moved: it is another than before, by these Events.
+	// Saved is the state as the cluster holds it now, but for when it was first seen to hold what was decided, which is saved with
+	// what comes next. Moved: it is another than before, by these Events.
 	Saved  Saved
 	Moved  bool
 	Events []rollout.Event
@@ -282,6 +283,10 @@ func (l *look) forget(ctx context.Context, dec Decision) (Decision, error) {
 // save saves a state that has changed, and with it what it brings in the inventory.
 func (l *look) save(ctx context.Context, dec *Decision, next rollout.State, before project.Desired) error {
 	dec.projection = before
+	if onlyNoted(l.Saved.State, next) {
+		dec.Saved.State = next
+		return nil
+	}
 	if dec.Moved = !sameState(l.Saved.State, acknowledged(l.Saved.State, next)); !dec.Moved {
 		return nil
 	}
@@ -296,6 +301,16 @@ func (l *look) save(ctx context.Context, dec *Decision, next rollout.State, befo
 	}
 	dec.Saved = saved
 	return nil
+}
+
+// onlyNoted reports whether next has nothing new but that the cluster was seen to hold what was decided. That is kept in memory
+// and saved with what comes next: an agent that dies before sees it again, and the step is a little longer by that.
+func onlyNoted(saved, next rollout.State) bool {
+	if !saved.StepSince.IsZero() || next.StepSince.IsZero() {
+		return false
+	}
+	next.StepSince = time.Time{}
+	return sameState(saved, acknowledged(saved, next))
 }
 
 // acknowledged is next with the outbox that is saved, where next has only lost events that git holds by now and there is more

@@ -294,8 +294,12 @@ func TestAcknowledged(t *testing.T) {
 	if got, err := decide(t, c, Facts{Desired: asks(2), Recorded: 1}, s); err != nil || got.Moved || len(got.Saved.State.Outbox) != 2 {
 		t.Errorf("under way: moved %t, %v", got.Moved, err)
 	}
-	s.StepSince = time.Time{} // a reason
-	if got, err := decide(t, c, Facts{Desired: asks(2), Recorded: 1}, s); err != nil || !got.Moved || len(c.saved.Outbox) != 1 {
+	s.StepSince = time.Time{}
+	if got, err := decide(t, c, Facts{Desired: asks(2), Recorded: 1}, s); err != nil || got.Moved || got.Saved.State.StepSince.IsZero() {
+		t.Errorf("seen to be held: moved %t, %+v, %v", got.Moved, got.Saved.State, err)
+	}
+	c.seen.Canary = rollout.Track{Failed: true} // a reason
+	if got, err := decide(t, c, Facts{Desired: asks(2), Recorded: 1}, s); err != nil || !got.Moved || len(c.saved.Outbox) != 2 || c.saved.Outbox[0].Seq != 2 {
 		t.Errorf("with a reason: moved %t, %d left, %v", got.Moved, len(c.saved.Outbox), err)
 	}
 	rest := under(rollout.Idle)
