@@ -151,7 +151,7 @@ func BenchmarkCanaries(b *testing.B) {
 		begin, used := time.Now(), w.cpu()
 		w.commit("all at once", list("1.0.1"))
 		var steps []time.Duration
-		w.awaitFor(15*time.Minute, 5*time.Second, "all canaries to be promoted", func() (bool, string) {
+		w.awaitFor(15*time.Minute, 15*time.Second, "all canaries to be promoted", func() (bool, string) {
 			var promoted int
 			steps, promoted = w.steps()
 			return promoted == apps, fmt.Sprint(promoted, " promoted, ", len(steps), " steps")
