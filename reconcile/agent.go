@@ -87,8 +87,9 @@ type Agent struct {
 
 	// queue are the apps to look at, renders those to render for: what was never tried is urgent there.
 	queue, renders *queue
-	// outbox has room for one: somebody has events, faults or a revert for git.
-	outbox chan struct{}
+	// outbox and owed have room for one: somebody has events or faults for the status branch, or a rollback commit for the
+	// environment branch. Each has a writer of its own, so that neither branch holds up the other.
+	outbox, owed chan struct{}
 
 	mu sync.Mutex
 	// source is the newest readable commit; envFault why the newest commit is not readable.
@@ -155,7 +156,7 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 	a := &Agent{
 		cfg: cfg, git: g, cluster: c, renderer: r,
 		log: cfg.Log.With("environment", cfg.Environment), now: cfg.Clock.Now,
-		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc), outbox: make(chan struct{}, 1),
+		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc), outbox: make(chan struct{}, 1), owed: make(chan struct{}, 1),
 		apps: map[string]*app{},
 	}
 	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
@@ -173,7 +174,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.queue.Stop()
 	defer a.renders.Stop()
 	g.Go(func() error { return a.git.Follow(ctx, a.Read) })
-	g.Go(func() error { return a.record(ctx, a.Record) })
+	g.Go(func() error { return a.write(ctx, a.outbox, a.Record, a.heldFaults) })
+	g.Go(func() error { return a.write(ctx, a.owed, a.Revert, nil) })
 	for range a.cfg.Workers {
 		g.Go(func() error { a.work(ctx, a.queue.Get); return nil })
 		g.Go(func() error { a.renderNext(ctx, a.renders.Get); return nil })
@@ -227,7 +229,7 @@ func (a *Agent) Asked(app string) { a.queue.Urge(app) }
 
 // Start opens the repository and loads what earlier runs saved.
 //
-// Run is made of steps: Start, and then Read, Render, Look and Record over and over again. A simulation takes them itself, one at a
+// Run is made of steps: Start, and then Read, Render, Look, Revert and Record over and over again. A simulation takes them itself, one at a
 // time, and gets the same loop without its goroutines.
 func (a *Agent) Start(ctx context.Context) error {
 	if err := a.git.Open(ctx); err != nil {

@@ -22,53 +22,57 @@ const maxPush = 200
 
 // tellGit says that there is something for git. It may be called with or without the mutex.
 func (a *Agent) tellGit() {
-	select {
-	case a.outbox <- struct{}{}:
-	default:
+	for _, news := range []chan struct{}{a.outbox, a.owed} {
+		select {
+		case news <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// record writes to git what there is to write, with flush, and tries again for as long as git is away.
-func (a *Agent) record(ctx context.Context, flush func(context.Context) error) error {
+// write writes to git, with flush, what news announces, and tries again for as long as git is away. later is when there will be
+// more without news, which may be by now; nil, or the zero time: never.
+func (a *Agent) write(ctx context.Context, news <-chan struct{}, flush func(context.Context) error, later func() time.Time) error {
 	failures := 0
-	outbox := a.outbox
+	listen := news
 	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-outbox:
+		case <-listen:
 		case <-again:
 		}
-		outbox, again = a.outbox, nil
+		listen, again = news, nil
 		if err := flush(ctx); err != nil && ctx.Err() == nil {
 			d := min(gitRetryFirst<<min(failures, 10), gitRetryLast)
 			failures++
 			a.log.Warn("writing to git", "error", err, "again", d)
 			// A git that is away is not asked again sooner because there is more to tell it.
-			outbox, again = nil, time.After(d)
+			listen, again = nil, time.After(d)
 			continue
 		}
 		failures = 0
-		if held := a.heldFaults(); !held.IsZero() {
-			again = time.After(max(held.Sub(a.now()), gitRetryFirst))
+		if later == nil {
+			continue
+		}
+		if at := later(); !at.IsZero() {
+			again = time.After(max(at.Sub(a.now()), gitRetryFirst))
 		}
 	}
 }
 
-// Record writes rollback commits and then the status branch, so that the audit log tells of both as soon as it can.
-func (a *Agent) Record(ctx context.Context) error {
+// Revert writes the rollback commits that are due.
+func (a *Agent) Revert(ctx context.Context) error {
 	var faults []error
 	for _, r := range a.reverts() {
 		faults = append(faults, a.revert(ctx, r))
 	}
-	faults = append(faults, a.writeStatus(ctx))
 	return errors.Join(faults...)
 }
 
-// writeStatus brings the status branch up to date: one commit for each event, pushed together where they are not too
-// many.
-func (a *Agent) writeStatus(ctx context.Context) error {
+// Record brings the status branch up to date: one commit for each event, pushed together where they are not too many.
+func (a *Agent) Record(ctx context.Context) error {
 	batch := a.batch()
 	if batch.Empty() {
 		return nil

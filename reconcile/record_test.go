@@ -112,7 +112,7 @@ func (r *recorder) happened(events ...rollout.Event) {
 
 func (r *recorder) writeAll() {
 	r.t.Helper()
-	if err := r.writeStatus(r.t.Context()); err != nil {
+	if err := r.Agent.Record(r.t.Context()); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -219,10 +219,10 @@ func TestGitAwayIsNotAskedMoreOftenForMoreNews(t *testing.T) {
 			}
 		})
 		tries := 0
-		err := a.record(ctx, func(context.Context) error {
+		err := a.write(ctx, a.outbox, func(context.Context) error {
 			tries++
 			return errors.New("git is away")
-		})
+		}, nil)
 		news.Wait()
 		if err != nil || tries != 7 {
 			t.Errorf("%d tries in a minute, want 7: at 0, 0.5, 1.5, 3.5, 7.5, 15.5 and 31.5 s; %v", tries, err)

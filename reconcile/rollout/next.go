@@ -80,7 +80,8 @@ import (
 // weight already reached after the canary was away. A canary that is away again and again, faster than a check can
 // count, is rolled back by the Threshold all the same. While Suspend is set nothing begins, no canary gets traffic, and
 // of what is judged only that counts which is beyond doubt (Failed, a decisive check, a weight that the cluster does not
-// take); a promotion or a rollback that has begun goes on. While stable is not Available a check says as little as one
+// take); a promotion or a rollback that has begun goes on. A Pause does the same, but that a canary which was away gets back
+// what it had. While stable is not Available a check says as little as one
 // without data, unless it is decisive. A rollback, or an abort, gives the traffic back to Stable at once where Stable is
 // untouched; out of Updating, Promoting and Draining Stable is put back onto the stable track and the canary keeps its
 // share until stable is Available.

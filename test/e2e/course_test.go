@@ -133,14 +133,14 @@ func TestThirdVersionSupersedes(t *testing.T) {
 	w.settled()
 }
 
-// gate holds the agent's first push to the environment branch inside the git server: after the agent decided what to
+// gate holds the agent's first push to a branch inside the git server: after the agent decided what to
 // write, before the branch moves.
 type gate struct {
 	w                *world
 	arrived, release string
 }
 
-func (w *world) gate() *gate {
+func (w *world) gate(branch string) *gate {
 	w.Helper()
 	g := &gate{w: w, arrived: filepath.Join(w.dir, "arrived"), release: filepath.Join(w.dir, "release")}
 	w.must(syscall.Mkfifo(g.release, 0o600))
@@ -148,19 +148,19 @@ func (w *world) gate() *gate {
 	w.must(os.MkdirAll(filepath.Dir(hook), 0o755))
 	w.must(os.WriteFile(hook, fmt.Appendf(nil, `#!/bin/sh
 while read old new ref; do
-  if [ "$ref" = refs/heads/main ] && [ ! -e '%[1]s' ] && [ "$(git log -1 --format=%%an "$new")" = Sluice ]; then
+  if [ "$ref" = 'refs/heads/%[3]s' ] && [ ! -e '%[1]s' ] && [ "$(git log -1 --format=%%an "$new")" = Sluice ]; then
     : > '%[1]s'
     read line < '%[2]s'
   fi
 done
-`, g.arrived, g.release), 0o755))
+`, g.arrived, g.release, branch), 0o755))
 	return g
 }
 
 // await waits until the agent's push is held.
 func (g *gate) await() {
 	g.w.Helper()
-	g.w.await("the rollback commit to reach the git server", func() (bool, string) {
+	g.w.await("the push to reach the git server", func() (bool, string) {
 		_, err := os.Stat(g.arrived)
 		return err == nil, fmt.Sprint(err)
 	})
@@ -181,7 +181,7 @@ func TestBumpWhileTheRollbackIsWritten(t *testing.T) {
 	w := newWorld(t)
 	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
 	w.install()
-	g := w.gate()
+	g := w.gate("main")
 	w.bump("0.0.130")
 	g.await()
 	newer := w.bump("0.0.131")
@@ -196,6 +196,26 @@ func TestBumpWhileTheRollbackIsWritten(t *testing.T) {
 	if tip := w.history("main")[0]; tip.Hash != newer {
 		t.Errorf("the newest commit of the environment branch is %q", tip.Message)
 	}
+}
+
+// A status branch that does not take what it is told holds up no rollback, in the cluster or in git.
+func TestStatusBranchHangs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
+	w.install()
+	before := w.file("main", requirements)
+	g := w.gate(w.statusBranch())
+	bad := w.bump("0.0.130")
+	g.await()
+	w.await("the rollback commit", func() (bool, string) {
+		tip := w.history("main")[0]
+		return tip.Hash != bad, tip.Message
+	})
+	g.open()
+	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
+	w.rolledBackOnce(bad, before)
+	w.settled()
 }
 
 // note appends a line to a file of the environment branch as one of several people, each with a clone of their own.
@@ -224,7 +244,7 @@ func TestWritersRaceWithTheRollback(t *testing.T) {
 	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
 	w.install()
 	before := w.file("main", requirements)
-	g := w.gate()
+	g := w.gate("main")
 	bad := w.bump("0.0.130")
 	g.await()
 	// The agent's push has lost the race before it goes on, and both people write while it tries again.

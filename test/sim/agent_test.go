@@ -31,9 +31,8 @@ type process struct {
 	// fetchAt is when the branch is looked at again, read the commit that was read last.
 	fetchAt time.Time
 	read    string
-	// recording: the agent is writing to git. gitAt is when it tries again.
-	recording bool
-	gitAt     time.Time
+	// writers are the agent's, to its two branches.
+	writers [2]writer
 	// intended is announced for the inventory, and saved with the state.
 	intended []string
 	// newsAt is when a cache that was behind hears of what it missed; zero: it is not behind.
@@ -67,6 +66,7 @@ func start(w *world) *process {
 		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler), Commands: w.since,
 		Gates: func(string) []rollout.Gate { return w.gates },
 	}, ports, ports, ports, ports)
+	p.writers = [2]writer{{write: p.agent.Revert}, {write: p.agent.Record}}
 	if err := p.agent.Start(context.Background()); err != nil {
 		w.failf("the agent does not start: %v", err)
 	}
@@ -117,7 +117,7 @@ func (p *process) fire() {
 
 // waits reports whether the agent has anything to do, now or later.
 func (p *process) waits() bool {
-	return slices.ContainsFunc(p.timers, func(t *timer) bool { return !t.stopped }) || !p.newsAt.IsZero() || p.recording
+	return slices.ContainsFunc(p.timers, func(t *timer) bool { return !t.stopped }) || !p.newsAt.IsZero() || p.writers[0].busy || p.writers[1].busy
 }
 
 // fetch hands the branch's tip over when it has moved.
@@ -165,19 +165,30 @@ func (p *process) pass() bool {
 	return true
 }
 
-// record lets the agent write to git, unless it is at it.
+// writer writes to a branch.
+type writer struct {
+	write func(context.Context) error
+	// busy: it is at it. at is when it tries again.
+	busy bool
+	at   time.Time
+}
+
+// record lets the agent write to git, where it is not at it.
 func (p *process) record() {
-	if p.recording || p.dead || p.w.now.Before(p.gitAt) {
-		return
+	for i := range p.writers {
+		w := &p.writers[i]
+		if w.busy || p.dead || p.w.now.Before(w.at) {
+			continue
+		}
+		w.busy = true
+		err := w.write(context.Background())
+		p.w.check()
+		if err != nil {
+			p.w.logf("git: %v", err)
+			w.at = p.w.now.Add(time.Duration(1+p.w.r.IntN(8)) * time.Second)
+		}
+		w.busy = false
 	}
-	p.recording = true
-	err := p.agent.Record(context.Background())
-	p.w.check()
-	if err != nil {
-		p.w.logf("git: %v", err)
-		p.gitAt = p.w.now.Add(time.Duration(1+p.w.r.IntN(8)) * time.Second)
-	}
-	p.recording = false
 }
 
 // slow lets time pass while the agent waits for git, and makes passes.
