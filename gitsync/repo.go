@@ -107,7 +107,9 @@ func (r *Repo) fetch(ctx context.Context) (*Snapshot, error) {
 	if _, err := r.store.tree(c.tree); err != nil && c.tree != emptyTree {
 		return nil, err
 	}
-	return newSnapshot(r.store, c), r.store.tidy()
+	// What was fetched is there. A store that can't be put in order, as on a full disk, is tried again with the next fetch.
+	_ = r.store.tidy()
+	return newSnapshot(r.store, c), nil
 }
 
 // bring fetches what is new. What comes in small packs lacks the deltas that the remote has, so that a store grows
@@ -135,7 +137,9 @@ func (r *Repo) bring(ctx context.Context) (plumbing.Hash, error) {
 	case h == req.unchanged:
 		return h, nil
 	}
-	return h, r.store.replace(slices.Collect(maps.Keys(packs)))
+	// What is left of the old packs takes room, and nothing else; the next fetch tries again.
+	_ = r.store.replace(slices.Collect(maps.Keys(packs)))
+	return h, nil
 }
 
 // have is the tip that the store holds completely; zero before the first fetch.

@@ -308,6 +308,35 @@ func TestManyFetchesAreTidied(t *testing.T) {
 	}
 }
 
+// What was fetched is handed over though the store can't be put in order.
+func TestUntidyStoreIsFollowed(t *testing.T) {
+	o := newOrigin(t)
+	repo := mustOpen(t, Remote{URL: o.dir, AllowFile: true})
+	o.commit("c", map[string]string{"n": "0"})
+	mustFetch(t, repo)
+	stray := filepath.Join(repo.store.packDir(), "stray.pack") // has no index, so that nothing can be joined
+	if err := os.WriteFile(stray, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxSmallPacks + 5 {
+		commit := o.commit("c", map[string]string{"n": strings.Repeat("x", i+1)})
+		if got := mustFetch(t, repo); got.Commit != commit {
+			t.Fatalf("fetched %s, want %s", got.Commit, commit)
+		}
+	}
+	if err := repo.store.tidy(); err == nil {
+		t.Fatal("the store can be tidied all the same")
+	}
+	if err := os.Remove(stray); err != nil {
+		t.Fatal(err)
+	}
+	o.commit("c", map[string]string{"n": "last"})
+	mustFetch(t, repo)
+	if packs, err := repo.store.packs(); err != nil || len(packs) >= maxSmallPacks {
+		t.Errorf("%d packs are left when it can be tidied again, %v", len(packs), err)
+	}
+}
+
 // A store that grew faster than its remote begins anew, and nothing that is read from it notices.
 func TestGrownStoreIsReplaced(t *testing.T) {
 	o := newOrigin(t)
