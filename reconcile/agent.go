@@ -210,9 +210,10 @@ func (a *Agent) Settled() bool {
 	return true
 }
 
-// awaited reports whether what git asks of the app is still to be rendered.
+// awaited reports whether what git asks of the app is still to be rendered. Of one whose state is broken nobody can say what
+// for.
 func (ap *app) awaited() bool {
-	return !ap.removed && ap.input != nil && !ap.rendered.answers(ap.input)
+	return !ap.removed && !ap.broken && ap.input != nil && !ap.rendered.answers(ap.input)
 }
 
 // Nudge makes the agent look at the branch now, as a webhook would. Before Run it does nothing.

@@ -141,7 +141,7 @@ func (w *world) wroteNothing(when string, since time.Time) {
 // quiet waits until the agent's last word about a rollout is saved.
 func (w *world) quiet() {
 	w.Helper()
-	w.awaitState(moment{"at rest, all told", func(s rollout.State) bool {
+	w.awaitState(moment{name: "at rest, all told", is: func(s rollout.State) bool {
 		return s.Phase == rollout.Idle && len(s.Outbox) == 0 && s.Revert == nil
 	}})
 	w.await("the agent to rest", func() (bool, string) {

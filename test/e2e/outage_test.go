@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -36,22 +37,26 @@ var (
 type moment struct {
 	name string
 	is   func(rollout.State) bool
+	// seen is the canary's share that users are to see besides; 0: whatever they see.
+	seen int
 }
 
 func inPhase(p rollout.Phase) moment {
-	return moment{string(p), func(s rollout.State) bool { return s.Phase == p }}
+	return moment{name: string(p), is: func(s rollout.State) bool { return s.Phase == p }}
 }
 
-// atWeight is when the canary is to get a share; held says that the cluster was seen to give it.
+// atWeight is when the canary is to get a share; held says that users are to see it besides.
 func atWeight(weight int, held bool) moment {
-	return moment{"Analyzing", func(s rollout.State) bool {
-		return s.Phase == rollout.Analyzing && s.Weight == weight && s.StepSince.IsZero() != held
-	}}
+	m := moment{name: "Analyzing", is: func(s rollout.State) bool { return s.Phase == rollout.Analyzing && s.Weight == weight }}
+	if held {
+		m.seen = weight
+	}
+	return m
 }
 
 // drained is when the canary track is to go.
 func drained(p rollout.Phase) moment {
-	return moment{string(p) + ", drained", func(s rollout.State) bool { return s.Phase == p && s.Drained }}
+	return moment{name: string(p) + ", drained", is: func(s rollout.State) bool { return s.Phase == p && s.Drained }}
 }
 
 // TestKilledWhilePromoting kills the agent as soon as a state is saved, so mostly before it is acted upon.
@@ -66,7 +71,7 @@ func TestKilledWhilePromoting(t *testing.T) {
 	for _, m := range []moment{
 		inPhase(rollout.Starting), atWeight(10, false), atWeight(20, true), atWeight(40, false), atWeight(50, true),
 		inPhase(rollout.Promoting), inPhase(rollout.Draining), drained(rollout.Draining),
-		{"the end", func(s rollout.State) bool { return s.Phase == rollout.Idle }},
+		{name: "the end", is: func(s rollout.State) bool { return s.Phase == rollout.Idle }},
 	} {
 		w.killIn(m)
 	}
@@ -91,9 +96,9 @@ func TestKilledWhileRollingBack(t *testing.T) {
 	bad := w.bump("0.0.130")
 	for _, m := range []moment{
 		inPhase(rollout.Starting), atWeight(10, true),
-		{"failing", func(s rollout.State) bool { return s.Phase == rollout.Analyzing && s.FailedChecks == 2 }},
+		{name: "failing", is: func(s rollout.State) bool { return s.Phase == rollout.Analyzing && s.FailedChecks == 2 }},
 		inPhase(rollout.RollingBack), drained(rollout.RollingBack),
-		{"git to be told", func(s rollout.State) bool { return s.Phase == rollout.Idle && s.LastSeq > 2 }},
+		{name: "git to be told", is: func(s rollout.State) bool { return s.Phase == rollout.Idle && s.LastSeq > 2 }},
 	} {
 		w.killIn(m)
 	}
@@ -140,7 +145,7 @@ func TestKilledWhileUpdating(t *testing.T) {
 	w.serves()
 	w.commit("drop it", map[string]string{requirements: "dependencies: []\n"})
 	w.killIn(inPhase(rollout.Removing))
-	w.killIn(moment{"git to be told", func(s rollout.State) bool { return s.Phase == rollout.Idle && s.LastSeq > 4 }})
+	w.killIn(moment{name: "git to be told", is: func(s rollout.State) bool { return s.Phase == rollout.Idle && s.LastSeq > 4 }})
 	w.awaitEvent(rollout.Removed, "", 1)
 	w.toldAs([]string{
 		"InstallStarted 0 0.0.129", "Installed 0 0.0.129", "RolloutStarted 0 0.0.130", "Promoted 0 0.0.130", "Removed 0 ",
@@ -208,6 +213,12 @@ func TestNoTrafficHoldsTheWeight(t *testing.T) {
 func (w *world) killIn(m moment, others ...func()) {
 	w.Helper()
 	w.awaitState(m)
+	if m.seen > 0 {
+		w.awaitFor(patience, 10*time.Millisecond, "users to see it", func() (bool, string) {
+			shares := w.canaryShares()
+			return len(shares) > 0 && shares[len(shares)-1] == m.seen, fmt.Sprint(shares)
+		})
+	}
 	w.kill()
 	for _, act := range others {
 		act()

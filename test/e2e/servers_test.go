@@ -49,7 +49,7 @@ func TestGitAwayDoesNotDelayTheRollback(t *testing.T) {
 	w.awaitState(atWeight(10, false))
 	w.must(w.bed.Git.Stop())
 	t.Cleanup(func() { _ = w.bed.Git.Start() })
-	w.awaitState(moment{"rolled back", func(s rollout.State) bool { return s.Phase == rollout.Idle && s.Revert != nil }})
+	w.awaitState(moment{name: "rolled back", is: func(s rollout.State) bool { return s.Phase == rollout.Idle && s.Revert != nil }})
 	w.settled()
 	if got, want := w.canaryShares(), []int{0, 10, 0}; !slices.Equal(got, want) {
 		t.Errorf("while git was away users saw the canary's share as %v, want %v", got, want)
