@@ -67,8 +67,8 @@ type releases struct {
 	mu sync.Mutex
 	// known histories by namespace/name, oldest first; an entry is dropped when a write of it fails.
 	known map[string][]revision
-	// objects of releases by namespace/name and revision, decoded, of the revisions that the app's state names: a rollout reads
-	// what serves in each look. What it names no more goes when the records are settled.
+	// objects of releases by namespace/name and revision, decoded: a rollout reads what serves in each look. When the records
+	// are settled all go that the state of a rollout under way does not name.
 	objects map[string]map[int][]*unstructured.Unstructured
 }
 
@@ -299,7 +299,7 @@ func (r *releases) settle(ctx context.Context, app delivery.App, s rollout.State
 		}
 	}
 	r.remember(app, later)
-	r.drop(app, func(n int) bool { return n != s.Stable.Revision && n != s.Target.Revision })
+	r.drop(app, func(n int) bool { return !s.InFlight() || n != s.Stable.Revision && n != s.Target.Revision })
 	return r.trim(ctx, app, later, s)
 }
 
