@@ -156,8 +156,8 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 	a := &Agent{
 		cfg: cfg, git: g, cluster: c, renderer: r,
 		log: cfg.Log.With("environment", cfg.Environment), now: cfg.Clock.Now,
-		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc), outbox: make(chan struct{}, 1), owed: make(chan struct{}, 1),
-		apps: map[string]*app{},
+		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc),
+		outbox: make(chan struct{}, 1), owed: make(chan struct{}, 1), apps: map[string]*app{},
 	}
 	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
 	return a
@@ -230,8 +230,8 @@ func (a *Agent) Asked(app string) { a.queue.Urge(app) }
 
 // Start opens the repository and loads what earlier runs saved.
 //
-// Run is made of steps: Start, and then Read, Render, Look, Revert and Record over and over again. A simulation takes them itself, one at a
-// time, and gets the same loop without its goroutines.
+// Run is made of steps: Start, and then Read, Render, Look, Revert and Record over and over again. A simulation takes them
+// itself, one at a time, and gets the same loop without its goroutines.
 func (a *Agent) Start(ctx context.Context) error {
 	if err := a.git.Open(ctx); err != nil {
 		return err

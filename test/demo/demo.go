@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -293,6 +294,7 @@ func (d *demo) deliver(ctx context.Context, g *errgroup.Group) error {
 	defer log.Close()
 	agent := exec.CommandContext(ctx, d.sluice, "agent", "--config", configuration, "--verbose")
 	agent.Stdout, agent.Stderr = log, log
+	agent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for the demo, which ends it in order
 	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
 	agent.WaitDelay = 10 * time.Second
 	if err := agent.Start(); err != nil {
