@@ -177,11 +177,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.write(ctx, a.outbox, a.Record, a.heldFaults) })
 	g.Go(func() error { return a.write(ctx, a.owed, a.Revert, nil) })
 	for range a.cfg.Workers {
-		g.Go(func() error { a.work(ctx, a.queue.Get); return nil })
-		g.Go(func() error { a.renderNext(ctx, a.renders.Get); return nil })
+		g.Go(func() error { serve(ctx, a.queue.Get, a.turn); return nil })
+		g.Go(func() error { serve(ctx, a.renders.Get, a.render); return nil })
 	}
-	g.Go(func() error { a.work(ctx, a.queue.GetUrgent); return nil })
-	g.Go(func() error { a.renderNext(ctx, a.renders.GetUrgent); return nil })
+	g.Go(func() error { serve(ctx, a.queue.GetUrgent, a.turn); return nil })
+	g.Go(func() error { serve(ctx, a.renders.GetUrgent, a.render); return nil })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -263,28 +263,11 @@ func (a *Agent) Start(ctx context.Context) error {
 // retryInFlight is how long a rollout under way waits at most for another try of a pass that failed.
 const retryInFlight = 5 * time.Second
 
-// work makes passes until ctx is done. A failed pass is retried with backoff, but no later than the time that the pass
-// itself asked for: an object that can't be applied must not delay the checks of a running rollout.
-func (a *Agent) work(ctx context.Context, get func(context.Context) (string, bool)) {
-	for {
-		name, ok := get(ctx)
-		if !ok {
-			return
-		}
-		a.turn(ctx, name)
-	}
-}
-
 // Look makes a pass over the app whose turn it is, as a worker of Run does, and reports whether there was one.
-func (a *Agent) Look(ctx context.Context) bool {
-	name, ok := a.queue.take()
-	if ok {
-		a.turn(ctx, name)
-	}
-	return ok
-}
+func (a *Agent) Look(ctx context.Context) bool { return a.queue.one(ctx, a.turn) }
 
-// turn makes a pass over an app and says when the next one is due.
+// turn makes a pass over an app and says when the next one is due. A failed pass is retried with backoff, but no later than
+// the time that the pass itself asked for: an object that can't be applied must not delay the checks of a running rollout.
 func (a *Agent) turn(ctx context.Context, name string) {
 	// The timer is set before another worker may have the app, or it could override that one's.
 	defer a.queue.Done(name)

@@ -141,6 +141,26 @@ func next(ctx context.Context, common, urgent <-chan struct{}, take func() (stri
 	}
 }
 
+// serve does what is to be done for each name that get hands out, until ctx is done.
+func serve(ctx context.Context, get func(context.Context) (string, bool), do func(context.Context, string)) {
+	for {
+		name, ok := get(ctx)
+		if !ok {
+			return
+		}
+		do(ctx, name)
+	}
+}
+
+// one does it for the name whose turn it is, and reports whether there was one.
+func (q *queue) one(ctx context.Context, do func(context.Context, string)) bool {
+	name, ok := q.take()
+	if ok {
+		do(ctx, name)
+	}
+	return ok
+}
+
 // Done ends the work that Get began.
 func (q *queue) Done(name string) {
 	q.mu.Lock()

@@ -59,25 +59,8 @@ type order struct {
 	tries int
 }
 
-// renderNext renders for apps until ctx is done.
-func (a *Agent) renderNext(ctx context.Context, get func(context.Context) (string, bool)) {
-	for {
-		name, ok := get(ctx)
-		if !ok {
-			return
-		}
-		a.render(ctx, name)
-	}
-}
-
 // Render renders for the app whose turn it is, as a worker of Run does, and reports whether there was one.
-func (a *Agent) Render(ctx context.Context) bool {
-	name, ok := a.renders.take()
-	if ok {
-		a.render(ctx, name)
-	}
-	return ok
-}
+func (a *Agent) Render(ctx context.Context) bool { return a.renders.one(ctx, a.render) }
 
 // render renders what git asks of an app, and what it asked for before where the record of that is gone, and has the app
 // looked at.
