@@ -7,6 +7,7 @@ package forecast
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -74,10 +75,9 @@ func Of(app, namespace string, from, to Release) (Forecast, error) {
 		for _, e := range events {
 			f.Events = append(f.Events, Event{e, w.now.Sub(begin)})
 		}
-		if len(events) == 0 && next.Phase == w.state.Phase && next.StepSince.Equal(w.state.StepSince) && next.Weight == w.state.Weight &&
-			next.Drained == w.state.Drained {
+		if reflect.DeepEqual(next, w.state) {
 			due := next.Due(w.observation())
-			if w.state = next; !due.After(w.now) {
+			if !due.After(w.now) {
 				break
 			}
 			w.now = due
