@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -276,6 +277,10 @@ func TestProviders(t *testing.T) {
 	for _, name := range environments.Providers {
 		if _, known := providers[name]; !known {
 			t.Errorf("%s is not there", name)
+		}
+		_, err := analysis.NewCheck(analysis.Metric{Name: analysis.SuccessRate, Provider: name}, analysis.Vars{})
+		if err != nil && strings.Contains(err.Error(), "nobody knows") {
+			t.Errorf("what %s measures is not known: %v", name, err)
 		}
 	}
 	if len(environments.Providers) != len(providers) {
