@@ -88,8 +88,9 @@ that differs what would happen: a first install, a canary, a rolling update, a p
 apply of what no pod sees, another policy, or a removal; which policy decides and where
 it is written; the course that it would take if all goes well, by the real policy; the
 objects that change, and those that are there, or differ, while a canary has traffic.
-Values of Secrets are never shown. Helm hooks are listed; they are not run yet. With --kubeconfig it also warns of objects in
-that cluster that treat stable pods otherwise than they would the canary's.`,
+Values of Secrets are never shown. Helm hooks are listed; they are not run yet. With
+--kubeconfig it also warns of objects in that cluster that treat stable pods otherwise
+than they would the canary's.`,
 		Example: `  sluice plan --repo . --environment production
   sluice plan --repo . --branch promote-croc-hunter-java --base $(git merge-base main HEAD)
   sluice plan --repo https://git.example.com/production.git --environment production --json croc-hunter-java`,
