@@ -54,6 +54,16 @@ spec:
 	}
 }
 
+// smallApps is a list of so many apps of a version of that chart.
+func (w *world) smallApps(n int, version string) string {
+	list := strings.Builder{}
+	list.WriteString("dependencies:\n")
+	for i := range n {
+		fmt.Fprintf(&list, "- name: small\n  alias: app-%d\n  version: %s\n  repository: %s\n", i, version, w.bed.Charts.URL())
+	}
+	return list.String()
+}
+
 // BenchmarkThousandApps installs 1,000 apps of three objects and a pod each, with an agent that is a process of its
 // own, lets it rest, and restarts it. The control plane, its controllers and the played pods share the machine.
 //
@@ -64,11 +74,7 @@ func BenchmarkThousandApps(b *testing.B) {
 		w := newWorld(b)
 		w.interval = 30 * time.Second // as it is by default
 		w.must(w.bed.Charts.AddChart(small()))
-		list := strings.Builder{}
-		for n := range apps {
-			fmt.Fprintf(&list, "- name: small\n  alias: app-%d\n  version: 1.0.0\n  repository: %s\n", n, w.bed.Charts.URL())
-		}
-		w.commit("many apps", map[string]string{requirements: "dependencies:\n" + list.String(), "env/values.yaml": "{}\n"})
+		w.commit("many apps", map[string]string{requirements: w.smallApps(apps, "1.0.0"), "env/values.yaml": "{}\n"})
 
 		begin := time.Now()
 		w.start()
@@ -116,15 +122,7 @@ func BenchmarkCanaries(b *testing.B) {
 			c.Templates[0].Data = []byte(strings.ReplaceAll(string(c.Templates[0].Data), "small:1", "small:"+version))
 			w.must(w.bed.Charts.AddChart(c))
 		}
-		list := func(version string) map[string]string {
-			var text strings.Builder
-			for n := range apps {
-				fmt.Fprintf(&text, "- name: small\n  alias: app-%d\n  version: %s\n  repository: %s\n", n, version, w.bed.Charts.URL())
-			}
-			return map[string]string{requirements: "dependencies:\n" + text.String()}
-		}
-		files := list("1.0.0")
-		files["env/values.yaml"] = "{}\n"
+		files := map[string]string{requirements: w.smallApps(apps, "1.0.0"), "env/values.yaml": "{}\n"}
 		files["sluice.yaml"] = w.file("main", "sluice.yaml") + fmt.Sprintf(`rollout:
   analysis:
     interval: %s
@@ -149,7 +147,7 @@ func BenchmarkCanaries(b *testing.B) {
 		}
 
 		begin, used := time.Now(), w.cpu()
-		w.commit("all at once", list("1.0.1"))
+		w.commit("all at once", map[string]string{requirements: w.smallApps(apps, "1.0.1")})
 		var steps []time.Duration
 		w.awaitFor(15*time.Minute, 15*time.Second, "all canaries to be promoted", func() (bool, string) {
 			var promoted int
