@@ -3,6 +3,7 @@ package analysis
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -82,13 +83,14 @@ func BuiltIn(provider, name string, v Vars, window time.Duration, lower, upper *
 			name, SuccessRate, Duration)
 	}
 	window = orDefault(window)
-	c := Check{Name: name, Label: b.label, Unit: b.unit, Min: lower, Max: upper, Window: window}
-	var err error
-	if c.Query, err = Expand(b.query, v, window); err != nil {
-		return Check{}, fmt.Errorf("expanding the query of metric %q: %w", name, err)
-	}
-	if c.Traffic, err = Expand(measured.traffic, v, window); err != nil {
-		return Check{}, fmt.Errorf("expanding the traffic query of metric %q: %w", name, err)
+	filled := strings.NewReplacer("{{ interval }}", Interval(window))
+	c := Check{
+		Name: name, Label: b.label, Unit: b.unit, Min: lower, Max: upper, Window: window,
+		Query: filled.Replace(b.query), Traffic: filled.Replace(measured.traffic),
+		Series: Series{
+			NamespaceLabel: measured.namespace, Namespace: v.Namespace,
+			WorkloadLabel: measured.workload, Workload: v.Target,
+		},
 	}
 	if b.decisiveBelow > 0 && lower != nil && *lower > b.decisiveBelow {
 		limit := b.decisiveBelow
@@ -108,17 +110,22 @@ func orDefault(window time.Duration) time.Duration {
 // decisiveRequests is the number of requests in the window that makes a broken release sure to be broken.
 const decisiveRequests = 10
 
-// The series of the workload under judgement, seen from its own Istio sidecars. Flagger matches the workload by an
-// anchored regular expression, which for a name is equality.
+// The series of the workloads under judgement, seen from their own Istio sidecars, grouped by workload. Flagger asks for one
+// workload a query, by an anchored regular expression, which for a name is equality; the values are the same.
 const (
-	ofTarget = `reporter="destination",destination_workload_namespace="{{ namespace }}",destination_workload="{{ target }}"`
+	istioNamespace = "destination_workload_namespace"
+	istioWorkload  = "destination_workload"
 
-	trafficQuery = `sum(increase(istio_requests_total{` + ofTarget + `}[{{ interval }}]))`
-	// Without "or vector(0)" a release that answers nothing but errors would have no success rate at all.
-	successRateQuery = `(sum(rate(istio_requests_total{` + ofTarget + `,response_code!~"5.*"}[{{ interval }}])) or vector(0))` +
-		` / sum(rate(istio_requests_total{` + ofTarget + `}[{{ interval }}])) * 100`
-	durationQuery = `histogram_quantile(0.99, sum(rate(istio_request_duration_milliseconds_bucket{` + ofTarget +
-		`}[{{ interval }}])) by (le))`
+	ofThem = `reporter="destination",` + istioNamespace + `=~"{{ namespaces }}",` + istioWorkload + `=~"{{ workloads }}"`
+	each   = istioNamespace + `, ` + istioWorkload
+
+	trafficQuery = `sum by (` + each + `) (increase(istio_requests_total{` + ofThem + `}[{{ interval }}]))`
+	allRate      = `sum by (` + each + `) (rate(istio_requests_total{` + ofThem + `}[{{ interval }}]))`
+	goodRate     = `sum by (` + each + `) (rate(istio_requests_total{` + ofThem + `,response_code!~"5.*"}[{{ interval }}]))`
+	// Without "or" a release that answers nothing but errors would have no success rate at all.
+	successRateQuery = `(` + goodRate + ` or 0 * ` + allRate + `) / ` + allRate + ` * 100`
+	durationQuery    = `histogram_quantile(0.99, sum by (` + each + `, le) (rate(istio_request_duration_milliseconds_bucket{` + ofThem +
+		`}[{{ interval }}])))`
 )
 
 type builtInMetric struct {
@@ -127,15 +134,17 @@ type builtInMetric struct {
 	decisiveBelow float64
 }
 
-// measurements are what a provider measures: the built-in metrics, and the number of requests behind them.
+// measurements are what a provider measures: the built-in metrics, and the number of requests behind them, each grouped by
+// two labels.
 type measurements struct {
-	metrics map[string]builtInMetric
-	traffic string
+	metrics             map[string]builtInMetric
+	traffic             string
+	namespace, workload string
 }
 
 // telemetry is what there is of each provider. Plain Kubernetes measures no requests.
 var telemetry = map[string]measurements{
-	"istio":      {istioMetrics, trafficQuery},
+	"istio":      {istioMetrics, trafficQuery, istioNamespace, istioWorkload},
 	"kubernetes": {},
 }
 

@@ -13,20 +13,31 @@ func TestBuiltInQueries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const of = `reporter="destination",destination_workload_namespace="jx-production",destination_workload="croc-hunter-java-canary"`
-	if want := `(sum(rate(istio_requests_total{` + of + `,response_code!~"5.*"}[90s])) or vector(0)) / sum(rate(istio_requests_total{` +
-		of + `}[90s])) * 100`; rate.Query != want {
-		t.Errorf("success rate:\n got %s\nwant %s", rate.Query, want)
+	const (
+		each = `sum by (destination_workload_namespace, destination_workload) `
+		of   = `reporter="destination",destination_workload_namespace=~"jx-production",destination_workload=~"croc-hunter-java-canary|web\\.v1"`
+	)
+	series := []Series{rate.Series, {Namespace: "jx-production", Workload: "web.v1"}, rate.Series}
+	all := each + `(rate(istio_requests_total{` + of + `}[90s]))`
+	if want := `(` + each + `(rate(istio_requests_total{` + of + `,response_code!~"5.*"}[90s])) or 0 * ` + all + `) / ` + all +
+		` * 100`; Among(rate.Query, series) != want {
+		t.Errorf("success rate:\n got %s\nwant %s", Among(rate.Query, series), want)
 	}
-	if want := `sum(increase(istio_requests_total{` + of + `}[90s]))`; rate.Traffic != want {
-		t.Errorf("traffic:\n got %s\nwant %s", rate.Traffic, want)
+	if want := each + `(increase(istio_requests_total{` + of + `}[90s]))`; Among(rate.Traffic, series) != want {
+		t.Errorf("traffic:\n got %s\nwant %s", Among(rate.Traffic, series), want)
+	}
+	if want := (Series{
+		"destination_workload_namespace", "jx-production", "destination_workload", "croc-hunter-java-canary",
+	}); rate.Series != want {
+		t.Errorf("series: %+v, want %+v", rate.Series, want)
 	}
 	p99, err := NewCheck(Metric{Name: "request-duration", Max: number(500)}, vars)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `histogram_quantile(0.99, sum(rate(istio_request_duration_milliseconds_bucket{` + of + `}[1m])) by (le))`; p99.Query != want {
-		t.Errorf("duration:\n got %s\nwant %s", p99.Query, want)
+	if want := `histogram_quantile(0.99, sum by (destination_workload_namespace, destination_workload, le) (` +
+		`rate(istio_request_duration_milliseconds_bucket{` + of + `}[1m])))`; Among(p99.Query, series) != want {
+		t.Errorf("duration:\n got %s\nwant %s", Among(p99.Query, series), want)
 	}
 	if p99.DecisiveAbove != nil || p99.DecisiveBelow != nil {
 		t.Error("a duration has no decisive limit of its own")
@@ -56,7 +67,7 @@ func TestOldNamesAskTheSame(t *testing.T) {
 
 func TestQueryWinsOverBuiltIn(t *testing.T) {
 	c, err := NewCheck(Metric{Name: SuccessRate, Query: "vector(1)"}, vars)
-	if err != nil || c.Query != "vector(1)" || c.Traffic != "" {
+	if err != nil || c.Query != "vector(1)" || c.Traffic != "" || c.Series != (Series{}) {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }

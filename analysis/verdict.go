@@ -20,11 +20,14 @@ type Check struct {
 	Name string
 	// Label names the value in reasons ("success rate"); default Name.
 	Label string
-	// Query is PromQL with everything filled in.
+	// Query is PromQL with everything filled in. It answers with one number or, where Series is set, with a series for
+	// each of many workloads, which are filled in by Among.
 	Query string
 	// Traffic is PromQL for the number of requests in the window; empty: not asked. When it answers zero or
 	// nothing, the check is inconclusive, whatever Query says.
 	Traffic string
+	// Series of the answers to Query and Traffic that counts; zero: there is but one.
+	Series Series
 	// Unit of the value for reasons: "%", "ms" or "".
 	Unit string
 	// Min and Max still pass; nil: unlimited.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -25,27 +26,54 @@ type answer struct {
 	err      error
 }
 
-// Ask answers every check, in the same order. Queries that several checks share are asked once.
+// question is a query, and the series of its answer that is asked for; the zero Series where it answers with one number.
+type question struct {
+	query  string
+	series analysis.Series
+}
+
+// Ask answers every check, in the same order. Queries that several checks share are asked once, and those about many
+// workloads once for all that have been asked for lately, by whatever call: see rounds.
 func (c *Client) Ask(ctx context.Context, checks []analysis.Check) []analysis.Sample {
-	samples := make([]analysis.Sample, len(checks))
-	if len(checks) == 0 {
-		return samples
-	}
-	now := c.query(ctx, "time()", time.Time{})
-	if now.err == nil && !now.present {
-		now.err = errors.New("asking prometheus for its time: no answer")
-	}
-	if now.err != nil {
-		for i := range samples {
-			samples[i] = analysis.Sample{Requests: -1, Err: now.err}
+	answers := map[question]answer{}
+	shared := map[time.Duration][]question{}
+	var own []string
+	var alone bool
+	for _, check := range checks {
+		alone = alone || check.Series == analysis.Series{}
+		for _, q := range []string{check.Query, check.Traffic} {
+			asked := question{q, check.Series}
+			if _, known := answers[asked]; known || q == "" {
+				continue
+			}
+			answers[asked] = answer{}
+			if asked.series == (analysis.Series{}) {
+				own = append(own, q)
+			} else {
+				shared[check.Window] = append(shared[check.Window], asked)
+			}
 		}
-		return samples
 	}
-	answers := c.askAll(ctx, queriesOf(checks), instant(now.value))
+	if alone {
+		maps.Copy(answers, c.askAll(ctx, own))
+	}
+	for window, questions := range shared {
+		maps.Copy(answers, c.rounds.ask(ctx, window, questions))
+	}
+	samples := make([]analysis.Sample, len(checks))
 	for i, check := range checks {
 		samples[i] = sample(check, answers)
 	}
 	return samples
+}
+
+// present asks for the server's time. All that is to be compared is asked for one instant of it.
+func (c *Client) present(ctx context.Context) (time.Time, error) {
+	now := c.query(ctx, "time()", time.Time{})
+	if now.err == nil && !now.present {
+		now.err = errors.New("asking prometheus for its time: no answer")
+	}
+	return instant(now.value), now.err
 }
 
 // instant is the time of a number of seconds since 1970.
@@ -53,52 +81,47 @@ func instant(seconds float64) time.Time {
 	return time.UnixMilli(int64(math.Round(seconds * 1000)))
 }
 
-// queriesOf lists the queries of the checks, each once.
-func queriesOf(checks []analysis.Check) []string {
-	var queries []string
-	seen := map[string]bool{"": true}
-	for _, c := range checks {
-		for _, q := range []string{c.Query, c.Traffic} {
-			if !seen[q] {
-				seen[q] = true
-				queries = append(queries, q)
-			}
+// askAll asks queries that answer with one number for one instant, concurrently, and returns when all are answered.
+func (c *Client) askAll(ctx context.Context, queries []string) map[question]answer {
+	at, err := c.present(ctx)
+	answers := make([]answer, len(queries))
+	c.each(len(queries), func(i int) {
+		if answers[i].err = err; err == nil {
+			answers[i] = c.query(ctx, queries[i], at)
 		}
+	})
+	byQuestion := map[question]answer{{}: {err: err}}
+	for i, q := range queries {
+		byQuestion[question{query: q}] = answers[i]
 	}
-	return queries
+	return byQuestion
 }
 
-// askAll asks the queries concurrently and returns when all are answered.
-func (c *Client) askAll(ctx context.Context, queries []string, at time.Time) map[string]answer {
-	answers := make([]answer, len(queries))
+// each calls do for every number below n, some of them at the same time.
+func (c *Client) each(n int, do func(i int)) {
 	slots := make(chan struct{}, concurrent)
 	var wg sync.WaitGroup
-	for i, q := range queries {
+	for i := range n {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			answers[i] = c.query(ctx, q, at)
+			do(i)
 		})
 	}
 	wg.Wait()
-	byQuery := make(map[string]answer, len(queries))
-	for i, q := range queries {
-		byQuery[q] = answers[i]
-	}
-	return byQuery
 }
 
 // sample puts the answers to a check's queries together.
-func sample(c analysis.Check, answers map[string]answer) analysis.Sample {
-	a, asked := answers[c.Query]
-	if !asked {
+func sample(c analysis.Check, answers map[question]answer) analysis.Sample {
+	a := answers[question{c.Query, c.Series}]
+	if c.Query == "" && a.err == nil {
 		a.err = errors.New("the check has no query")
 	}
 	s := analysis.Sample{Value: a.value, Present: a.present, Requests: -1, Err: a.err, Warnings: a.warnings}
 	if c.Traffic == "" {
 		return s
 	}
-	t := answers[c.Traffic]
+	t := answers[question{c.Traffic, c.Series}]
 	s.Requests = 0
 	if t.present {
 		s.Requests = t.value
@@ -112,20 +135,28 @@ func sample(c analysis.Check, answers map[string]answer) analysis.Sample {
 
 // query asks for one number at an instant; the zero instant is the server's present.
 func (c *Client) query(ctx context.Context, q string, at time.Time) answer {
-	limited, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	value, warnings, _, err := c.api.Query(limited, q, at)
+	value, warnings, err := c.evaluate(ctx, q, at)
 	if err != nil {
 		return answer{err: c.explain(ctx, err)}
 	}
 	a := number(value)
-	for _, w := range warnings {
+	a.warnings = warnings
+	return a
+}
+
+// evaluate asks for whatever a query answers with.
+func (c *Client) evaluate(ctx context.Context, q string, at time.Time) (model.Value, []string, error) {
+	limited, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	value, all, _, err := c.api.Query(limited, q, at)
+	var warnings []string
+	for _, w := range all {
 		// Servers before 3.0 send remarks on a query's style as warnings; they do not touch its value.
 		if !strings.HasPrefix(w, "PromQL info:") {
-			a.warnings = append(a.warnings, analysis.Redact(c.secrets.remove(w)))
+			warnings = append(warnings, analysis.Redact(c.secrets.remove(w)))
 		}
 	}
-	return a
+	return value, warnings, err
 }
 
 // explain makes an error that may be shown. Nothing of the original is wrapped: its text may hold credentials.
@@ -140,17 +171,15 @@ func (c *Client) explain(ctx context.Context, err error) error {
 func number(v model.Value) answer {
 	switch v := v.(type) {
 	case *model.Scalar:
-		return present(v.Value)
+		return known(v.Value)
 	case model.Vector:
 		switch {
 		case len(v) == 0:
 			return answer{}
 		case len(v) > 1:
 			return answer{err: fmt.Errorf("the query answers with %d series, expected one; aggregate them, as with sum()", len(v))}
-		case v[0].Histogram != nil:
-			return answer{err: errors.New("the query answers with a histogram, expected a number")}
 		}
-		return present(v[0].Value)
+		return numberOf(v[0])
 	case nil:
 		return answer{err: errors.New("the query has no answer, expected a number")}
 	default:
@@ -158,7 +187,15 @@ func number(v model.Value) answer {
 	}
 }
 
-func present(v model.SampleValue) answer {
+// numberOf is the number of one series.
+func numberOf(s *model.Sample) answer {
+	if s.Histogram != nil {
+		return answer{err: errors.New("the query answers with a histogram, expected a number")}
+	}
+	return known(s.Value)
+}
+
+func known(v model.SampleValue) answer {
 	if math.IsNaN(float64(v)) {
 		return answer{}
 	}

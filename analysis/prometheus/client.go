@@ -1,11 +1,13 @@
 // Package prometheus asks a Prometheus server, or whatever speaks its API, what the checks of a release want to know.
 //
-// A [Client] has no state but its connections and may be used concurrently. It answers with values only: a server that
-// is down, slow, or wrong makes samples with an Err, never an error of the call and never a guess.
+// A [Client] may be used concurrently. It answers with values only: a server that is down, slow, or wrong makes samples with
+// an Err, never an error of the call and never a guess. What it keeps are its connections and, for a moment, the answers
+// about many workloads, which are asked for together (rounds).
 //
-// Invariants: all queries of a round are asked for the same instant, by the server's clock, so that a clock of ours
-// that is wrong shifts nothing; a query that answers with several series has no value, rather than one of them; a
-// response is read up to a limit; credentials are in no error.
+// Invariants: all queries of a check are asked for the same instant, by the server's clock, so that a clock of ours
+// that is wrong shifts nothing; a query that should answer with one number and answers with several series has no value,
+// rather than one of them; an answer is at most a second old, and a tenth of its window; a workload's series never answers
+// for another; a response is read up to a limit; credentials are in no error.
 package prometheus
 
 import (
@@ -52,6 +54,7 @@ type Client struct {
 	api     v1.API
 	timeout time.Duration
 	secrets *secrets
+	rounds  rounds
 }
 
 // New makes a client; it does not connect. Its error joins everything that is wrong with the configuration.
@@ -76,7 +79,9 @@ func New(c Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuring prometheus: %w", err)
 	}
-	return &Client{api: v1.NewAPI(client), timeout: c.Timeout, secrets: s}, nil
+	asks := &Client{api: v1.NewAPI(client), timeout: c.Timeout, secrets: s}
+	asks.rounds = rounds{client: asks, wanted: map[time.Duration]map[question]time.Time{}, last: map[time.Duration]*round{}}
+	return asks, nil
 }
 
 // Ready asks the server for a value that needs no data. The error says why it does not answer.

@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// maxResponse is the number of bytes of a response that is read. The answer to a check is one number.
+// maxResponse is the number of bytes of a response that is read. The longest is a number for each of many workloads.
 const maxResponse = 4 << 20
 
 // roundTripper signs requests and bounds responses.
