@@ -86,6 +86,7 @@ type Client struct {
 	watches  *watches
 	releases *releases
 	health   *healthCache
+	outside  *outside
 	// instance names our own writes of states.
 	instance string
 
@@ -113,7 +114,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, instance: rand.Text(), apps: map[string]*memory{}, claims: map[Key]claim{},
-		health: newHealthCache(),
+		health: newHealthCache(), outside: &outside{listings: map[collection]*listing{}},
 	}
 	if err := c.connect(ctx, rc, hc); err != nil {
 		return nil, fmt.Errorf("preparing clients of %s: %w", rc.Host, err)
