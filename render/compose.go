@@ -16,6 +16,7 @@ import (
 	"helm.sh/helm/v3/pkg/releaseutil"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sluice-cd/sluice/render/manifest"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -168,7 +169,7 @@ func brokenDocument(files map[string]string) string {
 		if strings.HasPrefix(path.Base(name), "_") {
 			continue
 		}
-		docs := splitDocuments(files[name])
+		docs := manifest.Documents(files[name])
 		for i, doc := range docs {
 			var head releaseutil.SimpleHead
 			if yaml.Unmarshal([]byte(doc), &head) != nil {
@@ -203,7 +204,7 @@ func droppedHooks(files map[string]string) []string {
 		if !strings.Contains(files[name], helmrelease.HookAnnotation) {
 			continue
 		}
-		for _, doc := range splitDocuments(files[name]) {
+		for _, doc := range manifest.Documents(files[name]) {
 			var head releaseutil.SimpleHead
 			if yaml.Unmarshal([]byte(doc), &head) != nil || head.Metadata == nil {
 				continue
@@ -222,26 +223,6 @@ func droppedHooks(files map[string]string) []string {
 		}
 	}
 	return warnings
-}
-
-// splitDocuments splits rendered text as Helm does, in order.
-func splitDocuments(text string) []string {
-	byKey := releaseutil.SplitManifests(text)
-	keys := slices.Collect(maps.Keys(byKey))
-	slices.SortFunc(keys, func(a, b string) int {
-		switch order := releaseutil.BySplitManifestsOrder([]string{a, b}); {
-		case order.Less(0, 1):
-			return -1
-		case order.Less(1, 0):
-			return 1
-		}
-		return 0
-	})
-	docs := make([]string, len(keys))
-	for i, k := range keys {
-		docs[i] = byKey[k]
-	}
-	return docs
 }
 
 // helperFiles are the templates of an umbrella chart that can define named templates for its apps.

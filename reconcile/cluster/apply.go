@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 const (
@@ -50,7 +51,7 @@ const (
 
 // Change is one object that Apply wrote, deleted or gave up.
 type Change struct {
-	Key    Key
+	Key    objects.Key
 	Action Action
 	Reason string
 }
@@ -67,7 +68,7 @@ type Result struct {
 	Changes []Change
 }
 
-func (r *Result) add(k Key, a Action, reason string) {
+func (r *Result) add(k objects.Key, a Action, reason string) {
 	r.Changes = append(r.Changes, Change{Key: k, Action: a, Reason: reason})
 }
 
@@ -117,7 +118,7 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 // plan prepares everything desired in the order of application.
 func (c *Client) plan(app delivery.App, d project.Desired) []planned {
 	var first, rest []planned
-	seen := map[Key]bool{}
+	seen := map[objects.Key]bool{}
 	for _, part := range []struct {
 		track   track
 		objects []*unstructured.Unstructured
@@ -128,7 +129,7 @@ func (c *Client) plan(app delivery.App, d project.Desired) []planned {
 				p.fault = errors.New("it is desired twice")
 			}
 			seen[p.key] = true
-			if gk := p.key.groupKind(); gk == crdKind || gk == namespaceKind {
+			if gk := p.key.GroupKind(); gk == objects.CRD || gk == objects.Namespace {
 				first = append(first, p)
 			} else {
 				rest = append(rest, p)
@@ -149,7 +150,7 @@ func (c *Client) planOne(app delivery.App, t track, o *unstructured.Unstructured
 	}
 	hash, err := hashOf(object)
 	return planned{
-		key: keyOf(object), version: object.GroupVersionKind().Version, hash: hash, track: t, object: object, fault: cmp.Or(fault, err),
+		key: objects.KeyOf(object), version: object.GroupVersionKind().Version, hash: hash, track: t, object: object, fault: cmp.Or(fault, err),
 	}
 }
 
@@ -167,7 +168,7 @@ func (c *Client) claimed(m *memory, plan []planned) ([]planned, []error) {
 		switch {
 		case !other:
 			ours = append(ours, p)
-		case p.key.groupKind() != crdKind:
+		case p.key.GroupKind() != objects.CRD:
 			faults = append(faults, &ObjectError{
 				Key: p.key, Verb: "applying", text: fmt.Sprintf("it belongs to app %s already", owner),
 				err: errors.New("belongs to another app"),
@@ -241,7 +242,7 @@ func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, p
 		if ctx.Err() != nil {
 			return false, false, faults
 		}
-		lastCRD := p.key.groupKind() == crdKind && (i+1 == len(plan) || plan[i+1].key.groupKind() != crdKind)
+		lastCRD := p.key.GroupKind() == objects.CRD && (i+1 == len(plan) || plan[i+1].key.GroupKind() != objects.CRD)
 		if lastCRD {
 			if err := c.established(ctx, plan[:i+1], r); err != nil {
 				return false, false, append(faults, err)
@@ -324,7 +325,7 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 // is applied. A workload's replicas may be somebody else's by now, and are looked at all the same.
 func (c *Client) untouched(m *memory, p planned, l live) bool {
 	i := c.item(m, p.key)
-	return i.Applied != "" && i.Mark == l.mark && i.UID == l.uid && !l.leaving && !scalesPods(p.key.groupKind())
+	return i.Applied != "" && i.Mark == l.mark && i.UID == l.uid && !l.leaving && !objects.Workload(p.key.GroupKind())
 }
 
 // patch is one server-side apply. It takes over fields from whoever has them: what a release says, holds.
@@ -421,7 +422,7 @@ func (c *Client) takeOver(ctx context.Context, t target, p planned, obj *unstruc
 }
 
 // setManagers replaces the managed fields and nothing else, if the object is still the one that was read.
-func (c *Client) setManagers(ctx context.Context, t target, k Key, obj *unstructured.Unstructured, entries []metav1.ManagedFieldsEntry) error {
+func (c *Client) setManagers(ctx context.Context, t target, k objects.Key, obj *unstructured.Unstructured, entries []metav1.ManagedFieldsEntry) error {
 	patch, err := json.Marshal([]map[string]any{
 		{"op": "replace", "path": "/metadata/managedFields", "value": entries},
 		// Replaced rather than tested: the server then answers with a conflict.
@@ -439,14 +440,14 @@ func (c *Client) setManagers(ctx context.Context, t target, k Key, obj *unstruct
 
 // established waits until the CRDs among the objects that were just written are served.
 func (c *Client) established(ctx context.Context, plan []planned, r *Result) error {
-	written := map[Key]bool{}
+	written := map[objects.Key]bool{}
 	for _, ch := range r.Changes {
 		written[ch.Key] = true
 	}
 	ctx, cancel := context.WithTimeout(ctx, establishPatience)
 	defer cancel()
 	for _, p := range plan {
-		if p.key.groupKind() != crdKind || !written[p.key] {
+		if p.key.GroupKind() != objects.CRD || !written[p.key] {
 			continue
 		}
 		if err := c.waitEstablished(ctx, p); err != nil {

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // Config is what a Client needs.
@@ -97,7 +99,7 @@ type Client struct {
 	// apps by name; an entry is written under mu, and by the goroutine that has the app only.
 	apps map[string]*memory
 	// claims says whose an object is.
-	claims   map[Key]claim
+	claims   map[objects.Key]claim
 	onChange func(app string)
 }
 
@@ -113,7 +115,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		cfg: cfg, instance: rand.Text(), apps: map[string]*memory{}, claims: map[Key]claim{},
+		cfg: cfg, instance: rand.Text(), apps: map[string]*memory{}, claims: map[objects.Key]claim{},
 		health: newHealthCache(), outside: &outside{listings: map[collection]*listing{}},
 	}
 	if err := c.connect(ctx, rc, hc); err != nil {

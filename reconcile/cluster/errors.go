@@ -7,12 +7,14 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // ObjectError is what the API server has against one object. Objects of an app fail one by one, so Apply
 // returns several of them joined.
 type ObjectError struct {
-	Key Key
+	Key objects.Key
 	// Verb is what was being done, such as "applying".
 	Verb string
 	// Fields that the server complained about, such as "spec.selector"; may be empty.
@@ -25,7 +27,7 @@ func (e *ObjectError) Error() string { return fmt.Sprintf("%s %s: %s", e.Verb, e
 func (e *ObjectError) Unwrap() error { return e.err }
 
 // objectError says what the server has against an object, by field, in as few words as there are.
-func objectError(verb string, key Key, err error) error {
+func objectError(verb string, key objects.Key, err error) error {
 	e := &ObjectError{Key: key, Verb: verb, err: err, text: err.Error()}
 	var parts []string
 	for _, c := range causes(err) {
@@ -38,7 +40,7 @@ func objectError(verb string, key Key, err error) error {
 	if immutable(e.text) {
 		e.text += " (the field can't be changed in place; delete the object by hand, or give it another name in the chart)"
 	}
-	if key.groupKind() == secretKind {
+	if key.GroupKind() == objects.Secret {
 		e.hideValues()
 	}
 	return e

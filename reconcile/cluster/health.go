@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // Observe compares the cluster with what is desired, and looks at the workloads of both tracks. It writes
@@ -44,8 +45,8 @@ func (c *Client) Observe(ctx context.Context, app delivery.App, d project.Desire
 	var others []string
 	for _, i := range c.leftovers(m, plan) {
 		pending[i.key()] = "not deleted yet"
-		if i.Track == trackCanary && scalesPods(i.key().groupKind()) {
-			others = append(others, i.key().is(pending[i.key()]))
+		if i.Track == trackCanary && objects.Workload(i.key().GroupKind()) {
+			others = append(others, is(i.key(), pending[i.key()]))
 		}
 	}
 	seen.Applied, seen.Pending = len(pending) == 0, some(pending)
@@ -71,8 +72,8 @@ func (c *Client) Observe(ctx context.Context, app delivery.App, d project.Desire
 }
 
 // pending finds what is planned and not in the cluster as planned.
-func (c *Client) pending(ctx context.Context, m *memory, plan []planned) (map[Key]string, error) {
-	out := map[Key]string{}
+func (c *Client) pending(ctx context.Context, m *memory, plan []planned) (map[objects.Key]string, error) {
+	out := map[objects.Key]string{}
 	for _, p := range plan {
 		why, err := c.difference(ctx, m, p)
 		switch {
@@ -200,7 +201,7 @@ func changer(manager string, desired, live *unstructured.Unstructured) string {
 }
 
 // track sums up its workloads. It is as good as its worst.
-func (c *Client) track(ctx context.Context, m *memory, app delivery.App, t track, workloads []*unstructured.Unstructured, pending map[Key]string) (rollout.Track, error) {
+func (c *Client) track(ctx context.Context, m *memory, app delivery.App, t track, workloads []*unstructured.Unstructured, pending map[objects.Key]string) (rollout.Track, error) {
 	sum := rollout.Track{Ready: true, Available: true}
 	var messages []string
 	for _, w := range workloads {
@@ -223,11 +224,11 @@ func (c *Client) track(ctx context.Context, m *memory, app delivery.App, t track
 }
 
 // amiss says what is planned for some tracks and not as desired.
-func amiss(plan []planned, pending map[Key]string, tracks ...track) []string {
+func amiss(plan []planned, pending map[objects.Key]string, tracks ...track) []string {
 	var out []string
 	for _, p := range plan {
 		if why := pending[p.key]; why != "" && slices.Contains(tracks, p.track) {
-			out = append(out, p.key.is(why))
+			out = append(out, is(p.key, why))
 		}
 	}
 	return out
@@ -243,7 +244,7 @@ func unready(sum *rollout.Track, amiss []string) {
 }
 
 // waitFor asks for every news of a workload, or no longer for more than changes by others.
-func (c *Client) waitFor(m *memory, k Key, wait bool) {
+func (c *Client) waitFor(m *memory, k objects.Key, wait bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if wait {
@@ -258,20 +259,20 @@ func (c *Client) waitFor(m *memory, k Key, wait bool) {
 func (c *Client) workload(ctx context.Context, p planned, pending string) (rollout.Track, error) {
 	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
 	if why := outOfReach(err); why != "" {
-		return rollout.Track{Message: p.key.is(why)}, nil
+		return rollout.Track{Message: is(p.key, why)}, nil
 	}
 	if err != nil {
 		return rollout.Track{}, err
 	}
 	l, exists := t.feed.get(p.key)
 	if !exists {
-		return rollout.Track{Message: p.key.is("missing")}, nil
+		return rollout.Track{Message: is(p.key, "missing")}, nil
 	}
 	one, known := c.health.get(p.key, l)
 	if !known {
 		obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			return rollout.Track{Message: p.key.is("missing")}, nil
+			return rollout.Track{Message: is(p.key, "missing")}, nil
 		}
 		if err != nil {
 			return rollout.Track{}, objectError("reading", p.key, err)
@@ -286,7 +287,7 @@ func (c *Client) workload(ctx context.Context, p planned, pending string) (rollo
 	}
 	if pending != "" {
 		one.Ready, one.Failed = false, false
-		one.Message = p.key.is(pending)
+		one.Message = is(p.key, pending)
 	}
 	return one, nil
 }
@@ -309,7 +310,7 @@ func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstru
 	}
 	one.Message = fmt.Sprintf("%s %s: %s", k.Kind, k.Name, result.Message)
 	current := statusInt(obj, "observedGeneration") >= obj.GetGeneration()
-	if !scalesPods(k.groupKind()) || !current {
+	if !objects.Workload(k.GroupKind()) || !current {
 		return one, nil
 	}
 	pods, err := c.newestPods(ctx, k, obj)
@@ -332,13 +333,9 @@ func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstru
 	return one, nil
 }
 
-func scalesPods(gk schema.GroupKind) bool {
-	return gk.Group == "apps" && (gk.Kind == "Deployment" || gk.Kind == "StatefulSet" || gk.Kind == "DaemonSet")
-}
-
 // available reports whether at least one pod can take traffic.
 func available(obj *unstructured.Unstructured) bool {
-	switch keyOf(obj).groupKind() {
+	switch objects.KeyOf(obj).GroupKind() {
 	case schema.GroupKind{Group: "apps", Kind: "Deployment"}, schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:
 		return statusInt(obj, "availableReplicas") > 0
 	case schema.GroupKind{Group: "apps", Kind: "DaemonSet"}:
@@ -367,7 +364,7 @@ func wantedPods(obj *unstructured.Unstructured) int64 {
 }
 
 // some names at most three of the objects.
-func some(pending map[Key]string) string {
+func some(pending map[objects.Key]string) string {
 	var parts []string
 	for k, why := range pending {
 		parts = append(parts, k.String()+": "+why)
@@ -378,7 +375,7 @@ func some(pending map[Key]string) string {
 // healthCache keeps the judgement of ready workloads for as long as their resourceVersion stays.
 type healthCache struct {
 	mu      sync.Mutex
-	entries map[Key]judged
+	entries map[objects.Key]judged
 }
 
 type judged struct {
@@ -387,22 +384,22 @@ type judged struct {
 	track   rollout.Track
 }
 
-func newHealthCache() *healthCache { return &healthCache{entries: map[Key]judged{}} }
+func newHealthCache() *healthCache { return &healthCache{entries: map[objects.Key]judged{}} }
 
-func (h *healthCache) get(k Key, l live) (rollout.Track, bool) {
+func (h *healthCache) get(k objects.Key, l live) (rollout.Track, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	j, ok := h.entries[k]
 	return j.track, ok && j.uid == l.uid && j.version == l.version
 }
 
-func (h *healthCache) put(k Key, l live, t rollout.Track) {
+func (h *healthCache) put(k objects.Key, l live, t rollout.Track) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.entries[k] = judged{uid: l.uid, version: l.version, track: t}
 }
 
-func (h *healthCache) forget(k Key) {
+func (h *healthCache) forget(k objects.Key) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.entries, k)

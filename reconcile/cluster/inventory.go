@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // track is the part of an app that an object belongs to.
@@ -34,7 +35,9 @@ type item struct {
 	Mark    string `json:"m,omitempty"`
 }
 
-func (i item) key() Key { return Key{i.Group, i.Kind, i.Namespace, i.Name} }
+func (i item) key() objects.Key {
+	return objects.Key{Group: i.Group, Kind: i.Kind, Namespace: i.Namespace, Name: i.Name}
+}
 
 // memory is what the client remembers of an app. Client.mu guards it.
 type memory struct {
@@ -47,20 +50,20 @@ type memory struct {
 	attempts []attempt
 	writes   int
 	// items in the order in which they were applied; prune goes backwards.
-	order []Key
-	items map[Key]item
+	order []objects.Key
+	items map[objects.Key]item
 	// unsaved: the saved inventory lacks an object, or knows it by the uid of its predecessor.
 	unsaved bool
 	// busy objects are being applied: news of them is ours.
-	busy map[Key]bool
+	busy map[objects.Key]bool
 	// contended objects are wanted and belong to another app.
-	contended map[Key]bool
+	contended map[objects.Key]bool
 	// waiting are workloads whose news matter because they are not ready.
-	waiting map[Key]bool
+	waiting map[objects.Key]bool
 }
 
 func newMemory(app delivery.App) *memory {
-	return &memory{app: app, items: map[Key]item{}, busy: map[Key]bool{}, contended: map[Key]bool{}, waiting: map[Key]bool{}}
+	return &memory{app: app, items: map[objects.Key]item{}, busy: map[objects.Key]bool{}, contended: map[objects.Key]bool{}, waiting: map[objects.Key]bool{}}
 }
 
 func (m *memory) put(i item) {
@@ -70,9 +73,9 @@ func (m *memory) put(i item) {
 	m.items[i.key()] = i
 }
 
-func (m *memory) drop(k Key) {
+func (m *memory) drop(k objects.Key) {
 	delete(m.items, k)
-	m.order = slices.DeleteFunc(m.order, func(o Key) bool { return o == k })
+	m.order = slices.DeleteFunc(m.order, func(o objects.Key) bool { return o == k })
 }
 
 func (m *memory) encode() ([]byte, error) {
@@ -114,7 +117,7 @@ func (c *Client) of(app delivery.App) *memory {
 	return m
 }
 
-func (c *Client) item(m *memory, k Key) item {
+func (c *Client) item(m *memory, k objects.Key) item {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return m.items[k]
@@ -152,11 +155,11 @@ type claim struct {
 }
 
 // claimAll makes the planned objects the app's. Those that another app has are returned.
-func (c *Client) claimAll(m *memory, plan []planned) map[Key]string {
+func (c *Client) claimAll(m *memory, plan []planned) map[objects.Key]string {
 	app := m.app.Name
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	taken := map[Key]string{}
+	taken := map[objects.Key]string{}
 	for _, p := range plan {
 		cl, ok := c.claims[p.key]
 		if ok && cl.owner != app {
@@ -172,7 +175,7 @@ func (c *Client) claimAll(m *memory, plan []planned) map[Key]string {
 }
 
 // contend keeps the app's name at the objects that it was refused, and at no others.
-func (c *Client) contend(m *memory, taken map[Key]string) {
+func (c *Client) contend(m *memory, taken map[objects.Key]string) {
 	for k := range m.contended {
 		if cl := c.claims[k]; taken[k] == "" && cl.contender == m.app.Name {
 			cl.contender = ""
@@ -186,15 +189,15 @@ func (c *Client) contend(m *memory, taken map[Key]string) {
 }
 
 // release gives up an object, unless another app has it. The caller holds mu.
-func (c *Client) release(app string, k Key) {
+func (c *Client) release(app string, k objects.Key) {
 	if c.claims[k].owner == app {
 		delete(c.claims, k)
 	}
 }
 
 // noticed gets the news of all watches.
-func (c *Client) noticed(k Key, l live, exists bool) {
-	if k.groupKind() == crdKind {
+func (c *Client) noticed(k objects.Key, l live, exists bool) {
+	if k.GroupKind() == objects.CRD {
 		c.kinds.forget()
 	}
 	c.mu.Lock()
@@ -213,7 +216,7 @@ func (c *Client) noticed(k Key, l live, exists bool) {
 
 // planned is one object that is desired, ready to be applied.
 type planned struct {
-	key     Key
+	key     objects.Key
 	version string
 	hash    string
 	track   track
@@ -223,7 +226,7 @@ type planned struct {
 }
 
 // setBusy marks an object as being applied: what the watch tells of it meanwhile is mostly our own doing.
-func (c *Client) setBusy(m *memory, k Key) {
+func (c *Client) setBusy(m *memory, k objects.Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.busy[k] = true
@@ -231,7 +234,7 @@ func (c *Client) setBusy(m *memory, k Key) {
 
 // setIdle ends that. If the object was applied, it tells of what somebody else has done to it meanwhile; if not,
 // whoever applies it tries again anyway.
-func (c *Client) setIdle(m *memory, k Key, f *feed, applied bool) {
+func (c *Client) setIdle(m *memory, k objects.Key, f *feed, applied bool) {
 	c.mu.Lock()
 	delete(m.busy, k)
 	c.mu.Unlock()

@@ -18,6 +18,8 @@ import (
 	discoverycache "k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // lookAgainAfter bounds how often a kind that the server does not know makes us ask it for its kinds anew.
@@ -166,8 +168,8 @@ func apiVersions(d discovery.ServerResourcesInterface) (chartutil.VersionSet, er
 
 // watchCRDs makes news of CRDs reach kinds. Without the right to see them, only what Apply itself makes does.
 func (c *Client) watchCRDs(ctx context.Context) {
-	crds := schema.GroupVersionResource{Group: crdKind.Group, Version: "v1", Resource: "customresourcedefinitions"}
-	if _, err := c.watches.feed(ctx, crdKind, crds, ""); err != nil {
+	crds := schema.GroupVersionResource{Group: objects.CRD.Group, Version: "v1", Resource: "customresourcedefinitions"}
+	if _, err := c.watches.feed(ctx, objects.CRD, crds, ""); err != nil {
 		c.cfg.Log.Debug("CRDs can't be watched", "error", err)
 	}
 }

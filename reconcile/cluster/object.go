@@ -10,9 +10,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // Marks that helm install puts on each object of a release, and looks for before it touches one.
@@ -22,34 +22,8 @@ const (
 	releaseNamespaceAnnotation = "meta.helm.sh/release-namespace"
 )
 
-// Key names an object whatever its API version.
-type Key struct {
-	Group, Kind, Namespace, Name string
-}
-
-func keyOf(o *unstructured.Unstructured) Key {
-	gk := o.GroupVersionKind().GroupKind()
-	return Key{Group: gk.Group, Kind: gk.Kind, Namespace: o.GetNamespace(), Name: o.GetName()}
-}
-
-// String is "Deployment production/web", or "ClusterRole web" for what has no namespace.
-func (k Key) String() string {
-	if k.Namespace == "" {
-		return k.Kind + " " + k.Name
-	}
-	return k.Kind + " " + k.Namespace + "/" + k.Name
-}
-
-// is says of the object what is amiss with it, for people who know the app's namespace.
-func (k Key) is(why string) string { return k.Kind + " " + k.Name + " is " + why }
-
-func (k Key) groupKind() schema.GroupKind { return schema.GroupKind{Group: k.Group, Kind: k.Kind} }
-
-var (
-	crdKind       = schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}
-	namespaceKind = schema.GroupKind{Kind: "Namespace"}
-	secretKind    = schema.GroupKind{Kind: "Secret"}
-)
+// is says what is amiss with an object, for people who know the app's namespace.
+func is(k objects.Key, why string) string { return k.Kind + " " + k.Name + " is " + why }
 
 // prepare returns the object as it is sent to the API server: with Helm's marks and ours, and without what only the
 // server may say. It shares everything but its metadata with o. With an error it can't be sent.
@@ -70,7 +44,7 @@ func prepare(app delivery.App, owned map[string]string, o *unstructured.Unstruct
 	})
 	out["metadata"] = meta
 	p := &unstructured.Unstructured{Object: out}
-	if keyOf(p).groupKind() == secretKind {
+	if objects.KeyOf(p).GroupKind() == objects.Secret {
 		return p, encodeStringData(p)
 	}
 	return p, nil
@@ -118,7 +92,7 @@ func encodeStringData(secret *unstructured.Unstructured) error {
 func hashOf(o *unstructured.Unstructured) (string, error) {
 	b, err := json.Marshal(o.Object)
 	if err != nil {
-		return "", fmt.Errorf("encoding %s: %w", keyOf(o), err)
+		return "", fmt.Errorf("encoding %s: %w", objects.KeyOf(o), err)
 	}
 	return digest(b), nil
 }

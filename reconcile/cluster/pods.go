@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // hopelessRestarts is how often a container must have crashed before its pod counts as failed.
@@ -23,8 +25,8 @@ const revisionAnnotation = "deployment.kubernetes.io/revision"
 var replicaSets = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "replicasets"}
 
 // newestPods lists the pods of a workload's newest revision.
-func (c *Client) newestPods(ctx context.Context, k Key, obj *unstructured.Unstructured) ([]corev1.Pod, error) {
-	selector, err := podSelector(obj)
+func (c *Client) newestPods(ctx context.Context, k objects.Key, obj *unstructured.Unstructured) ([]corev1.Pod, error) {
+	selector, err := objects.Selector(objects.PodSelector(obj))
 	if err != nil {
 		return nil, fmt.Errorf("reading the selector of %s: %w", k, err)
 	}
@@ -46,21 +48,9 @@ func (c *Client) newestPods(ctx context.Context, k Key, obj *unstructured.Unstru
 	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil }), nil
 }
 
-func podSelector(obj *unstructured.Unstructured) (labels.Selector, error) {
-	raw, _, err := unstructured.NestedMap(obj.Object, "spec", "selector")
-	if err != nil {
-		return nil, err
-	}
-	var s metav1.LabelSelector
-	if err := fromMap(raw, &s); err != nil {
-		return nil, err
-	}
-	return metav1.LabelSelectorAsSelector(&s)
-}
-
 // newestRevision is the label by which the pods of a workload's newest revision are told from the others; an
 // empty value while there are none.
-func (c *Client) newestRevision(ctx context.Context, k Key, obj *unstructured.Unstructured, s labels.Selector) (label, value string, err error) {
+func (c *Client) newestRevision(ctx context.Context, k objects.Key, obj *unstructured.Unstructured, s labels.Selector) (label, value string, err error) {
 	switch k.Kind {
 	case "StatefulSet":
 		value, _, _ = unstructured.NestedString(obj.Object, "status", "updateRevision")

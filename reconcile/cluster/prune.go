@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 const (
@@ -21,18 +22,10 @@ const (
 	policyAnnotation = "helm.sh/resource-policy"
 )
 
-// neverPruned are the kinds whose deletion takes with it what no git repository can bring back.
-var neverPruned = map[schema.GroupKind]bool{
-	crdKind:                         true,
-	namespaceKind:                   true,
-	{Kind: "PersistentVolume"}:      true,
-	{Kind: "PersistentVolumeClaim"}: true,
-}
-
 // leftovers of the inventory are not desired any more: routing first, so that nothing points at what goes, and
 // then the newest first.
 func (c *Client) leftovers(m *memory, plan []planned) []item {
-	desired := make(map[Key]bool, len(plan))
+	desired := make(map[objects.Key]bool, len(plan))
 	for _, p := range plan {
 		desired[p.key] = true
 	}
@@ -89,7 +82,7 @@ func (c *Client) pruneOne(ctx context.Context, m *memory, i item, r *Result) err
 		c.giveUp(m, k, r, "another app has it now")
 		return nil
 	}
-	if neverPruned[k.groupKind()] {
+	if objects.Irreplaceable(k.GroupKind()) {
 		c.giveUp(m, k, r, "objects of this kind are never deleted")
 		return nil
 	}
@@ -142,7 +135,7 @@ func (c *Client) remove(ctx context.Context, m *memory, t target, i item, r *Res
 }
 
 // confirmGone lets go of an object that was deleted, or waits for the watch's word when something holds it.
-func (c *Client) confirmGone(ctx context.Context, m *memory, t target, k Key, uid types.UID) error {
+func (c *Client) confirmGone(ctx context.Context, m *memory, t target, k objects.Key, uid types.UID) error {
 	obj, err := t.resource.Get(ctx, k.Name, metav1.GetOptions{})
 	if err == nil && obj.GetUID() == uid {
 		t.feed.record(obj)
@@ -177,7 +170,7 @@ func (c *Client) keep(app delivery.App, i item, obj *unstructured.Unstructured) 
 	}
 }
 
-func (c *Client) wantedElsewhere(app string, k Key) bool {
+func (c *Client) wantedElsewhere(app string, k objects.Key) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cl := c.claims[k]
@@ -185,12 +178,12 @@ func (c *Client) wantedElsewhere(app string, k Key) bool {
 }
 
 // giveUp takes an object that stays in the cluster out of the inventory.
-func (c *Client) giveUp(m *memory, k Key, r *Result, why string) {
+func (c *Client) giveUp(m *memory, k objects.Key, r *Result, why string) {
 	c.forgetItem(m, k)
 	r.add(k, Left, why)
 }
 
-func (c *Client) forgetItem(m *memory, k Key) {
+func (c *Client) forgetItem(m *memory, k objects.Key) {
 	c.health.forget(k)
 	c.mu.Lock()
 	defer c.mu.Unlock()

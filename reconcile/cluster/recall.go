@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/render/manifest"
 )
 
 // trackLabel says, beside appLabel and environmentLabel, which track of the app an object is of. The three are on every
@@ -64,7 +65,7 @@ func (c *Client) recall(ctx context.Context, app delivery.App, releases ...[]*un
 	// Prune goes backwards, so that objects go in an order in which nothing is left pointing at what is gone.
 	rank := map[track]int{trackStable: 0, trackCanary: 1, trackRouting: 2}
 	slices.SortStableFunc(found, func(x, y item) int {
-		return cmp.Or(rank[x.Track]-rank[y.Track], orderOf(x.Kind)-orderOf(y.Kind))
+		return cmp.Or(rank[x.Track]-rank[y.Track], manifest.OrderOf(x.key().GroupKind())-manifest.OrderOf(y.key().GroupKind()))
 	})
 	m := c.of(app)
 	c.mu.Lock()

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 const (
@@ -86,7 +87,7 @@ func (c *Client) LoadStates(ctx context.Context) (out map[string]delivery.Saved,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.apps, c.claims = apps, map[Key]claim{}
+	c.apps, c.claims = apps, map[objects.Key]claim{}
 	for name, m := range apps {
 		for k := range m.items {
 			c.claims[k] = claim{owner: name}

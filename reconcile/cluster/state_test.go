@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 func FuzzNames(f *testing.F) {
@@ -43,22 +45,8 @@ func FuzzDigestText(f *testing.F) {
 	})
 }
 
-func FuzzParseManifest(f *testing.F) {
-	f.Add("---\napiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod, metadata: {name: a}}]\n---\n# nothing\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n")
-	f.Add("kind: A\nitems: [{}]")
-	f.Add("apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleList\nitems: [{metadata: {name: r}}]")
-	f.Fuzz(func(t *testing.T, text string) {
-		objs, err := parseManifest(text)
-		for _, o := range objs {
-			if err == nil && o.GetKind() == "" {
-				t.Errorf("an object without a kind in %q", text)
-			}
-		}
-	})
-}
-
 func TestObjectError(t *testing.T) {
-	k := Key{Kind: "Service", Namespace: "a", Name: "b"}
+	k := objects.Key{Kind: "Service", Namespace: "a", Name: "b"}
 	invalid := objectError("applying", k, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, "b",
 		field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIP"), "10.0.0.1", "may not change once set")}))
 	want := "applying Service a/b: spec.clusterIP: Invalid value: \"10.0.0.1\": may not change once set (the field can't be changed in place;"

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // syncPatience is how long the first list of a watch may take.
@@ -47,7 +49,7 @@ func liveOf(o metav1.Object) live {
 type watches struct {
 	ctx     context.Context //nolint:containedctx // feeds outlive the calls that start them
 	client  metadata.Interface
-	noticed func(Key, live, bool)
+	noticed func(objects.Key, live, bool)
 
 	mu    sync.Mutex
 	feeds map[feedKey]*feed
@@ -58,7 +60,7 @@ type feedKey struct {
 	namespace string
 }
 
-func newWatches(ctx context.Context, client metadata.Interface, noticed func(Key, live, bool)) *watches {
+func newWatches(ctx context.Context, client metadata.Interface, noticed func(objects.Key, live, bool)) *watches {
 	return &watches{ctx: ctx, client: client, noticed: noticed, feeds: map[feedKey]*feed{}}
 }
 
@@ -120,7 +122,7 @@ func (w *watches) start(kind schema.GroupKind, resource schema.GroupVersionResou
 func (w *watches) listWatch(f *feed, resource schema.GroupVersionResource, namespace string) cache.ListerWatcher {
 	client := w.client.Resource(resource).Namespace(namespace)
 	narrow := func(o metav1.ListOptions) metav1.ListOptions {
-		if f.kind == secretKind {
+		if f.kind == objects.Secret {
 			o.FieldSelector = fields.AndSelectors(
 				fields.OneTermNotEqualSelector("type", helmSecretType),
 				fields.OneTermNotEqualSelector("type", stateSecretType)).String()
@@ -148,7 +150,7 @@ func (w *watches) listWatch(f *feed, resource schema.GroupVersionResource, names
 // us, whichever is newer. It implements cache.ReflectorStore.
 type feed struct {
 	kind    schema.GroupKind
-	noticed func(Key, live, bool)
+	noticed func(objects.Key, live, bool)
 	// synced is closed by the first list, refused by the first failure.
 	synced, refused chan struct{}
 	// late: the first list did not come in time.
@@ -164,7 +166,7 @@ type feed struct {
 
 var _ cache.ReflectorStore = (*feed)(nil)
 
-func (f *feed) get(key Key) (live, bool) {
+func (f *feed) get(key objects.Key) (live, bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	l, ok := f.objects[types.NamespacedName{Namespace: key.Namespace, Name: key.Name}]
@@ -179,7 +181,7 @@ func (f *feed) record(o metav1.Object) live {
 }
 
 // missing takes in that an object does not exist, unless another one of that name is there by now.
-func (f *feed) missing(key Key, uid types.UID) {
+func (f *feed) missing(key objects.Key, uid types.UID) {
 	name := types.NamespacedName{Namespace: key.Namespace, Name: key.Name}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -209,8 +211,12 @@ func newer(a, b string) bool {
 	return err != nil || order > 0
 }
 
-func (f *feed) key(o metav1.Object) Key {
-	return Key{Group: f.kind.Group, Kind: f.kind.Kind, Namespace: o.GetNamespace(), Name: o.GetName()}
+func (f *feed) key(o metav1.Object) objects.Key {
+	return f.named(types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()})
+}
+
+func (f *feed) named(name types.NamespacedName) objects.Key {
+	return objects.Key{Group: f.kind.Group, Kind: f.kind.Kind, Namespace: name.Namespace, Name: name.Name}
 }
 
 // Add implements cache.ReflectorStore.
@@ -290,12 +296,12 @@ func (f *feed) tell(was, now map[types.NamespacedName]live, first bool) {
 	}
 	for name, l := range now {
 		if was[name].version != l.version {
-			f.noticed(Key{f.kind.Group, f.kind.Kind, name.Namespace, name.Name}, l, true)
+			f.noticed(f.named(name), l, true)
 		}
 	}
 	for name, old := range was {
 		if _, ok := now[name]; !ok {
-			f.noticed(Key{f.kind.Group, f.kind.Kind, name.Namespace, name.Name}, old, false)
+			f.noticed(f.named(name), old, false)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // watched is an object as a watch brings it: "name uid version label".
@@ -48,7 +49,7 @@ func TestFeed(t *testing.T) {
 			f := &feed{
 				objects: map[types.NamespacedName]live{}, graves: map[types.NamespacedName]string{},
 				synced: make(chan struct{}), refused: make(chan struct{}),
-				noticed: func(k Key, _ live, exists bool) {
+				noticed: func(k objects.Key, _ live, exists bool) {
 					if !exists {
 						k.Name = "-" + k.Name
 					}
@@ -98,7 +99,7 @@ func play(f *feed, step string) error {
 		f.record(watched(rest))
 	case "gone":
 		name, uid, _ := strings.Cut(rest, " ")
-		f.missing(Key{Name: name}, types.UID(uid))
+		f.missing(objects.Key{Name: name}, types.UID(uid))
 	default:
 		return fmt.Errorf("unknown step %q", step)
 	}

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // app is one app as its objects show it.
@@ -15,12 +16,12 @@ type app struct {
 	in Input
 	tracks
 	// stable is the release that serves before promotion.
-	stable objects
+	stable list
 	// workload under judgement, of coming where there is one, else of serving; nil when there is none.
 	workload *unstructured.Unstructured
 	// services are the Services through which the stable track's pods are reached, in order; made is the one among them that
 	// the policy asks for and the release does not have, nil when there is none.
-	services objects
+	services list
 	made     *unstructured.Unstructured
 	// split is nil without a canary.
 	split *split
@@ -76,11 +77,11 @@ func (in Input) named(obj *unstructured.Unstructured) bool {
 // servingWorkload is the one that the stable track serves with; where the release under way renamed it, the one that it
 // no longer has, as long as there is no doubt which that is.
 func (a *app) servingWorkload() *unstructured.Unstructured {
-	handedOver := len(a.outgoing) > 0 && a.stable.find(keyOf(a.workload)) == nil
-	if w := a.serving.find(keyOf(a.workload)); w != nil && !handedOver {
+	handedOver := len(a.outgoing) > 0 && a.stable.find(objects.KeyOf(a.workload)) == nil
+	if w := a.serving.find(objects.KeyOf(a.workload)); w != nil && !handedOver {
 		return w
 	}
-	for _, candidates := range []objects{a.outgoing, a.stable.without(a.coming), a.serving} {
+	for _, candidates := range []list{a.outgoing, a.stable.without(a.coming), a.serving} {
 		if w, err := FindTarget(candidates, environments.Target{}); err == nil && w != nil {
 			return w
 		}
@@ -89,10 +90,10 @@ func (a *app) servingWorkload() *unstructured.Unstructured {
 }
 
 // selecting returns the Services of a release that select a workload's pods.
-func selecting(workload *unstructured.Unstructured, release objects) objects {
-	var found objects
+func selecting(workload *unstructured.Unstructured, release list) list {
+	var found list
 	for _, obj := range release {
-		if isService(obj) && sameNamespace(obj, workload) && serviceSelector(obj).Matches(podLabels(workload)) {
+		if isService(obj) && sameNamespace(obj, workload) && serviceSelector(obj).Matches(objects.PodLabels(workload)) {
 			found = append(found, obj)
 		}
 	}
@@ -117,9 +118,9 @@ func (a *app) namespace() string {
 }
 
 // selects reports whether any pod of the release carries labels that a selector matches.
-func (o objects) selects(selector labels.Selector) *unstructured.Unstructured {
+func (o list) selects(selector labels.Selector) *unstructured.Unstructured {
 	for _, obj := range o {
-		if isWorkload(obj) && selector.Matches(podLabels(obj)) {
+		if isWorkload(obj) && selector.Matches(objects.PodLabels(obj)) {
 			return obj
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // broughtForward are the kinds whose new objects a canary needs under their own names: others refer to them, and
@@ -34,7 +36,7 @@ var broughtForward = []schema.GroupKind{
 
 // addCanary adds the canary track in the order of the release under way. known are the objects of both releases,
 // whose names no canary may take.
-func (a *app) addCanary(d *Desired, known objects) error {
+func (a *app) addCanary(d *Desired, known list) error {
 	for _, obj := range a.coming {
 		made, err := a.canariesOf(obj)
 		if err != nil {
@@ -48,7 +50,7 @@ func (a *app) addCanary(d *Desired, known objects) error {
 	}
 	d.Canary = append(d.Canary, served...)
 	for _, obj := range d.Canary {
-		if taken := known.find(keyOf(obj)); taken != nil && !slices.Contains(broughtForward, groupKind(obj)) {
+		if taken := known.find(objects.KeyOf(obj)); taken != nil && !slices.Contains(broughtForward, objects.GroupKind(obj)) {
 			return fmt.Errorf("the release has a %s of its own, the name that the canary needs", describe(taken))
 		}
 		if isWorkload(obj) {
@@ -76,8 +78,8 @@ func (a *app) canariesOf(obj *unstructured.Unstructured) ([]*unstructured.Unstru
 			return nil, nil
 		}
 		return a.canaryService(obj)
-	case slices.Contains(broughtForward, groupKind(obj)):
-		if a.serving.find(keyOf(obj)) == nil {
+	case slices.Contains(broughtForward, objects.GroupKind(obj)):
+		if a.serving.find(objects.KeyOf(obj)) == nil {
 			return one(copyOf(obj)), nil
 		}
 		return nil, nil
@@ -94,7 +96,7 @@ func (a *app) canariesOfServing() ([]*unstructured.Unstructured, error) {
 		if a.provider.joins {
 			break // it is reached through them
 		}
-		if other := a.coming.find(keyOf(service)); other != nil && serviceSelector(other).Matches(a.split.stable[0]) {
+		if other := a.coming.find(objects.KeyOf(service)); other != nil && serviceSelector(other).Matches(a.split.stable[0]) {
 			continue
 		}
 		canary, err := a.canaryService(service)
@@ -146,7 +148,7 @@ func dropAnnotations(obj *unstructured.Unstructured, drop func(name string) bool
 // canaryWorkload copies the workload under judgement, with as many replicas as its release asks for.
 func (a *app) canaryWorkload() ([]*unstructured.Unstructured, error) {
 	c := canaryCopy(a.workload)
-	setAt(c.Object, a.split.retarget(podSelector(a.workload)), "spec", "selector")
+	setAt(c.Object, a.split.retarget(objects.PodSelector(a.workload)), "spec", "selector")
 	setAt(c.Object, anyMap(a.split.canary), "spec", "template", "metadata", "labels")
 	if a.coming.scaler(a.workload) != nil {
 		unstructured.RemoveNestedField(c.Object, "spec", "replicas")
@@ -187,7 +189,7 @@ func (a *app) spreadCanary(pod map[string]any) error {
 
 // missed reports whether a metav1.LabelSelector selects stable pods but not canary pods.
 func (a *app) missed(selector map[string]any) (bool, error) {
-	s, err := labelSelector(selector)
+	s, err := objects.Selector(selector)
 	if err != nil {
 		return false, err
 	}
@@ -223,12 +225,12 @@ func (a *app) canaryService(service *unstructured.Unstructured) ([]*unstructured
 	dropAnnotations(c, func(name string) bool {
 		return slices.ContainsFunc(exposing, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	})
-	if old := a.stable.find(keyOf(service)); old != nil {
+	if old := a.stable.find(objects.KeyOf(service)); old != nil {
 		keepPorts(spec, old)
 	}
 	selector := a.split.retargetLabels(textsAt(service.Object, "spec", "selector"))
 	spec["selector"] = anyMap(selector)
-	for _, release := range []objects{a.stable, a.coming} {
+	for _, release := range []list{a.stable, a.coming} {
 		if other := release.selects(labels.SelectorFromSet(selector)); other != nil {
 			return nil, fmt.Errorf("its canary's selector (%s) would match pods of %s", labels.Set(selector), describe(other))
 		}
@@ -282,11 +284,11 @@ func (a *app) deferred() []string {
 	var warnings []string
 	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
 	for _, obj := range a.coming {
-		old := a.serving.find(keyOf(obj))
+		old := a.serving.find(objects.KeyOf(obj))
 		switch {
 		case old == nil && isWorkload(obj) && obj != a.workload:
 			warn("%s is new and comes with promotion; the canary of %s runs without it", describe(obj), describe(a.workload))
-		case old != nil && slices.Contains(broughtForward, groupKind(obj)) && !sameContent(old, obj):
+		case old != nil && slices.Contains(broughtForward, objects.GroupKind(obj)) && !sameContent(old, obj):
 			warn("%s changes with promotion; the canary runs with its present content", describe(obj))
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // Compare says how far two releases are apart.
@@ -41,17 +42,17 @@ func Compare(from, to []*unstructured.Unstructured) rollout.Change {
 	return change
 }
 
-func index(objs []*unstructured.Unstructured) map[key]*unstructured.Unstructured {
-	m := make(map[key]*unstructured.Unstructured, len(objs))
+func index(objs []*unstructured.Unstructured) map[objects.Key]*unstructured.Unstructured {
+	m := make(map[objects.Key]*unstructured.Unstructured, len(objs))
 	for _, obj := range objs {
 		if obj != nil {
-			m[keyOf(obj)] = obj
+			m[objects.KeyOf(obj)] = obj
 		}
 	}
 	return m
 }
 
-func podsDiffer(a, b map[key]*unstructured.Unstructured) bool {
+func podsDiffer(a, b map[objects.Key]*unstructured.Unstructured) bool {
 	for k, old := range a {
 		if isWorkload(old) && (b[k] == nil || !equalTemplates(old, b[k])) {
 			return true
@@ -68,7 +69,7 @@ func podsDiffer(a, b map[key]*unstructured.Unstructured) bool {
 			continue
 		}
 		for _, ref := range configOf(podSpec(workload)) {
-			k := key{kind: ref.kind, namespace: workload.GetNamespace(), name: ref.name()}
+			k := objects.Key{Kind: ref.kind, Namespace: workload.GetNamespace(), Name: ref.name()}
 			if !ref.pull && configDiffers(a[k], b[k]) {
 				return true
 			}

@@ -2,6 +2,8 @@ package project
 
 import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // untracked are the annotations that take a ConfigMap or Secret out of releases: with the value "disabled" a change
@@ -19,7 +21,7 @@ func isTracked(obj *unstructured.Unstructured) bool {
 }
 
 func isConfig(obj *unstructured.Unstructured) bool {
-	gk := groupKind(obj)
+	gk := objects.GroupKind(obj)
 	return gk.Group == "" && (gk.Kind == "ConfigMap" || gk.Kind == "Secret")
 }
 
@@ -79,7 +81,7 @@ func podSpec(workload *unstructured.Unstructured) map[string]any {
 // copied reports whether the canary gets a copy of the config object: it is of its release and its pods use it. One
 // that is taken out of releases is shared with the stable track, unless that does not have it yet.
 func (a *app) copied(kind, name string) bool {
-	k := key{kind: kind, namespace: a.workload.GetNamespace(), name: name}
+	k := objects.Key{Kind: kind, Namespace: a.workload.GetNamespace(), Name: name}
 	obj := a.coming.find(k)
 	return obj != nil && (isTracked(obj) || a.stable.find(k) == nil)
 }

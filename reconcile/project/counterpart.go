@@ -6,11 +6,13 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // counterparts returns the canaries of an object that selects pods, scales the workload or sets rules for a Service.
 func (a *app) counterparts(obj *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
-	gk := groupKind(obj)
+	gk := objects.GroupKind(obj)
 	if r := roleOf(obj); r.does == selects {
 		return a.selectCanary(obj, r)
 	}
@@ -35,7 +37,7 @@ func (a *app) selectCanary(obj *unstructured.Unstructured, r role) ([]*unstructu
 	} else {
 		setAt(c.Object, a.split.retarget(mapAt(obj.Object, r.path...)), r.path...)
 	}
-	if groupKind(obj) == networkPolicy {
+	if objects.GroupKind(obj) == networkPolicy {
 		_, err = a.addPeers(c)
 	}
 	return one(c), err
@@ -45,7 +47,7 @@ func (a *app) selectCanary(obj *unstructured.Unstructured, r role) ([]*unstructu
 // same pods as the original and with the canary's pods among the peers. Network policies add up, so the original
 // stays as it is.
 func (a *app) admitCanary(obj *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
-	if groupKind(obj) != networkPolicy {
+	if objects.GroupKind(obj) != networkPolicy {
 		return nil, nil
 	}
 	c := canaryCopy(obj)
@@ -131,9 +133,9 @@ func (s scalerField) scales(obj, workload *unstructured.Unstructured) bool {
 
 // scaler returns the object of the release that sets a workload's replicas, or nil. Then the number is never applied:
 // the two would take turns.
-func (o objects) scaler(workload *unstructured.Unstructured) *unstructured.Unstructured {
+func (o list) scaler(workload *unstructured.Unstructured) *unstructured.Unstructured {
 	for _, obj := range o {
-		if s, ok := scalerOf(groupKind(obj)); ok && s.replicas && s.scales(obj, workload) {
+		if s, ok := scalerOf(objects.GroupKind(obj)); ok && s.replicas && s.scales(obj, workload) {
 			return obj
 		}
 	}
@@ -179,9 +181,9 @@ func (a *app) monitorCanary(obj *unstructured.Unstructured) ([]*unstructured.Uns
 }
 
 // monitored reports whether a ServiceMonitor of the release selects a Service.
-func (o objects) monitored(service *unstructured.Unstructured) (bool, error) {
+func (o list) monitored(service *unstructured.Unstructured) (bool, error) {
 	for _, obj := range o {
-		if groupKind(obj) != serviceMonitor {
+		if objects.GroupKind(obj) != serviceMonitor {
 			continue
 		}
 		if selected, err := monitors(obj, service); err != nil || selected {
@@ -193,7 +195,7 @@ func (o objects) monitored(service *unstructured.Unstructured) (bool, error) {
 
 // monitors reports whether a ServiceMonitor selects a Service, by its labels.
 func monitors(monitor, service *unstructured.Unstructured) (bool, error) {
-	selector, err := labelSelector(mapAt(monitor.Object, "spec", "selector"))
+	selector, err := objects.Selector(mapAt(monitor.Object, "spec", "selector"))
 	if err != nil {
 		return false, fmt.Errorf("reading spec.selector of %s: %w", describe(monitor), err)
 	}

@@ -5,10 +5,12 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 func isFlaggerCanary(obj *unstructured.Unstructured) bool {
-	return groupKind(obj) == schema.GroupKind{Group: "flagger.app", Kind: "Canary"}
+	return objects.GroupKind(obj) == schema.GroupKind{Group: "flagger.app", Kind: "Canary"}
 }
 
 // FindCanary returns the Flagger Canary object of a release, as a copy, or nil when it has none. Several are an error:

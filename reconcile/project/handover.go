@@ -8,31 +8,32 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // tracks are the objects of an app's tracks in one state.
 type tracks struct {
 	// release is the one that the stable track has or is given; coming is the one that the canary track is made from,
 	// nil without a canary.
-	release, coming objects
+	release, coming list
 	// serving is what the stable track holds: the release's objects and, in a handover, what leads to the release
 	// before it.
-	serving objects
+	serving list
 	// retained are the other objects of the release before that the new one does not have. They stay until the rollout
 	// is over: pods that run on them are still there, or are wanted back when the release fails.
-	retained objects
+	retained list
 	// before is the release that retained and outgoing are of.
-	before objects
+	before list
 	// outgoing are the workloads among them that serve until those in their place are ready; nil outside a handover.
-	outgoing objects
+	outgoing list
 }
 
 // tracksOf returns the objects of the releases that the phase holds.
-func tracksOf(in Input, stable, target objects) (tracks, error) {
+func tracksOf(in Input, stable, target list) (tracks, error) {
 	if !in.State.Phase.Known() {
 		return tracks{}, fmt.Errorf("unknown phase %q", in.State.Phase)
 	}
-	held := func(h rollout.Holding) objects {
+	held := func(h rollout.Holding) list {
 		switch h {
 		case rollout.TheStable:
 			return stable
@@ -64,7 +65,7 @@ func tracksOf(in Input, stable, target objects) (tracks, error) {
 
 // retain keeps what the release before has and this one has not, but for what leads to pods: a Service that is gone from
 // the release is gone as soon as the routes that lead past it are there.
-func (t *tracks) retain(before objects) {
+func (t *tracks) retain(before list) {
 	t.before = before
 	for _, obj := range before.without(t.release) {
 		if !leads(obj) {
@@ -86,7 +87,7 @@ func (t *tracks) handOver(plan rollout.Plan) {
 	handed := func(service *unstructured.Unstructured) bool {
 		selector := serviceSelector(service)
 		stays := slices.ContainsFunc(before, func(obj *unstructured.Unstructured) bool {
-			return isWorkload(obj) && t.release.find(keyOf(obj)) != nil && selector.Matches(podLabels(obj))
+			return isWorkload(obj) && t.release.find(objects.KeyOf(obj)) != nil && selector.Matches(objects.PodLabels(obj))
 		})
 		return !stays && leaving.selects(selector) != nil
 	}
@@ -105,7 +106,7 @@ func (t *tracks) handOver(plan rollout.Plan) {
 			t.serving = append(t.serving, obj)
 			continue
 		}
-		old := before.find(keyOf(obj))
+		old := before.find(objects.KeyOf(obj))
 		switch {
 		case old == nil && (isRoute(obj) || isService(obj) && obj.GetName() == plan.Service.Name):
 			// It would lead where nothing serves yet.
@@ -124,11 +125,11 @@ func (t *tracks) handOver(plan rollout.Plan) {
 
 // madeFor returns the workload among those that leave which the Service that the policy asks for leads to, where the
 // release before has no such Service: see missingService. It is nil where there is none, or in doubt.
-func (t *tracks) madeFor(leaving objects, plan rollout.Plan) *unstructured.Unstructured {
+func (t *tracks) madeFor(leaving list, plan rollout.Plan) *unstructured.Unstructured {
 	if len(t.coming) == 0 && !plan.Canary() {
 		return nil // nothing is routed
 	}
-	if comes, err := FindTarget(t.release, plan.Target); err != nil || comes == nil || t.before.find(keyOf(comes)) != nil {
+	if comes, err := FindTarget(t.release, plan.Target); err != nil || comes == nil || t.before.find(objects.KeyOf(comes)) != nil {
 		return nil
 	}
 	workload, err := FindTarget(leaving, environments.Target{})
@@ -144,10 +145,10 @@ func (t *tracks) madeFor(leaving objects, plan rollout.Plan) *unstructured.Unstr
 }
 
 // without returns the objects that another release does not have.
-func (o objects) without(other objects) objects {
-	var found objects
+func (o list) without(other list) list {
+	var found list
 	for _, obj := range o {
-		if other.find(keyOf(obj)) == nil {
+		if other.find(objects.KeyOf(obj)) == nil {
 			found = append(found, obj)
 		}
 	}
@@ -155,8 +156,8 @@ func (o objects) without(other objects) objects {
 }
 
 // workloads of a release.
-func (o objects) workloads() objects {
-	var found objects
+func (o list) workloads() list {
+	var found list
 	for _, obj := range o {
 		if isWorkload(obj) {
 			found = append(found, obj)

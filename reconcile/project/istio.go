@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 const istioVersion = "networking.istio.io/v1"
@@ -62,7 +63,7 @@ func newMesh(a *app) (router, error) {
 	r := &meshRouting{app: a}
 	var routed string
 	for _, obj := range a.serving {
-		if groupKind(obj) == virtualService {
+		if objects.GroupKind(obj) == virtualService {
 			if name := r.routesTo(obj); name != "" {
 				r.brought = true
 				routed = cmp.Or(routed, name)
@@ -89,14 +90,14 @@ func (r *meshRouting) warnings() []string {
 }
 
 func (r *meshRouting) counterpart(obj *unstructured.Unstructured) []*unstructured.Unstructured {
-	if groupKind(obj) != destinationRule {
+	if objects.GroupKind(obj) != destinationRule {
 		return nil
 	}
 	return r.app.canaryRule(obj)
 }
 
 func (r *meshRouting) warns(obj *unstructured.Unstructured) string {
-	switch groupKind(obj) {
+	switch objects.GroupKind(obj) {
 	case virtualService:
 		if name := r.routesTo(obj); name != "" {
 			return fmt.Sprintf("routes to Service %s, past the weights of the canary", name)
@@ -112,7 +113,7 @@ func (r *meshRouting) warns(obj *unstructured.Unstructured) string {
 // inject returns a copy of obj with the weights of both tracks when it is a VirtualService that routes to the app,
 // and nil when it is anything else. At rest the copy is the original.
 func (r *meshRouting) inject(obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	if groupKind(obj) != virtualService || r.routesTo(obj) == "" {
+	if objects.GroupKind(obj) != virtualService || r.routesTo(obj) == "" {
 		return nil, nil
 	}
 	c := copyOf(obj)
@@ -258,7 +259,7 @@ func (r *meshRouting) generate() ([]*unstructured.Unstructured, error) {
 		return made, err
 	}
 	vs := r.app.newObject(istioVersion, "VirtualService", r.main)
-	if other := r.app.serving.find(keyOf(vs)); other != nil {
+	if other := r.app.serving.find(objects.KeyOf(vs)); other != nil {
 		return nil, fmt.Errorf("%s does not route to the app's Service %s, expected it to do so or to have another name",
 			describe(other), r.main)
 	}
@@ -470,7 +471,7 @@ func (r *meshRouting) destinationRules() ([]*unstructured.Unstructured, error) {
 	var rules []*unstructured.Unstructured
 	for _, host := range hosts {
 		rule := r.app.newObject(istioVersion, "DestinationRule", host)
-		if other := r.app.serving.find(keyOf(rule)); other != nil {
+		if other := r.app.serving.find(objects.KeyOf(rule)); other != nil {
 			return nil, fmt.Errorf("%s is not for Service %s, expected it to be so or to have another name", describe(other), host)
 		}
 		r.app.addMetadata(rule)
@@ -481,10 +482,10 @@ func (r *meshRouting) destinationRules() ([]*unstructured.Unstructured, error) {
 }
 
 // rulesFor returns the DestinationRules of a release for one of the app's Services.
-func (a *app) rulesFor(release objects, service string) objects {
-	var rules objects
+func (a *app) rulesFor(release list, service string) list {
+	var rules list
 	for _, obj := range release {
-		if groupKind(obj) == destinationRule {
+		if objects.GroupKind(obj) == destinationRule {
 			if name, _, ok := a.serviceOf(stringAt(obj.Object, "spec", "host"), obj); ok && name == service {
 				rules = append(rules, obj)
 			}

@@ -49,7 +49,7 @@ func newPodShares(a *app) (router, error) {
 }
 
 // podsOf is how many pods the chart asks for. With an autoscaler nobody knows.
-func (r *podShares) podsOf(workload *unstructured.Unstructured, release objects) (int, error) {
+func (r *podShares) podsOf(workload *unstructured.Unstructured, release list) (int, error) {
 	if scaler := release.scaler(workload); scaler != nil && r.app.in.Plan.Canary() {
 		return 0, fmt.Errorf("%s scales %s, but provider kubernetes shares traffic by pods: expected a number of replicas in the chart, "+
 			"or another provider", describe(scaler), describe(workload))

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // Input is all that the projection depends on.
@@ -118,8 +119,8 @@ func Check(in Input) error {
 	}
 	stable := applied(in.Stable)
 	for _, obj := range applied(in.Target) {
-		old := stable.find(keyOf(obj))
-		if old != nil && isWorkload(obj) && !equalValues(podSelector(old), podSelector(obj)) {
+		old := stable.find(objects.KeyOf(obj))
+		if old != nil && isWorkload(obj) && !equalValues(objects.PodSelector(old), objects.PodSelector(obj)) {
 			return fmt.Errorf("projecting app %s: spec.selector of %s changes from %s to %s, which Kubernetes refuses: "+
 				"expected the old one, or another name", in.App, describe(obj), spelled(old), spelled(obj))
 		}
@@ -147,7 +148,7 @@ func (t tracks) atRest() Desired {
 }
 
 // project puts the tracks and the routing together.
-func (a *app) project(stable, target objects) (Desired, error) {
+func (a *app) project(stable, target list) (Desired, error) {
 	var d Desired
 	for _, obj := range a.serving {
 		routed, err := a.router.inject(obj)
@@ -187,18 +188,18 @@ func (a *app) project(stable, target objects) (Desired, error) {
 
 // unique makes sure that no two objects are one and the same in the cluster.
 func (d *Desired) unique() error {
-	seen := make(map[key]bool, len(d.Stable)+len(d.Canary)+len(d.Routing))
+	seen := make(map[objects.Key]bool, len(d.Stable)+len(d.Canary)+len(d.Routing))
 	for _, obj := range slices.Concat(d.Stable, d.Canary, d.Routing) {
-		if seen[keyOf(obj)] {
+		if seen[objects.KeyOf(obj)] {
 			return fmt.Errorf("%s would be there twice", describe(obj))
 		}
-		seen[keyOf(obj)] = true
+		seen[objects.KeyOf(obj)] = true
 	}
 	return nil
 }
 
 // hold adds a copy of obj, an object of the release, to the stable track.
-func (d *Desired) hold(obj *unstructured.Unstructured, release objects) *unstructured.Unstructured {
+func (d *Desired) hold(obj *unstructured.Unstructured, release list) *unstructured.Unstructured {
 	c := copyOf(obj)
 	d.Stable = append(d.Stable, c)
 	if isWorkload(c) && release.scaler(obj) != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 var update = flag.Bool("update", false, "rewrite the wanted sections of testdata")
@@ -81,8 +82,8 @@ func TestAtRest(t *testing.T) {
 				}
 			}
 			for _, obj := range append(d.Stable, d.Routing...) {
-				routing := groupKind(obj).Group == virtualService.Group || isService(obj)
-				if release.find(keyOf(obj)) == nil && !routing {
+				routing := objects.GroupKind(obj).Group == virtualService.Group || isService(obj)
+				if release.find(objects.KeyOf(obj)) == nil && !routing {
 					t.Errorf("%s, %s: %s is not of the release", file, phase, describe(obj))
 				}
 			}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 var phases = []rollout.Phase{
@@ -111,7 +112,7 @@ func (c *checker) checkRest() {
 
 // retains reports whether an object may be there because the release before has it and the rollout is not over.
 func (c *checker) retains(obj *unstructured.Unstructured) bool {
-	return c.in.State.Phase.Retains() && contains(c.in.Stable, obj) && objects(c.in.Target).find(keyOf(obj)) == nil
+	return c.in.State.Phase.Retains() && contains(c.in.Stable, obj) && list(c.in.Target).find(objects.KeyOf(obj)) == nil
 }
 
 // checkRetained: what pods of the release before may need is there until the rollout is over.
@@ -130,7 +131,7 @@ func (c *checker) checkTracks() {
 		c.t.Fatalf("%s: %d canary workloads", c.at, len(c.d.CanaryWorkloads))
 	}
 	workload := c.d.CanaryWorkloads[0]
-	canary := podLabels(workload)
+	canary := objects.PodLabels(workload)
 	stable := slices.Concat(c.in.Stable, c.in.Target, c.d.Stable, c.d.Routing)
 	avoid, err := podSelectors(stable)
 	if err != nil {
@@ -149,7 +150,7 @@ func (c *checker) checkTracks() {
 		if !selector.Matches(canary) {
 			c.t.Errorf("%s: %s (%s) of the canary track does not select canary pods %s", c.at, selector.owner, selector, canary)
 		}
-		if other := objects(stable).selects(selector.Selector); other != nil {
+		if other := list(stable).selects(selector.Selector); other != nil {
 			c.t.Errorf("%s: %s (%s) of the canary track selects pods of %s", c.at, selector.owner, selector, describe(other))
 		}
 	}
@@ -163,7 +164,7 @@ func (c *checker) checkFewest(canary labels.Set) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	pod := podLabels(source)
+	pod := objects.PodLabels(source)
 	avoid, _ := podSelectors(c.in.Stable, c.in.Target)
 	got := 0
 	for k := range pod {
@@ -194,11 +195,11 @@ func (c *checker) checkWeights() {
 	stable, coming := c.in.State.Tracks()
 	release := map[string][]*unstructured.Unstructured{"stable": c.in.Stable, "target": c.in.Target}[stable.Digest]
 	for _, obj := range c.d.Routing {
-		if groupKind(obj) != virtualService {
+		if objects.GroupKind(obj) != virtualService {
 			continue
 		}
 		var rendered []map[string]any
-		if brought := objects(release).find(keyOf(obj)); brought != nil {
+		if brought := list(release).find(objects.KeyOf(obj)); brought != nil {
 			rendered = routesOf(brought)
 		}
 		for i, route := range routesOf(obj) {
@@ -209,7 +210,7 @@ func (c *checker) checkWeights() {
 			weights := map[string]int{}
 			for _, d := range mapsAt(route, "route") {
 				host := stringAt(d, "destination", "host")
-				if objects(all).find(key{kind: "Service", namespace: "ns", name: host}) == nil && host != "elsewhere" {
+				if list(all).find(objects.Key{Kind: "Service", Namespace: "ns", Name: host}) == nil && host != "elsewhere" {
 					c.t.Errorf("%s: %s routes to %s, which is not there", c.at, describe(obj), host)
 				}
 				weight, _ := intAt(d, "weight")

@@ -5,31 +5,13 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // objects of one release, in its order.
-type objects []*unstructured.Unstructured
-
-// key identifies an object whatever its API version.
-type key struct{ group, kind, namespace, name string }
-
-func keyOf(obj *unstructured.Unstructured) key {
-	gk := groupKind(obj)
-	return key{gk.Group, gk.Kind, obj.GetNamespace(), obj.GetName()}
-}
-
-// groupKind is obj.GroupVersionKind().GroupKind() without parsing errors and without allocating.
-func groupKind(obj *unstructured.Unstructured) schema.GroupKind {
-	group, _, found := strings.Cut(stringAt(obj.Object, "apiVersion"), "/")
-	if !found {
-		group = ""
-	}
-	return schema.GroupKind{Group: group, Kind: stringAt(obj.Object, "kind")}
-}
+type list []*unstructured.Unstructured
 
 // describe names an object for errors and warnings.
 func describe(obj *unstructured.Unstructured) string {
@@ -37,8 +19,8 @@ func describe(obj *unstructured.Unstructured) string {
 }
 
 // applied leaves out what is never applied: Flagger's Canary objects, and nil.
-func applied(objs []*unstructured.Unstructured) objects {
-	kept := make(objects, 0, len(objs))
+func applied(objs []*unstructured.Unstructured) list {
+	kept := make(list, 0, len(objs))
 	for _, obj := range objs {
 		if obj != nil && !isFlaggerCanary(obj) {
 			kept = append(kept, obj)
@@ -48,9 +30,9 @@ func applied(objs []*unstructured.Unstructured) objects {
 }
 
 // find returns the object of that identity, or nil.
-func (o objects) find(k key) *unstructured.Unstructured {
+func (o list) find(k objects.Key) *unstructured.Unstructured {
 	for _, obj := range o {
-		if keyOf(obj) == k {
+		if objects.KeyOf(obj) == k {
 			return obj
 		}
 	}
@@ -58,22 +40,9 @@ func (o objects) find(k key) *unstructured.Unstructured {
 }
 
 // isWorkload reports whether obj runs pods that a track waits for.
-func isWorkload(obj *unstructured.Unstructured) bool {
-	gk := groupKind(obj)
-	if gk.Group != "apps" {
-		return false
-	}
-	return gk.Kind == "Deployment" || gk.Kind == "StatefulSet" || gk.Kind == "DaemonSet"
-}
+func isWorkload(obj *unstructured.Unstructured) bool { return objects.Workload(objects.GroupKind(obj)) }
 
-func isService(obj *unstructured.Unstructured) bool {
-	return groupKind(obj) == schema.GroupKind{Kind: "Service"}
-}
-
-// podLabels are the labels of the pods that a workload makes.
-func podLabels(workload *unstructured.Unstructured) labels.Set {
-	return textsAt(workload.Object, "spec", "template", "metadata", "labels")
-}
+func isService(obj *unstructured.Unstructured) bool { return objects.GroupKind(obj) == objects.Service }
 
 // sameNamespace reports whether two objects may be in one namespace; one without a namespace goes where the other is.
 func sameNamespace(a, b *unstructured.Unstructured) bool {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // mainService names the Service that users address: the policy's, else the one named as the workload, else the one
@@ -54,15 +56,15 @@ func (a *app) missingService() (*unstructured.Unstructured, error) {
 func (a *app) generateService(name string) (*unstructured.Unstructured, error) {
 	s := a.in.Plan.Service
 	workload := a.servingWorkload()
-	if other := a.serving.find(key{kind: "Service", namespace: a.namespace(), name: name}); other != nil {
+	if other := a.serving.find(objects.Key{Kind: "Service", Namespace: a.namespace(), Name: name}); other != nil {
 		return nil, fmt.Errorf("%s does not select the pods of %s, expected the Service of the app", describe(other), describe(workload))
 	}
 	if s.Port <= 0 {
 		return nil, fmt.Errorf("the release has no Service %s, and service.port, which would make one, is not set", name)
 	}
-	selector := textsAt(podSelector(workload), "matchLabels")
+	selector := textsAt(objects.PodSelector(workload), "matchLabels")
 	if len(selector) == 0 {
-		selector = podLabels(workload)
+		selector = objects.PodLabels(workload)
 	}
 	c := a.newObject("v1", "Service", name)
 	a.addMetadata(c)

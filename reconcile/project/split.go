@@ -6,10 +6,10 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // split tells an app's canary pods from all others by their labels. Canary pods carry the labels that Target's pods
@@ -35,8 +35,8 @@ type owned struct {
 // newSplit finds the labels of the canary made of workload. Where it joins the stable track's Services its pods carry the labels
 // that those select, and one more. The selector of the stable workload matches them then too; its controller leaves them alone,
 // since they have one of their own.
-func newSplit(workload *unstructured.Unstructured, stable, target objects, joins bool) (*split, error) {
-	pod := podLabels(workload)
+func newSplit(workload *unstructured.Unstructured, stable, target list, joins bool) (*split, error) {
+	pod := objects.PodLabels(workload)
 	own, err := workloadSelector(workload)
 	if err != nil {
 		return nil, err
@@ -52,14 +52,14 @@ func newSplit(workload *unstructured.Unstructured, stable, target objects, joins
 		return nil, fmt.Errorf("keeping canary pods of %s apart: %w", describe(workload), err)
 	}
 	s.canary = rewrite(pod, s.rewritten)
-	if old := stable.find(keyOf(workload)); old != nil {
-		s.stable = append(s.stable, podLabels(old))
+	if old := stable.find(objects.KeyOf(workload)); old != nil {
+		s.stable = append(s.stable, objects.PodLabels(old))
 	}
 	return s, s.verify(workload, stable, target)
 }
 
 // apart are the labels to rewrite so that no selector of the releases matches.
-func apart(pod labels.Set, releases ...objects) (map[string]string, error) {
+func apart(pod labels.Set, releases ...list) (map[string]string, error) {
 	avoid, err := podSelectors(releases...)
 	if err != nil {
 		return nil, err
@@ -69,14 +69,14 @@ func apart(pod labels.Set, releases ...objects) (map[string]string, error) {
 
 // verify makes sure that the canary workload's selector would not adopt anybody's pods: a release may have pods that
 // already carry the canary's labels.
-func (s *split) verify(workload *unstructured.Unstructured, releases ...objects) error {
-	selector, err := labelSelector(s.retarget(podSelector(workload)))
+func (s *split) verify(workload *unstructured.Unstructured, releases ...list) error {
+	selector, err := objects.Selector(s.retarget(objects.PodSelector(workload)))
 	if err != nil {
 		return fmt.Errorf("rewriting the selector of %s: %w", describe(workload), err)
 	}
 	for _, release := range releases {
 		for _, obj := range release {
-			if isWorkload(obj) && selector.Matches(podLabels(obj)) {
+			if isWorkload(obj) && selector.Matches(objects.PodLabels(obj)) {
 				return fmt.Errorf("pods of %s carry labels (%s) that would make them canary pods of %s",
 					describe(obj), selector, describe(workload))
 			}
@@ -87,7 +87,7 @@ func (s *split) verify(workload *unstructured.Unstructured, releases ...objects)
 
 // podSelectors are the selectors that must not match canary pods: those of every Service and workload, and of
 // what sends traffic to pods as Services do.
-func podSelectors(releases ...objects) ([]owned, error) {
+func podSelectors(releases ...list) ([]owned, error) {
 	var all []owned
 	for _, release := range releases {
 		for _, obj := range release {
@@ -123,30 +123,11 @@ func serviceSelector(service *unstructured.Unstructured) labels.Selector {
 
 // workloadSelector is the selector of a workload, which older API versions derive from the pods' labels.
 func workloadSelector(workload *unstructured.Unstructured) (labels.Selector, error) {
-	selector, err := labelSelector(podSelector(workload))
+	selector, err := objects.Selector(objects.PodSelector(workload))
 	if err != nil {
 		return nil, fmt.Errorf("reading spec.selector of %s: %w", describe(workload), err)
 	}
 	return selector, nil
-}
-
-func podSelector(workload *unstructured.Unstructured) map[string]any {
-	if selector := mapAt(workload.Object, "spec", "selector"); selector != nil {
-		return selector
-	}
-	return map[string]any{"matchLabels": anyMap(podLabels(workload))}
-}
-
-// labelSelector reads a metav1.LabelSelector; nil selects nothing, an empty one everything.
-func labelSelector(m map[string]any) (labels.Selector, error) {
-	if m == nil {
-		return labels.Nothing(), nil
-	}
-	var selector metav1.LabelSelector
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(m, &selector); err != nil {
-		return nil, err
-	}
-	return metav1.LabelSelectorAsSelector(&selector)
 }
 
 // maxExact is the number of labels up to which every combination is tried. Charts need one, seldom two.
@@ -286,7 +267,7 @@ func (s *split) retarget(selector map[string]any) map[string]any {
 
 // satisfies reports whether canary pods meet one expression of a label selector.
 func (s *split) satisfies(expression map[string]any) bool {
-	selector, err := labelSelector(map[string]any{"matchExpressions": []any{expression}})
+	selector, err := objects.Selector(map[string]any{"matchExpressions": []any{expression}})
 	return err == nil && selector.Matches(s.canary)
 }
 

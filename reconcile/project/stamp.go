@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // StampAnnotation is put on the pod templates of the stable track when a release changed nothing but the config
@@ -35,9 +37,9 @@ func Stamp(from, to []*unstructured.Unstructured) string {
 			continue
 		}
 		for _, ref := range configOf(podSpec(workload)) {
-			k := key{kind: ref.kind, namespace: workload.GetNamespace(), name: ref.name()}
+			k := objects.Key{Kind: ref.kind, Namespace: workload.GetNamespace(), Name: ref.name()}
 			if obj := b[k]; obj != nil && isTracked(obj) {
-				used[k.kind+"/"+k.name] = dataOf(obj)
+				used[k.Kind+"/"+k.Name] = dataOf(obj)
 			}
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // provider shares the users' requests between the tracks of an app. Each is one file, with its row here and its telemetry in
@@ -109,7 +111,7 @@ var roles = func() map[schema.GroupKind]role {
 }()
 
 func roleOf(obj *unstructured.Unstructured) role {
-	gk := groupKind(obj)
+	gk := objects.GroupKind(obj)
 	if r, ok := roles[gk]; ok {
 		return r
 	}
@@ -130,7 +132,7 @@ func (r role) selector(obj *unstructured.Unstructured) (labels.Selector, error) 
 	if r.plain {
 		return labels.SelectorFromSet(textsAt(obj.Object, r.path...)), nil
 	}
-	s, err := labelSelector(mapAt(obj.Object, r.path...))
+	s, err := objects.Selector(mapAt(obj.Object, r.path...))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", describe(obj), err)
 	}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // Warnings tells which live objects outside the release treat the app's canary otherwise than its stable track: they
@@ -53,15 +54,15 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	if a.split, err = newSplit(a.workload, stable, target, a.provider.joins); err != nil {
 		return nil, err
 	}
-	own := map[key]bool{}
+	own := map[objects.Key]bool{}
 	for _, objs := range [][]*unstructured.Unstructured{stable, target, projected.Canary, projected.Routing} {
 		for _, obj := range objs {
-			own[keyOf(obj)] = true
+			own[objects.KeyOf(obj)] = true
 		}
 	}
 	all := slices.Clone(projected.Warnings)
 	for _, obj := range live {
-		if obj == nil || own[keyOf(obj)] {
+		if obj == nil || own[objects.KeyOf(obj)] {
 			continue
 		}
 		if w := a.warning(obj); w != "" {
@@ -88,7 +89,7 @@ func WarningKinds() []schema.GroupKind {
 
 // warning says what an object outside the release does; empty when it does not matter to the canary.
 func (a *app) warning(obj *unstructured.Unstructured) string {
-	gk := groupKind(obj)
+	gk := objects.GroupKind(obj)
 	if r := roleOf(obj); r.does == selects {
 		return a.selectionWarning(obj, r)
 	}
