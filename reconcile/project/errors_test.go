@@ -98,8 +98,14 @@ func TestProjectErrors(t *testing.T) {
 		},
 		{
 			"DestinationRule elsewhere", plain + strings.Replace(meshVS, "VirtualService", "DestinationRule", 1) + "{host: other}",
-			"service: {trafficPolicy: {a: b}}", rollout.Idle, 0, "DestinationRule web is not for Service web",
+			"service: {trafficPolicy: {tls: {mode: DISABLE}}}", rollout.Idle, 0, "DestinationRule web is not for Service web",
 		},
+		{"a field that Istio does not know", plain, "service: {retries: {attemps: 3}}", rollout.Idle, 0, "service.retries: unknown field \"attemps\" in istio.networking.v1alpha3.HTTPRetry"},
+		{"a match that Istio does not know", plain, "service: {match: [{uri: {prefix: /}}, {uri: {path: /}}]}", rollout.Idle, 0, "service.match[1]: unknown field \"path\""},
+		{"a value of another type", plain, "service: {trafficPolicy: {tls: {mode: SOMETIMES}}}", rollout.Idle, 0, "service.trafficPolicy: unknown value"},
+		{"a timeout that is none", plain, "service: {timeout: soon}", rollout.Idle, 0, "service.timeout is \"soon\", expected a duration such as 15s"},
+		{"a header that is none", plain, "service: {headers: {request: [1]}}", rollout.Idle, 0, "service.headers: "},
+		{"a match for TCP", plain, "service: {appProtocol: TCP, match: [{port: many}]}", rollout.Idle, 0, "service.match[0]: "},
 		{
 			"too much for pods", plain, "{provider: kubernetes, steps: [{weight: 60}]}", rollout.Starting, 0,
 			"weight 60, but provider kubernetes shares traffic by pods, of which a canary gets at most as many as the stable track has: expected at most 50",

@@ -246,7 +246,9 @@ func madeUp(r *rand.Rand) Input {
 	in := Input{App: "web", Namespace: "ns", Plan: rollout.Plan{Strategy: environments.StrategyCanary}}
 	in.Plan.Target = environments.Target{Kind: "Deployment", Name: "web"}
 	if r.IntN(2) == 0 {
-		in.Plan.Service = environments.Service{Port: 80, TrafficPolicy: map[string]any{"n": r.IntN(3)}}
+		in.Plan.Service = environments.Service{Port: 80, TrafficPolicy: map[string]any{
+			"connectionPool": map[string]any{"http": map[string]any{"http1MaxPendingRequests": 1 + r.IntN(3)}},
+		}}
 	}
 	// web routes whatever else selects its pods.
 	in.Plan.Service.Name = "web"
