@@ -20,37 +20,41 @@ const (
 	dependenciesKey  = "dependencies"
 )
 
-// layout is where an umbrella chart keeps what.
-type layout struct {
-	// dir is the chart's directory, list the file of its dependencies: requirements.yaml, or Chart.yaml.
-	dir, list string
+// umbrella is the layout of an environment that is an umbrella chart.
+type umbrella struct {
+	// root is the environment's path, dir the chart's directory: <root>/env or <root>.
+	root, dir string
+	// list is the file of the chart's dependencies: requirements.yaml, or Chart.yaml.
+	list string
 }
 
-// findLayout looks for the umbrella chart in <root>/env, then in <root>.
-func findLayout(fsys fs.FS, root string) (layout, error) {
+// expectedUmbrella says what findUmbrella looks for.
+func expectedUmbrella(root string) string {
+	return fmt.Sprintf("an umbrella chart: %s or %s", path.Join(root, "env", chartFile), path.Join(root, chartFile))
+}
+
+// findUmbrella looks for the umbrella chart in <root>/env, then in <root>.
+func findUmbrella(fsys fs.FS, root string) (u umbrella, found bool, err error) {
 	for _, dir := range []string{path.Join(root, "env"), root} {
 		chart, list := path.Join(dir, chartFile), path.Join(dir, requirementsFile)
 		hasChart, err := exists(fsys, chart)
 		if err != nil {
-			return layout{}, err
+			return umbrella{}, false, err
 		}
 		hasList, err := exists(fsys, list)
 		if err != nil {
-			return layout{}, err
+			return umbrella{}, false, err
 		}
 		switch {
 		case hasChart && hasList:
-			return layout{dir: dir, list: list}, nil
+			return umbrella{root: root, dir: dir, list: list}, true, nil
 		case hasChart:
-			return layout{dir: dir, list: chart}, nil
+			return umbrella{root: root, dir: dir, list: chart}, true, nil
 		case hasList:
-			return layout{}, &Fault{File: chart, Problem: "is missing beside " + requirementsFile, Expected: "the umbrella chart's name and version"}
+			return umbrella{}, false, &Fault{File: chart, Problem: "is missing beside " + requirementsFile, Expected: "the umbrella chart's name and version"}
 		}
 	}
-	return layout{}, &Fault{
-		File: root, Problem: "holds no environment",
-		Expected: fmt.Sprintf("an umbrella chart: %s or %s", path.Join(root, "env", chartFile), path.Join(root, chartFile)),
-	}
+	return umbrella{}, false, nil
 }
 
 // chartMetadata is what is read of the umbrella's Chart.yaml.

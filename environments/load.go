@@ -100,11 +100,16 @@ func (l *Loader) Load(fsys fs.FS, root string) (*Environment, error) {
 }
 
 func (l *Loader) load(fsys fs.FS, root string) (*Environment, error) {
-	where, err := findLayout(fsys, root)
+	where, err := layoutOf(fsys, root)
 	if err != nil {
 		return nil, err
 	}
-	a := &assembly{l: l, fsys: fsys, layout: where, settingsFile: path.Join(root, settingsName)}
+	return where.load(l, fsys)
+}
+
+// load implements layout.
+func (u umbrella) load(l *Loader, fsys fs.FS) (*Environment, error) {
+	a := &assembly{l: l, fsys: fsys, umbrella: u, settingsFile: path.Join(u.root, settingsName)}
 	for _, step := range []func() error{a.readSettings, a.readChart, a.readList, a.readValues, a.readListing} {
 		if err := step(); err != nil {
 			return nil, err
@@ -144,7 +149,7 @@ func (l *Loader) sweep(entries, parts int) {
 type assembly struct {
 	l    *Loader
 	fsys fs.FS
-	layout
+	umbrella
 	settingsFile string
 
 	settings *settings
@@ -220,15 +225,15 @@ func (a *assembly) readChart() (err error) {
 	a.chart, err = readThrough(a, &a.l.chart, file, false, func(text []byte) (chartMetadata, error) {
 		return parseChart(file, text)
 	})
-	if err == nil && a.chart.lists && a.layout.list != file {
+	if err == nil && a.chart.lists && a.umbrella.list != file {
 		return &Fault{File: file, Field: dependenciesKey, Problem: "stands beside " + requirementsFile, Expected: "one list of dependencies"}
 	}
 	return err
 }
 
 func (a *assembly) readList() (err error) {
-	a.list, err = readThrough(a, &a.l.list, a.layout.list, false, func(text []byte) ([]placedDependency, error) {
-		return a.l.cutDependencies(a.layout.list, text)
+	a.list, err = readThrough(a, &a.l.list, a.umbrella.list, false, func(text []byte) ([]placedDependency, error) {
+		return a.l.cutDependencies(a.umbrella.list, text)
 	})
 	clear(a.l.names)
 	for i, d := range a.list {
@@ -372,7 +377,7 @@ func (a *assembly) faultOf(d placedDependency) *Fault {
 		return nil
 	}
 	f := *d.fault
-	f.File, f.Line = a.layout.list, d.line+f.Line
+	f.File, f.Line = a.umbrella.list, d.line+f.Line
 	f.Field = dependenciesKey + "." + d.appName()
 	if d.fault.Field != "" {
 		f.Field += "." + d.fault.Field
@@ -388,7 +393,7 @@ func (a *assembly) faultOf(d placedDependency) *Fault {
 func (a *assembly) markTwice(env *Environment, d placedDependency, firstLine int) {
 	name := d.appName()
 	fault := &Fault{
-		File: a.layout.list, Line: d.line, Field: dependenciesKey + "." + name,
+		File: a.umbrella.list, Line: d.line, Field: dependenciesKey + "." + name,
 		Problem: fmt.Sprintf("is declared twice, first on line %d", firstLine), Expected: "an alias for one of them",
 	}
 	if firstLine == 0 {
@@ -446,7 +451,7 @@ func (a *assembly) app(d placedDependency) App {
 		d.built, d.inputs = buildApp(d.dependency, in), in
 	}
 	app := d.built
-	app.Pin = Position{File: a.layout.list, Line: d.line + d.versionLine, Column: d.versionColumn}
+	app.Pin = Position{File: a.umbrella.list, Line: d.line + d.versionLine, Column: d.versionColumn}
 	app.origin = origin{file: a.values.name, line: part.line, part: in.part, doc: in.doc}
 	app.Fault = a.appFault(d, part, in, pathFault, fault)
 	return app
@@ -456,7 +461,7 @@ func (a *assembly) app(d placedDependency) App {
 func (a *assembly) appFault(d placedDependency, part placedPart, in inputs, pathFault, other *Fault) error {
 	if pathFault != nil && d.fault == nil {
 		f := *pathFault
-		f.File, f.Line, f.Field = a.layout.list, d.line, dependenciesKey+"."+d.appName()+"."+f.Field
+		f.File, f.Line, f.Field = a.umbrella.list, d.line, dependenciesKey+"."+d.appName()+"."+f.Field
 		return &f
 	}
 	if f := a.faultOf(d); f != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 
 	yamlv3 "go.yaml.in/yaml/v3"
@@ -25,11 +24,16 @@ type Promotion struct {
 // appended to the list in its own style. No files and no error means that the list says so already. The error wraps
 // [ErrMovedOn] when the app does not run what was expected.
 func Promote(fsys fs.FS, root, app string, to Promotion) (map[string][]byte, error) {
-	where, err := findLayout(fsys, path.Clean(root))
+	where, err := layoutOf(fsys, root)
 	if err != nil {
 		return nil, err
 	}
-	list, err := readOptional(fsys, where.list)
+	return where.promote(fsys, app, to)
+}
+
+// promote implements layout.
+func (u umbrella) promote(fsys fs.FS, app string, to Promotion) (map[string][]byte, error) {
+	list, err := readOptional(fsys, u.list)
 	if err != nil {
 		return nil, err
 	}
@@ -49,9 +53,9 @@ func Promote(fsys fs.FS, root, app string, to Promotion) (map[string][]byte, err
 		list, err = appendEntry(list, app, to)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("promoting %s to %s in %s: %w", app, to.Version, where.list, err)
+		return nil, fmt.Errorf("promoting %s to %s in %s: %w", app, to.Version, u.list, err)
 	}
-	return map[string][]byte{where.list: list}, nil
+	return map[string][]byte{u.list: list}, nil
 }
 
 // appendEntry adds an app to the end of a list of dependencies, written as the entry before it is.

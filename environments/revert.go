@@ -18,9 +18,18 @@ import (
 // says already. A [*UnrevertableError] says that the difference is none of these: a chart in the repository, values
 // that all apps share, the release's name.
 func Revert(current, failed, stable fs.FS, root, app string) (map[string][]byte, error) {
+	where, err := layoutOf(current, root)
+	if err != nil {
+		return nil, err
+	}
+	return where.revert(current, failed, stable, app)
+}
+
+// revert implements layout.
+func (u umbrella) revert(current, failed, stable fs.FS, app string) (map[string][]byte, error) {
 	var sources [3]*sources
 	for i, fsys := range []fs.FS{current, failed, stable} {
-		s, err := readSources(fsys, root, app)
+		s, err := readSources(fsys, u.root, app)
 		if err != nil {
 			return nil, err
 		}
@@ -47,7 +56,7 @@ func Revert(current, failed, stable fs.FS, root, app string) (map[string][]byte,
 
 // sources is what one commit says of an app, as text.
 type sources struct {
-	layout
+	umbrella
 	// list is the text that entry is in; entry is nil when the app is not listed.
 	list  []byte
 	entry *entry
@@ -60,11 +69,14 @@ type sources struct {
 }
 
 func readSources(fsys fs.FS, root, app string) (*sources, error) {
-	where, err := findLayout(fsys, path.Clean(root))
+	where, found, err := findUmbrella(fsys, root)
 	if err != nil {
 		return nil, err
 	}
-	s := &sources{layout: where}
+	if !found {
+		return nil, &Fault{File: root, Problem: "holds no environment", Expected: expectedUmbrella(root)}
+	}
+	s := &sources{umbrella: where}
 	for _, file := range []struct {
 		name string
 		to   *[]byte
@@ -163,8 +175,8 @@ func revertible(was, want *sources, app string) error {
 		return unrevertable(app, "the commit of the failed release does not list it")
 	case want.entry == nil:
 		return unrevertable(app, "the commit of the stable release does not list it")
-	case was.layout != want.layout && !was.entry.sameButVersion(want.entry.dependency):
-		return unrevertable(app, "the environment has moved from %s to %s", want.layout.list, was.layout.list)
+	case was.umbrella != want.umbrella && !was.entry.sameButVersion(want.entry.dependency):
+		return unrevertable(app, "the environment has moved from %s to %s", want.umbrella.list, was.umbrella.list)
 	case was.tree != want.tree:
 		return unrevertable(app, "its chart is in the repository and has changed there")
 	case was.releaseName != want.releaseName || was.namespace != want.namespace:
@@ -217,7 +229,7 @@ func (r *reversal) entry() error {
 	if err != nil {
 		return err
 	}
-	r.files[r.now.layout.list] = edited
+	r.files[r.now.umbrella.list] = edited
 	return nil
 }
 
