@@ -16,6 +16,10 @@ import (
 	"github.com/sluice-cd/sluice/test/bed"
 )
 
+// scrape is a flag of every package that shares a bed. Scraping hundreds of apps five times a second takes more of a machine
+// than all that is measured there.
+var scrape = flag.Duration("scrape", 0, "time between two scrapes of Prometheus, for benchmarks of many apps; 0: the bed's own")
+
 // Main runs the tests of a package on a bed that they share, which it starts
 // before them and closes after them. With -short it starts none, and shared
 // stays nil: tests that need it call Need.
@@ -24,7 +28,7 @@ func Main(m *testing.M, shared **bed.Bed) (code int) {
 	if testing.Short() {
 		return m.Run()
 	}
-	b, err := bed.Start(context.Background(), bed.Options{Progress: os.Stderr})
+	b, err := bed.Start(context.Background(), bed.Options{Progress: os.Stderr, ScrapeInterval: *scrape})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
