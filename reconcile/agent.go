@@ -61,8 +61,8 @@ type Git interface {
 type Config struct {
 	// Environment's name, for the log.
 	Environment string
-	// Workers is the number of apps that are looked at at once, and of those that are rendered; default 4. One more is kept
-	// free for rollouts under way, and one for what was never rendered.
+	// Workers is the number of apps that are looked at at once, which mostly is to wait for the API server; default 16. One
+	// more is kept free for rollouts under way.
 	Workers int
 	// Commands are what people have asked of an app after the command that its state names as the last, oldest first; nil:
 	// nobody asks anything. Gates are an app's; nil: it has none. Neither may block. Whoever has news for an app calls Asked.
@@ -151,7 +151,7 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 		cfg.Clock = realClock{}
 	}
 	if cfg.Workers == 0 {
-		cfg.Workers = 4
+		cfg.Workers = 16
 	}
 	a := &Agent{
 		cfg: cfg, git: g, cluster: c, renderer: r,
@@ -162,6 +162,10 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
 	return a
 }
+
+// renderers is the number of apps that are rendered at once, which takes processors and memory. One more is kept free for what
+// was never rendered.
+const renderers = 4
 
 // Run delivers until ctx is done. It returns an error only when it could not begin: a cluster or a data
 // directory that can't be used. Everything that can come back is waited for.
@@ -178,6 +182,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.write(ctx, a.owed, a.Revert, nil) })
 	for range a.cfg.Workers {
 		g.Go(func() error { serve(ctx, a.queue.Get, a.turn); return nil })
+	}
+	for range min(renderers, a.cfg.Workers) {
 		g.Go(func() error { serve(ctx, a.renders.Get, a.render); return nil })
 	}
 	g.Go(func() error { serve(ctx, a.queue.GetUrgent, a.turn); return nil })
@@ -236,7 +242,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.git.Open(ctx); err != nil {
 		return err
 	}
-	a.cluster.OnChange(a.queue.Add)
+	a.cluster.OnChange(a.changed)
 	states, broken, err := a.cluster.LoadStates(ctx)
 	if err != nil {
 		return fmt.Errorf("loading the saved states of %s: %w", a.cfg.Environment, err)
@@ -258,6 +264,19 @@ func (a *Agent) Start(ctx context.Context) error {
 		a.queue.Add(name)
 	}
 	return nil
+}
+
+// changed has an app looked at that the cluster has news of.
+func (a *Agent) changed(name string) {
+	a.mu.Lock()
+	ap := a.apps[name]
+	underWay := ap != nil && ap.saved.State.InFlight()
+	a.mu.Unlock()
+	if underWay {
+		a.queue.Urge(name)
+	} else {
+		a.queue.Add(name)
+	}
 }
 
 // retryInFlight is how long a rollout under way waits at most for another try of a pass that failed.
@@ -286,7 +305,7 @@ func (a *Agent) turn(ctx context.Context, name string) {
 	if err == nil {
 		a.settle(name)
 		if !again.IsZero() {
-			a.queue.UrgeAfter(name, again.Sub(a.now()))
+			a.queue.DueAfter(name, again.Sub(a.now()))
 		}
 		return
 	}
@@ -294,7 +313,7 @@ func (a *Agent) turn(ctx context.Context, name string) {
 	a.log.Warn("pass not finished", "app", name, "error", err, "failures", failures, "again", d)
 	a.queue.AddAfter(name, d)
 	if in := again.Sub(a.now()); !again.IsZero() && in < d {
-		a.queue.UrgeAfter(name, in)
+		a.queue.DueAfter(name, in)
 	}
 }
 

@@ -108,7 +108,7 @@ func (a *Agent) decided(ctx context.Context, name string, d delivery.Decision) {
 	a.mu.Unlock()
 	a.announce(ctx, name, d.Events)
 	if d.Moved {
-		a.queue.Urge(name)
+		a.queue.Due(name) // the time of a step begins when it is seen to be in the cluster
 	}
 }
 

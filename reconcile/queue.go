@@ -12,24 +12,32 @@ const commonShare = 4
 // queue hands out app names, each to one worker at a time. A name added while its worker is busy is handed out
 // again afterwards; a name added twice before that is handed out once. It is safe for concurrent use.
 //
-// There are two lanes. Urgent is what a rollout under way waits for: a check that is due must not stand behind a
-// thousand apps that a commit has changed. Some turns go to the common lane all the same.
+// There are three lanes. Due is what the time has come for, such as a check: it must not stand behind a hundred rollouts that
+// begin, nor what begins behind a thousand apps that a commit has changed. Some turns go to the common lane all the same.
 type queue struct {
 	// schedule calls a function later, unless it is stopped.
 	schedule func(time.Duration, func()) (stop func())
 	mu       sync.Mutex
-	common   lane
-	urgent   lane
+	lanes    [due + 1]lane
 	turns    int
 	state    map[string]mark
 	timer    map[string]timer
 	timers   int
 }
 
+// rank is a lane, the lowest first.
+type rank int
+
+const (
+	common rank = iota
+	urgent
+	due
+)
+
 // timer adds a name to a lane later.
 type timer struct {
-	stop   func()
-	urgent bool
+	stop func()
+	rank rank
 	// id tells a timer from the one that it takes the place of, which may be firing already.
 	id int
 }
@@ -43,34 +51,41 @@ type lane struct {
 
 // mark says where a name stands; the zero mark: nowhere.
 type mark struct {
-	running, queued, urgent bool
+	running, queued bool
+	rank            rank
 }
 
 func newQueue(schedule func(time.Duration, func()) (stop func())) *queue {
-	newLane := func() lane { return lane{wake: make(chan struct{}, 1)} }
-	return &queue{schedule: schedule, common: newLane(), urgent: newLane(), state: map[string]mark{}, timer: map[string]timer{}}
+	q := &queue{schedule: schedule, state: map[string]mark{}, timer: map[string]timer{}}
+	for i := range q.lanes {
+		q.lanes[i].wake = make(chan struct{}, 1)
+	}
+	return q
 }
 
 // Add makes name ready now.
-func (q *queue) Add(name string) { q.add(name, false) }
+func (q *queue) Add(name string) { q.add(name, common) }
 
 // Urge makes name ready now, before all that was only added.
-func (q *queue) Urge(name string) { q.add(name, true) }
+func (q *queue) Urge(name string) { q.add(name, urgent) }
 
-func (q *queue) add(name string, urgent bool) {
+// Due makes name ready now, before all others.
+func (q *queue) Due(name string) { q.add(name, due) }
+
+func (q *queue) add(name string, r rank) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if t := q.timer[name]; urgent || !t.urgent {
+	if r >= q.timer[name].rank {
 		q.stop(name)
 	}
 	m := q.state[name]
-	if m.queued && (m.urgent || !urgent) {
+	if m.queued && m.rank >= r {
 		return
 	}
-	m.queued, m.urgent = true, urgent
+	m.queued, m.rank = true, r
 	q.state[name] = m
 	if !m.running {
-		q.push(name, urgent)
+		q.push(name, r)
 	}
 }
 
@@ -82,17 +97,17 @@ func (q *queue) stop(name string) {
 	}
 }
 
-// AddAfter makes name ready after d; the latest call of AddAfter and UrgeAfter wins. Urge overrides both. Add overrides
-// AddAfter only: what is urgent at a certain time stays so, however long the common lane is by then. A name that is
-// handed out has no timer any more: whoever looks at it says when to look again.
-func (q *queue) AddAfter(name string, d time.Duration) { q.after(name, d, false) }
+// AddAfter makes name ready after d; the latest call of AddAfter and DueAfter wins. Due overrides both. Add and Urge override
+// AddAfter only: what is due at a certain time stays so, however long the other lanes are by then. A name that is handed out
+// has no timer any more: whoever looks at it says when to look again.
+func (q *queue) AddAfter(name string, d time.Duration) { q.after(name, d, common) }
 
-// UrgeAfter is AddAfter for what a rollout under way waits for.
-func (q *queue) UrgeAfter(name string, d time.Duration) { q.after(name, d, true) }
+// DueAfter is AddAfter for what a rollout under way waits for.
+func (q *queue) DueAfter(name string, d time.Duration) { q.after(name, d, due) }
 
-func (q *queue) after(name string, d time.Duration, urgent bool) {
+func (q *queue) after(name string, d time.Duration, r rank) {
 	if d <= 0 {
-		q.add(name, urgent)
+		q.add(name, r)
 		return
 	}
 	q.mu.Lock()
@@ -100,7 +115,7 @@ func (q *queue) after(name string, d time.Duration, urgent bool) {
 	q.stop(name)
 	q.timers++
 	id := q.timers
-	q.timer[name] = timer{q.schedule(d, func() { q.fire(name, id) }), urgent, id}
+	q.timer[name] = timer{q.schedule(d, func() { q.fire(name, id) }), r, id}
 }
 
 // fire is the end of a timer.
@@ -112,28 +127,29 @@ func (q *queue) fire(name string, id int) {
 	}
 	q.mu.Unlock()
 	if t.id == id {
-		q.add(name, t.urgent)
+		q.add(name, t.rank)
 	}
 }
 
 // Get waits for a name; ok is false when ctx is done.
 func (q *queue) Get(ctx context.Context) (name string, ok bool) {
-	return next(ctx, q.common.wake, q.urgent.wake, q.take)
+	return q.next(ctx, q.lanes[common].wake, q.take)
 }
 
-// GetUrgent is Get for a worker that is kept free for what is urgent.
+// GetUrgent is Get for a worker that is kept free for what is urgent or due.
 func (q *queue) GetUrgent(ctx context.Context) (name string, ok bool) {
-	return next(ctx, nil, q.urgent.wake, q.takeUrgent)
+	return q.next(ctx, nil, q.takeUrgent)
 }
 
-// next takes a name as soon as there is one, and tries when a lane wakes it; a nil common never does.
-func next(ctx context.Context, common, urgent <-chan struct{}, take func() (string, bool)) (name string, ok bool) {
+// next takes a name as soon as there is one, and tries when a lane wakes it; a nil lane never does.
+func (q *queue) next(ctx context.Context, common <-chan struct{}, take func() (string, bool)) (name string, ok bool) {
 	for {
 		select {
 		case <-ctx.Done():
 			return "", false
 		case <-common:
-		case <-urgent:
+		case <-q.lanes[urgent].wake:
+		case <-q.lanes[due].wake:
 		}
 		if name, ok := take(); ok {
 			return name, true
@@ -172,7 +188,7 @@ func (q *queue) Done(name string) {
 	}
 	m.running = false
 	q.state[name] = m
-	q.push(name, m.urgent)
+	q.push(name, m.rank)
 }
 
 // Idle reports whether no name is ready, or handed out.
@@ -191,11 +207,8 @@ func (q *queue) Stop() {
 	}
 }
 
-func (q *queue) push(name string, urgent bool) {
-	l := &q.common
-	if urgent {
-		l = &q.urgent
-	}
+func (q *queue) push(name string, r rank) {
+	l := &q.lanes[r]
 	l.names = append(l.names, name)
 	l.signal()
 }
@@ -203,32 +216,38 @@ func (q *queue) push(name string, urgent bool) {
 func (q *queue) take() (string, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	defer q.common.signal()
-	defer q.urgent.signal()
-	q.turns++
-	first, second := &q.urgent, &q.common
-	if q.turns%commonShare == 0 {
-		first, second = second, first
+	if q.turns++; q.turns%commonShare == 0 {
+		return q.first(common, due, urgent)
 	}
-	if name, ok := q.from(first); ok {
-		return name, true
-	}
-	return q.from(second)
+	return q.first(due, urgent, common)
 }
 
 func (q *queue) takeUrgent() (string, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	defer q.urgent.signal()
-	return q.from(&q.urgent)
+	return q.first(due, urgent)
+}
+
+// first takes a name from the first lane that has one, and has the next worker look for more.
+func (q *queue) first(order ...rank) (name string, ok bool) {
+	for _, r := range order {
+		if !ok {
+			name, ok = q.from(r)
+		}
+	}
+	for i := range q.lanes {
+		q.lanes[i].signal()
+	}
+	return name, ok
 }
 
 // from takes the lane's first name that still waits in it.
-func (q *queue) from(l *lane) (string, bool) {
+func (q *queue) from(r rank) (string, bool) {
+	l := &q.lanes[r]
 	for len(l.names) > 0 {
 		name := l.names[0]
 		l.names = l.names[1:]
-		if m := q.state[name]; m.queued && !m.running && m.urgent == (l == &q.urgent) {
+		if m := q.state[name]; m.queued && !m.running && m.rank == r {
 			q.state[name] = mark{running: true}
 			q.stop(name)
 			return name, true

@@ -97,6 +97,26 @@ func TestQueueUrgentNamesGoFirst(t *testing.T) {
 	}
 }
 
+// TestQueueDueNamesGoBeforeUrgentOnes: what begins does not delay what is under way, and neither is kept from its turn.
+func TestQueueDueNamesGoBeforeUrgentOnes(t *testing.T) {
+	q := newQueue(realClock{}.AfterFunc)
+	q.Add("common")
+	for _, name := range []string{"begins-1", "begins-2", "begins-3"} {
+		q.Urge(name)
+	}
+	q.Due("check")
+	q.Due("begins-3")
+	q.Urge("check")
+	var got []string
+	for range 5 {
+		name, _ := q.Get(t.Context())
+		got = append(got, name)
+	}
+	if order := strings.Join(got, " "); order != "check begins-3 begins-1 common begins-2" {
+		t.Errorf("handed out: %s", order)
+	}
+}
+
 func TestQueueKeepsAWorkerFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(realClock{}.AfterFunc)
@@ -104,7 +124,7 @@ func TestQueueKeepsAWorkerFree(t *testing.T) {
 		q.Add("slow")
 		q.Get(t.Context())
 		q.Add("another")
-		q.UrgeAfter("check", time.Second)
+		q.DueAfter("check", time.Second)
 		start := time.Now()
 		if name, _ := q.GetUrgent(t.Context()); name != "check" || time.Since(start) != time.Second {
 			t.Errorf("got %q after %v, want the check when it is due", name, time.Since(start))
@@ -127,7 +147,7 @@ func TestQueueKeepsWhatIsUrgentLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(realClock{}.AfterFunc)
 		defer q.Stop()
-		q.UrgeAfter("canary", time.Minute)
+		q.DueAfter("canary", time.Minute)
 		for n := range 1000 {
 			q.Add(fmt.Sprint("app-", n))
 		}
@@ -150,7 +170,7 @@ func TestQueueForgetsTheTimerOfWhatItHandsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(realClock{}.AfterFunc)
 		defer q.Stop()
-		q.UrgeAfter("app", time.Minute)
+		q.DueAfter("app", time.Minute)
 		q.Add("app")
 		if _, ok := q.take(); !ok {
 			t.Fatal("nothing is ready")

@@ -13,7 +13,9 @@ import (
 const (
 	// inFlightPoll is how long a rollout goes without being looked at when nothing else calls for a look. Watches bring
 	// the news; this bounds the harm of one that was missed.
-	inFlightPoll = 5 * time.Second
+	inFlightPoll = 10 * time.Second
+	// unapplied is how long a check that is due waits for a cluster that is not as desired.
+	unapplied = 5 * time.Second
 	// slowPoll is the same for what has been under way for long and brings no news.
 	slowPoll = 30 * time.Second
 )
@@ -42,7 +44,7 @@ func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (r
 	// applied must not keep a failing canary from being judged.
 	due := o.Now
 	if !seen.Applied {
-		due = due.Add(-inFlightPoll)
+		due = due.Add(-unapplied)
 	}
 	if s.CheckDue(o.Plan, due) {
 		v := l.judge(ctx, d, o.Plan)
@@ -109,10 +111,13 @@ func lookAgain(s rollout.State, o rollout.Observation, now time.Time) time.Time 
 	if s.Phase.Patient() {
 		wait = min(max(now.Sub(s.Since)/8, inFlightPoll), slowPoll)
 	}
-	poll := now.Add(wait)
-	// A check that is due and was not asked waits for the cluster, not for time.
-	if due := s.Due(o); due.After(o.Now) && due.Before(poll) {
+	poll, due := now.Add(wait), s.Due(o)
+	switch {
+	case due.IsZero() || due.After(poll):
+		return poll
+	case due.After(o.Now):
 		return due
+	default: // a check that is due and was not asked waits for the cluster
+		return now.Add(min(wait, unapplied))
 	}
-	return poll
 }

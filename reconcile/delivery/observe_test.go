@@ -18,7 +18,7 @@ func TestLookAgain(t *testing.T) {
 	}{
 		{"a check that comes first", rollout.State{Phase: rollout.Analyzing, Since: ago(time.Minute), StepSince: ago(58 * time.Second)}, 2 * time.Second},
 		{"news first", rollout.State{Phase: rollout.Analyzing, Since: ago(time.Second), StepSince: ago(time.Second)}, inFlightPoll},
-		{"a due check that could not be asked", rollout.State{Phase: rollout.Analyzing, Since: ago(time.Hour), StepSince: ago(time.Hour)}, inFlightPoll},
+		{"a due check that could not be asked", rollout.State{Phase: rollout.Analyzing, Since: ago(time.Hour), StepSince: ago(time.Hour)}, unapplied},
 		{"installing", rollout.State{Phase: rollout.Installing, Since: ago(time.Second)}, inFlightPoll},
 		{"installing for long", rollout.State{Phase: rollout.Installing, Since: ago(80 * time.Second)}, 10 * time.Second},
 		{"installing for ever", rollout.State{Phase: rollout.Installing, Since: ago(30 * time.Minute)}, slowPoll},
