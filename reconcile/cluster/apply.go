@@ -314,7 +314,11 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 			return refused, err
 		}
 	}
-	c.learn(m, p, t.feed.record(got))
+	l = t.feed.record(got)
+	c.learn(m, p, l)
+	if objects.Workload(p.key.GroupKind()) && outdated(got) {
+		_, _ = c.assessed(ctx, p.key, l, got) // for the next look, which asks itself where this fails
+	}
 	if action == Adopted || got.GetResourceVersion() != before {
 		r.add(p.key, action, "") // else the server found nothing to write
 	}

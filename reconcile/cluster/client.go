@@ -36,7 +36,8 @@ type Config struct {
 	FieldManager string
 	// Version of Sluice, for the user agent; default "dev".
 	Version string
-	// QPS and Burst limit requests to the API server, in requests a second; default 150 and 300. Watches do
+	// QPS and Burst limit requests to the API server, in requests a second; default 1000 each. That is for a loop gone
+	// wild: how much is asked at once is bounded by the agent's workers, and by the server's own flow control. Watches do
 	// not count.
 	QPS   float32
 	Burst int
@@ -52,10 +53,10 @@ func (c Config) withDefaults() Config {
 		c.Version = "dev"
 	}
 	if c.QPS == 0 {
-		c.QPS = 150
+		c.QPS = 1000
 	}
 	if c.Burst == 0 {
-		c.Burst = 300
+		c.Burst = 1000
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -277,12 +277,8 @@ func (c *Client) workload(ctx context.Context, p planned, pending string) (rollo
 		if err != nil {
 			return rollout.Track{}, objectError("reading", p.key, err)
 		}
-		if one, err = c.assess(ctx, p, obj); err != nil {
+		if one, err = c.assessed(ctx, p.key, t.feed.record(obj), obj); err != nil {
 			return rollout.Track{}, err
-		}
-		// Pods go on without their workload's status saying so, so only what is ready can be remembered.
-		if one.Ready {
-			c.health.put(p.key, t.feed.record(obj), one)
 		}
 	}
 	if pending != "" {
@@ -292,11 +288,25 @@ func (c *Client) workload(ctx context.Context, p planned, pending string) (rollo
 	return one, nil
 }
 
+// assessed judges a workload, and remembers that until it changes where its pods can't change it.
+func (c *Client) assessed(ctx context.Context, k objects.Key, l live, obj *unstructured.Unstructured) (rollout.Track, error) {
+	one, err := c.assess(ctx, k, obj)
+	// Pods go on without their workload's status saying so.
+	if err == nil && (one.Ready || outdated(obj)) {
+		c.health.put(k, l, one)
+	}
+	return one, err
+}
+
+// outdated: the workload's controller has not seen its newest spec, so that its status is of an older one.
+func outdated(obj *unstructured.Unstructured) bool {
+	return statusInt(obj, "observedGeneration") < obj.GetGeneration()
+}
+
 // assess judges a workload by its status, and by its pods when it is not ready. While its controller has not seen the newest
 // spec it is not ready, and the pods that the status counts are those of an older one. They serve all the same: a canary's pods
 // change only while it has no traffic, so what is new then is their number.
-func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstructured) (rollout.Track, error) {
-	k := p.key
+func (c *Client) assess(ctx context.Context, k objects.Key, obj *unstructured.Unstructured) (rollout.Track, error) {
 	result, err := status.Compute(obj)
 	if err != nil {
 		return rollout.Track{}, fmt.Errorf("judging the status of %s: %w", k, err)
@@ -309,8 +319,7 @@ func (c *Client) assess(ctx context.Context, p planned, obj *unstructured.Unstru
 		return one, nil
 	}
 	one.Message = fmt.Sprintf("%s %s: %s", k.Kind, k.Name, result.Message)
-	current := statusInt(obj, "observedGeneration") >= obj.GetGeneration()
-	if !objects.Workload(k.GroupKind()) || !current {
+	if !objects.Workload(k.GroupKind()) || outdated(obj) {
 		return one, nil
 	}
 	pods, err := c.newestPods(ctx, k, obj)
@@ -372,7 +381,7 @@ func some(pending map[objects.Key]string) string {
 	return firstOf(parts, 3)
 }
 
-// healthCache keeps the judgement of ready workloads for as long as their resourceVersion stays.
+// healthCache keeps judgements of workloads that hold for as long as their resourceVersion stays.
 type healthCache struct {
 	mu      sync.Mutex
 	entries map[objects.Key]judged

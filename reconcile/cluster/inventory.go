@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -60,6 +61,8 @@ type memory struct {
 	contended map[objects.Key]bool
 	// waiting are workloads whose news matter because they are not ready.
 	waiting map[objects.Key]bool
+	// told: somebody is about to be told of news.
+	told bool
 }
 
 func newMemory(app delivery.App) *memory {
@@ -201,18 +204,28 @@ func (c *Client) noticed(k objects.Key, l live, exists bool) {
 		c.kinds.forget()
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	app := c.claims[k].owner
-	call := c.onChange
-	concerns := false
-	if m := c.apps[app]; m != nil && call != nil && !m.busy[k] {
-		i, ours := m.items[k]
-		concerns = ours && (!exists || l.mark != i.Mark || m.waiting[k])
+	m := c.apps[app]
+	if m == nil || c.onChange == nil || m.busy[k] || m.told {
+		return
 	}
-	c.mu.Unlock()
-	if concerns {
+	if i, ours := m.items[k]; !ours || exists && l.mark == i.Mark && !m.waiting[k] {
+		return
+	}
+	m.told = true
+	time.AfterFunc(newsPause, func() {
+		c.mu.Lock()
+		m.told = false
+		call := c.onChange
+		c.mu.Unlock()
 		call(app)
-	}
+	})
 }
+
+// newsPause is how long news of an app waits for more of the same app: a Deployment that starts its pods has some at once, and
+// each look at it is a request.
+const newsPause = 300 * time.Millisecond
 
 // planned is one object that is desired, ready to be applied.
 type planned struct {

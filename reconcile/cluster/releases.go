@@ -65,15 +65,36 @@ type releases struct {
 	c *Client
 
 	mu sync.Mutex
-	// known histories by namespace/name, oldest first; an entry is dropped when a write of it fails.
+	// known histories by namespace/name, oldest first; an entry is dropped when a write of it fails. fresh are those that the
+	// server was asked for a moment ago.
 	known map[string][]revision
+	fresh map[string]time.Time
+	// listings of the records of whole namespaces, by namespace, see adopting.
+	listings map[string]*recordListing
+	// pending is the newest record that we have written, by namespace/name, until something has become of it.
+	pending map[string]*release.Release
 	// objects of releases by namespace/name and revision, decoded: a rollout reads what serves in each look. When the records
 	// are settled all go that the state of a rollout under way does not name.
 	objects map[string]map[int][]*unstructured.Unstructured
 }
 
 func newReleases(c *Client) *releases {
-	return &releases{c: c, known: map[string][]revision{}, objects: map[string]map[int][]*unstructured.Unstructured{}}
+	return &releases{
+		c: c, known: map[string][]revision{}, fresh: map[string]time.Time{}, listings: map[string]*recordListing{},
+		pending: map[string]*release.Release{}, objects: map[string]map[int][]*unstructured.Unstructured{},
+	}
+}
+
+// recordsFresh is how old a listing of records may be by which a release is begun. Should another Helm client have written one
+// in that time, ours is refused, for its number is taken, and all is asked for anew.
+const recordsFresh = 10 * time.Second
+
+// recordListing is what the records of a namespace say, made once by the first who asks; the others wait.
+type recordListing struct {
+	made      time.Time
+	once      sync.Once
+	byRelease map[string][]revision
+	err       error
 }
 
 // AddRelease keeps a rendered release as a pending Helm record and returns its revision, so that its objects can
@@ -146,7 +167,7 @@ func (r *releases) add(
 	if err := r.c.ensureNamespace(ctx, app.Namespace); err != nil {
 		return 0, err
 	}
-	history, err := r.list(ctx, app)
+	history, err := r.recent(ctx, app)
 	if err != nil {
 		return 0, err
 	}
@@ -176,6 +197,7 @@ func (r *releases) add(
 		return 0, tooLarge(err)
 	}
 	r.drop(app, func(n int) bool { return n == record.Version })
+	r.keep(app, record)
 	history = append(history, revisionOf(record.Version, record.Info.Status, record.Labels))
 	r.remember(app, history)
 	return record.Version, nil
@@ -349,7 +371,25 @@ func (r *releases) setStatus(ctx context.Context, app delivery.App, number int, 
 		why = record.Info.Description
 	}
 	record.SetStatus(status, why)
-	return r.driver(ctx, app, number).Update(recordName(app, number), record)
+	err = r.driver(ctx, app, number).Update(recordName(app, number), record)
+	if err != nil || !status.IsPending() {
+		r.keep(app, nil)
+	}
+	if apierrors.IsNotFound(err) {
+		return nil // it is lost, and nothing is to be said of it
+	}
+	return err
+}
+
+// keep remembers a record that is under way; nil: none.
+func (r *releases) keep(app delivery.App, record *release.Release) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if record == nil {
+		delete(r.pending, releaseKey(app))
+	} else {
+		r.pending[releaseKey(app)] = record
+	}
 }
 
 // trim deletes the oldest records beyond the limit, and never one that serves, may serve, or is somebody else's
@@ -405,12 +445,13 @@ func (r *releases) uninstall(ctx context.Context, app delivery.App) error {
 }
 
 func (r *releases) adopt(ctx context.Context, app delivery.App) (found rollout.Found, err error) {
-	history, err := r.list(ctx, app)
+	history, err := r.adopting(ctx, app)
 	if err != nil || len(history) == 0 {
 		return found, err
 	}
 	last := history[len(history)-1]
 	if last.status.IsPending() && !last.ours() {
+		r.forgetListing(app.Namespace) // whoever is at it may be done soon
 		return found, busy(last)
 	}
 	found.Revision = last.number
@@ -501,32 +542,105 @@ func (r *releases) forget(app delivery.App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.known, releaseKey(app))
+	delete(r.fresh, releaseKey(app))
+	delete(r.pending, releaseKey(app))
+	delete(r.listings, app.Namespace)
 }
 
-// list asks for the labels of a release's records, oldest first. Their content is large and stays where it is.
-func (r *releases) list(ctx context.Context, app delivery.App) ([]revision, error) {
-	selector := labels.Set{"owner": "helm", "name": app.ReleaseName}.String()
-	list, err := r.c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(app.Namespace).
-		List(ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		return nil, fmt.Errorf("listing its records: %w", err)
+// recent is the history as it was at most a moment ago.
+func (r *releases) recent(ctx context.Context, app delivery.App) ([]revision, error) {
+	r.mu.Lock()
+	known, ok := r.known[releaseKey(app)]
+	ok = ok && time.Since(r.fresh[releaseKey(app)]) < recordsFresh
+	r.mu.Unlock()
+	if ok {
+		return slices.Clone(known), nil
 	}
-	var out []revision
-	for _, s := range list.Items {
-		number, err := strconv.Atoi(s.Labels["version"])
-		if err != nil || s.Name != recordName(app, number) {
-			continue
+	return r.list(ctx, app)
+}
+
+// adopting is the history of a release that may well have none. It is taken from a listing of the whole namespace, for apps
+// that are new come in hundreds.
+func (r *releases) adopting(ctx context.Context, app delivery.App) ([]revision, error) {
+	r.mu.Lock()
+	now := time.Now()
+	maps.DeleteFunc(r.listings, func(_ string, l *recordListing) bool { return now.Sub(l.made) > recordsFresh })
+	l := r.listings[app.Namespace]
+	if l == nil {
+		l = &recordListing{made: now}
+		r.listings[app.Namespace] = l
+	}
+	r.mu.Unlock()
+	l.once.Do(func() {
+		if l.byRelease, l.err = r.records(ctx, app.Namespace, labels.Set{"owner": "helm"}); l.err != nil {
+			r.forgetListing(app.Namespace)
 		}
-		out = append(out, revisionOf(number, release.Status(s.Labels["status"]), s.Labels))
+	})
+	if l.err != nil {
+		return nil, l.err
 	}
-	slices.SortFunc(out, func(a, b revision) int { return cmp.Compare(a.number, b.number) })
-	r.remember(app, out)
-	return out, nil
+	history := l.byRelease[app.ReleaseName]
+	r.remember(app, history)
+	r.mu.Lock()
+	r.fresh[releaseKey(app)] = l.made
+	r.mu.Unlock()
+	return slices.Clone(history), nil
+}
+
+// forgetListing has the records of a namespace listed anew.
+func (r *releases) forgetListing(namespace string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.listings, namespace)
+}
+
+// list asks for a release's records, oldest first.
+func (r *releases) list(ctx context.Context, app delivery.App) ([]revision, error) {
+	found, err := r.records(ctx, app.Namespace, labels.Set{"owner": "helm", "name": app.ReleaseName})
+	if err != nil {
+		return nil, err
+	}
+	r.remember(app, found[app.ReleaseName])
+	return found[app.ReleaseName], nil
+}
+
+// records asks for the labels of records in a namespace, by the release's name, oldest first. Their content is large and stays
+// where it is.
+func (r *releases) records(ctx context.Context, namespace string, which labels.Set) (map[string][]revision, error) {
+	opts := metav1.ListOptions{LabelSelector: which.String(), Limit: statePage}
+	byRelease := map[string][]revision{}
+	for {
+		list, err := r.c.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(namespace).List(ctx, opts)
+		if err != nil {
+			return nil, fmt.Errorf("listing its records: %w", err)
+		}
+		for _, s := range list.Items {
+			name := s.Labels["name"]
+			number, err := strconv.Atoi(s.Labels["version"])
+			if err != nil || s.Name != recordName(delivery.App{ReleaseName: name}, number) {
+				continue
+			}
+			byRelease[name] = append(byRelease[name], revisionOf(number, release.Status(s.Labels["status"]), s.Labels))
+		}
+		if opts.Continue = list.Continue; opts.Continue == "" {
+			break
+		}
+	}
+	for _, history := range byRelease {
+		slices.SortFunc(history, func(a, b revision) int { return cmp.Compare(a.number, b.number) })
+	}
+	return byRelease, nil
 }
 
 // get reads one record. It goes by way of a query because the driver's Get fails badly on a record that can't
 // be decoded; the query is answered with the one Secret that can match, so that it does not cost a look at all of them.
 func (r *releases) get(ctx context.Context, app delivery.App, number int) (*release.Release, error) {
+	r.mu.Lock()
+	pending := r.pending[releaseKey(app)]
+	r.mu.Unlock()
+	if pending != nil && pending.Version == number {
+		return pending, nil
+	}
 	found, err := r.driver(ctx, app, number).Query(map[string]string{
 		"owner": "helm", "name": app.ReleaseName, "version": strconv.Itoa(number),
 	})

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +24,36 @@ func watched(text string) *metav1.PartialObjectMetadata {
 		o.Labels = map[string]string{"l": f[3]}
 	}
 	return o
+}
+
+// TestNewsOfAnApp: what comes within a moment is told once, and what comes later is told again.
+func TestNewsOfAnApp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		web, other := objects.Key{Kind: "Service", Name: "web"}, objects.Key{Kind: "Service", Name: "other"}
+		c := &Client{
+			apps:     map[string]*memory{"web": newMemory(delivery.App{Name: "web"}), "other": newMemory(delivery.App{Name: "other"})},
+			claims:   map[objects.Key]claim{web: {owner: "web"}, other: {owner: "other"}},
+			onChange: func(app string) { told = append(told, app) },
+		}
+		c.apps["web"].items[web], c.apps["other"].items[other] = item{}, item{}
+		for range 5 {
+			c.noticed(web, live{}, false)
+		}
+		c.noticed(other, live{}, false)
+		time.Sleep(newsPause)
+		synctest.Wait()
+		slices.Sort(told)
+		if !slices.Equal(told, []string{"other", "web"}) {
+			t.Errorf("told %v", told)
+		}
+		c.noticed(web, live{}, false)
+		time.Sleep(newsPause)
+		synctest.Wait()
+		if len(told) != 3 {
+			t.Errorf("after that: %v", told)
+		}
+	})
 }
 
 func TestFeed(t *testing.T) {
