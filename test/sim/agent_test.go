@@ -61,11 +61,14 @@ type look struct {
 // start is the agent's start: the saved state is all that it knows.
 func start(w *world) *process {
 	p := &process{w: w, fetchAt: w.now}
+	w.watch.asked = w.now
 	ports := &ports{p}
 	p.agent = reconcile.New(reconcile.Config{
 		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler), Commands: w.since,
 		Gates: func(string) []rollout.Gate { return w.gates },
 	}, ports, ports, ports, ports)
+	told := p.news
+	p.news = func(app string) { w.spoilNews(p, app); told(app) }
 	p.writers = [2]writer{{write: p.agent.Revert}, {write: p.agent.Record}}
 	if err := p.agent.Start(context.Background()); err != nil {
 		w.failf("the agent does not start: %v", err)
@@ -134,13 +137,19 @@ func (p *process) fetch() {
 // commitOf is a commit as the agent reads it.
 func commitOf(c commit) source.Commit {
 	env := &environments.Environment{Name: "production"}
+	for i := range c.crowd {
+		// Apps beside it, all of which each commit changes: what they need of the loop is a turn.
+		env.Apps = append(env.Apps, environments.App{
+			Name: fmt.Sprint("beside-", i), Namespace: "production", ReleaseName: fmt.Sprint("beside-", i), Digest: c.id,
+		})
+	}
 	if c.digest != "" {
 		// What changes with the app's entry in git is its digest.
-		env.Apps = []environments.App{{
+		env.Apps = append(env.Apps, environments.App{
 			Name: appName, Namespace: "production", ReleaseName: appName,
 			Digest: fmt.Sprint(c.digest, c.off, c.policy.Suspend, c.policy.Analysis.StepWeightPromotion),
 			Chart:  environments.ChartRef{Version: c.digest},
-		}}
+		})
 	}
 	return source.Commit{Snapshot: &gitsync.Snapshot{Commit: c.id}, Env: env}
 }
@@ -152,7 +161,8 @@ func (p *process) render() {
 	}
 }
 
-// pass lets the agent look at an app that needs it, and reports whether there was one.
+// pass lets the agent look at an app that needs it, and reports whether there was one. Passes over other apps are turns of
+// the same queue.
 func (p *process) pass() bool {
 	p.whole, p.stale = false, false
 	if p.dead || !p.agent.Look(context.Background()) {

@@ -23,7 +23,9 @@ type commit struct {
 	// digest is the release that the branch asks for; empty: the app is not listed.
 	digest string
 	// off: the app's chart switches it off.
-	off    bool
+	off bool
+	// crowd is how many other apps the branch lists.
+	crowd  int
 	policy environments.Policy
 	// rollback is the rollout that the agent's commit takes back; 0: somebody else's commit.
 	rollback int64

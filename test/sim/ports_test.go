@@ -98,15 +98,21 @@ func (p *ports) DeleteState(context.Context, delivery.Saved) error {
 
 // Observe implements delivery.Objects; now and then from a cache that has not heard of the last few seconds, but never of
 // less than the agent's own writes.
-func (p *ports) Observe(_ context.Context, _ delivery.App, d project.Desired) (delivery.Seen, error) {
+func (p *ports) Observe(_ context.Context, a delivery.App, d project.Desired) (delivery.Seen, error) {
 	w, state := p.w, string(p.w.cluster.saved)
 	if p.dead || w.apiAway {
 		return delivery.Seen{}, errAway
+	}
+	if a.Name != appName {
+		return delivery.Seen{Applied: true}, nil
 	}
 	if l := p.looked; l != nil && l.state == state && w.now.Before(l.until) && w.chance(30) {
 		w.logf("stale look")
 		p.newsAt, p.stale = l.until, true
 		return l.seen.told(), nil
+	}
+	if err := w.spoilLook(d); err != nil {
+		return delivery.Seen{}, err
 	}
 	got := w.cluster.observe(w.spoilDesired(d))
 	p.looked = &look{seen: got, state: state, until: w.now.Add(4 * time.Second)}
@@ -201,9 +207,12 @@ func (p *ports) Outside(context.Context, string, []schema.GroupKind) ([]*unstruc
 }
 
 // Adopt implements delivery.Records.
-func (p *ports) Adopt(context.Context, delivery.App) (rollout.Found, error) {
+func (p *ports) Adopt(_ context.Context, a delivery.App) (rollout.Found, error) {
 	if p.dead || p.w.apiAway {
 		return rollout.Found{}, errAway
+	}
+	if a.Name != appName {
+		return rollout.Found{}, nil
 	}
 	found := p.w.spoilFound(p.w.cluster.found())
 	p.w.logf("found: stable=%s target=%s lost=%v canary=%v", describe(found.Stable), describe(found.Target), found.Lost, found.Canary)
@@ -245,6 +254,7 @@ func (p *ports) SettleReleases(_ context.Context, _ delivery.App, s rollout.Stat
 
 // Ask implements delivery.Metrics.
 func (p *ports) Ask(_ context.Context, checks []analysis.Check) []analysis.Sample {
+	p.w.watch.asked = p.w.now
 	p.mayCrash("before asking metrics")
 	out := make([]analysis.Sample, len(checks))
 	for i := range out {
@@ -257,7 +267,7 @@ func (p *ports) Ask(_ context.Context, checks []analysis.Check) []analysis.Sampl
 func (p *ports) Release(_ context.Context, c source.Commit, in *environments.App) (*release.Release, environments.Policy, error) {
 	asked := p.w.git.at(c.Commit)
 	switch {
-	case asked.off:
+	case asked.off, in.Name != appName:
 		return nil, environments.Policy{}, source.ErrSwitchedOff
 	case p.w.chartsAway:
 		return nil, environments.Policy{}, errAway
@@ -321,6 +331,9 @@ func (p *ports) Record(_ context.Context, b audit.Batch) (map[string]int64, erro
 	ahead := map[string]int64{}
 	err := p.push("status", func() {
 		for _, a := range b.Apps {
+			if a.Name != appName {
+				continue
+			}
 			if n := p.w.git.record(a.LastSeq, a.Events); n > 0 {
 				ahead[a.Name] = n
 			}
@@ -407,6 +420,9 @@ func (p *process) meanwhile() {
 	}
 	if w.chance(3) {
 		p.render()
+	}
+	if w.chance(10) { // another worker, who gets another app
+		p.agent.Look(context.Background())
 	}
 	if w.chance(10) {
 		w.now = w.now.Add(time.Duration(w.r.IntN(2000)) * time.Millisecond)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
@@ -94,6 +95,23 @@ func TestBroken(t *testing.T) {
 		{"a lost state is not noticed", func(w *world) {
 			w.spoilFound = func(f rollout.Found) rollout.Found { return rollout.Found{Stable: f.Stable} }
 		}, ""},
+		{"an object that can't be prepared keeps Next from being asked", func(w *world) {
+			w.spoilLook = func(d project.Desired) error {
+				if len(d.CanaryWorkloads) > 0 && kind(trim(imageOf(d.CanaryWorkloads[0]))) == "never" {
+					return errors.New("stringData.port is not a string")
+				}
+				return nil
+			}
+		}, "not at rest"},
+		{"a due check loses its lane", func(w *world) {
+			w.spoilNews = func(p *process, app string) {
+				if app == appName {
+					for _, t := range p.timers {
+						t.stopped = true
+					}
+				}
+			}
+		}, "late"},
 		{"the canary goes before its traffic", func(w *world) {
 			w.spoilDesired = func(d project.Desired) project.Desired {
 				if w.state().Phase == rollout.Promoting {

@@ -54,6 +54,24 @@ type watch struct {
 	// had this canary get on without a pass.
 	answered map[string]bool
 	forced   bool
+	// asked is when the agent last asked metrics or decided something, or had no reason to ask.
+	asked time.Time
+}
+
+// mostLate is how late a check may be: an app has its turn every few seconds, also when it fails.
+const mostLate = 15 * time.Second
+
+// checked: while a canary has traffic and nothing stands against it, its checks come in time, whoever else wants a turn.
+func (c *watch) checked() {
+	w, s := c.w, c.w.state()
+	if s.Phase != rollout.Analyzing || w.agent == nil || w.agent.dead || w.apiAway || w.refusing > 0 || !c.canaryUp || !c.stableUp ||
+		w.now.Before(c.hurt.Add(mostLate)) || c.tampered {
+		c.asked = w.now
+		return
+	}
+	if late := w.now.Sub(c.asked) - interval; late > mostLate {
+		w.failf("a check is %s late", late)
+	}
 }
 
 func (c *watch) passed(image string, weight int64, at time.Time) { c.pass = passing{image, weight, at} }
@@ -232,6 +250,7 @@ func (c *watch) serves() {
 
 // decided looks at the events of a state that is saved.
 func (c *watch) decided(events []rollout.Event, s rollout.State) {
+	c.asked = c.w.now // what was decided may have begun a step
 	if err := rollout.Check(s); err != nil {
 		c.w.failf("saved state: %v", err)
 	}
@@ -316,7 +335,8 @@ func (c *watch) lost(log []rollout.Event) {
 	clear(c.failed)
 	clear(c.answered)
 	if c.removing {
-		c.installed = false // be it listed again or not: nobody knows of any release any more
+		// Be it listed again or not: nobody knows of any release any more, nor of the canary's.
+		c.installed, c.unknown = false, true
 	}
 }
 

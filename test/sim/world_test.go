@@ -43,6 +43,8 @@ type world struct {
 	protected                              bool
 	troubled                               bool
 	apiAway, gitAway, promAway, chartsAway bool
+	// crowd is how many apps there are beside the one, turns how many the agent gets in a step.
+	crowd, turns int
 	// pushing is how often people push, in a thousand steps.
 	pushing int
 	// refusing is how many percent of the writes the API server refuses.
@@ -57,6 +59,9 @@ type world struct {
 	spoilDesired func(project.Desired) project.Desired
 	spoilFound   func(rollout.Found) rollout.Found
 	skipSave     bool
+	// spoilLook fails a look at the cluster, spoilNews comes before an agent hears of an app's news.
+	spoilLook func(project.Desired) error
+	spoilNews func(p *process, app string)
 }
 
 // broken is a panic that ends a run: an invariant does not hold.
@@ -76,6 +81,8 @@ func newWorld(seed uint64) *world {
 		spoilState:   func(_, after rollout.State) rollout.State { return after },
 		spoilDesired: func(d project.Desired) project.Desired { return d },
 		spoilFound:   func(f rollout.Found) rollout.Found { return f },
+		spoilLook:    func(project.Desired) error { return nil },
+		spoilNews:    func(*process, string) {},
 	}
 	if seed%7 == 3 {
 		w.strategy = environments.StrategyRolling
@@ -95,7 +102,11 @@ func newWorld(seed uint64) *world {
 	}
 	w.protected = seed%5 == 4
 	w.watch = &watch{w: w, serving: map[string]bool{}, failed: map[string]bool{}, answered: map[string]bool{}}
-	w.git.push(func(c *commit) { c.digest, c.policy = "good0", w.base() })
+	w.turns = 4
+	if seed%5 == 2 {
+		w.crowd = 150
+	}
+	w.git.push(func(c *commit) { c.digest, c.policy, c.crowd = "good0", w.base(), w.crowd })
 	w.agent = start(w)
 	return w
 }
@@ -211,7 +222,7 @@ func (w *world) act() {
 	if !w.now.Before(p.fetchAt) {
 		p.fetch()
 	}
-	for range 4 {
+	for range w.turns {
 		p.record()
 		if !p.newsAt.IsZero() && !w.now.Before(p.newsAt) {
 			p.newsAt = time.Time{}
@@ -219,12 +230,15 @@ func (w *world) act() {
 		}
 		p.fire()
 		if !w.troubled || w.chance(70) {
-			p.render()
+			for range 1 + w.crowd/w.turns { // a crowd is rendered faster than it is looked at
+				p.render()
+			}
 		}
 		if w.now = w.now.Add(time.Millisecond); !p.pass() {
 			break
 		}
 	}
+	w.watch.checked()
 	if p.dead {
 		w.agent = nil
 		w.upAt = w.now.Add(time.Duration(w.r.IntN(20)) * time.Second)
@@ -291,7 +305,10 @@ func (w *world) told() {
 }
 
 // since are the commands after the last one that was taken.
-func (w *world) since(_, last string) []rollout.Command {
+func (w *world) since(app, last string) []rollout.Command {
+	if app != appName {
+		return nil
+	}
 	i := slices.IndexFunc(w.commands, func(c rollout.Command) bool { return c.ID == last })
 	return w.commands[i+1:]
 }
@@ -409,7 +426,7 @@ func (w *world) resting() bool {
 	if p == nil || w.now.Before(w.watch.hurt.Add(deadline)) || p.read != w.git.tip().id {
 		return false
 	}
-	if w.cluster.saved == nil && len(w.cluster.records) > 0 && !w.skipSave {
+	if w.cluster.saved == nil && len(w.cluster.records) > 0 && !w.skipSave && p.agent.Settled() {
 		// What the agent remembers it has no reason to write again before it has something new to say.
 		w.logf("the agent is started again")
 		w.agent, w.upAt = nil, w.now
