@@ -6,18 +6,23 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"helm.sh/helm/v3/pkg/action"
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
 
 // variant publishes the app's chart, edited, as a version that no other test uses.
@@ -291,15 +296,123 @@ func TestUnpreparableObject(t *testing.T) {
 	w.removed()
 }
 
-// TestRemovedAppLeavesNothing: no object, no state, no Helm record, and helm install of that name would be welcome.
+// TestUnpreparableObjectInPromotion: an object that only the stable track gets is met when the canary has passed. There, too, a
+// version that mends it gets in, a revert does, and a removal.
+func TestUnpreparableObjectInPromotion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.variant("0.1.4", func(c *chart.Chart) {
+		template(c, "secret.yaml").Data = []byte("apiVersion: v1\nkind: Secret\nmetadata: {name: numbers}\nstringData: {port: 8080}\n")
+	})
+	stuck := func(nth int) {
+		w.bump("0.1.4")
+		w.awaitEvent(rollout.PromotionStarted, "0.1.4", nth)
+		w.await("the fault on the status branch", func() (bool, string) {
+			text := w.file(w.statusBranch(), "apps/"+app+".yaml")
+			return strings.Contains(text, "stringData.port is not a string"), text
+		})
+	}
+	w.install()
+	stuck(1)
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.settled()
+	w.servesGit()
+	stuck(2)
+	w.bump("0.0.130") // as git revert would
+	w.awaitEvent(rollout.Aborted, "0.1.4", 1)
+	w.settled()
+	w.servesGit()
+	stuck(3)
+	w.removed()
+}
+
+// TestConversionWebhookDies: a kind of the app that can't be read any more, from the middle of a rollout on and by an agent that
+// has read nothing of it yet, keeps no failing canary from going back, in the cluster and in git.
+func TestConversionWebhookDies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	group := w.name + ".example.com"
+	withThing := func(c *chart.Chart) {
+		c.Files = append(c.Files, &chart.File{Name: "crds/things.yaml", Data: []byte(`apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.` + group + `}
+spec:
+  group: ` + group + `
+  scope: Namespaced
+  names: {plural: things, singular: thing, kind: Thing, listKind: ThingList}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+  - {name: v2, served: true, storage: false, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+`)})
+		template(c, "thing.yaml").Data = []byte("apiVersion: " + group + "/v2\nkind: Thing\nmetadata: {name: odd}\nspec: {a: 1}\n")
+	}
+	good, bad := "0.1.5", "0.1.6"
+	w.variant(good, withThing)
+	w.variant(bad, withThing)
+	w.bump(good)
+	w.start()
+	w.awaitEvent(rollout.Installed, good, 1)
+	before := w.file("main", requirements)
+	commit := w.bump(bad)
+	w.awaitEvent(rollout.Advanced, bad, 5) // at 50 %
+	convert := func(conversion string) {
+		_, err := w.dyn.Resource(crds).Patch(t.Context(), "things."+group, types.MergePatchType, []byte(`{"spec":{"conversion":`+conversion+`}}`), metav1.PatchOptions{})
+		w.must(err)
+	}
+	convert(`{"strategy":"Webhook","webhook":{"conversionReviewVersions":["v1"],"clientConfig":{"url":"https://127.0.0.1:1/convert"}}}`)
+	// No namespace of the cluster could be deleted while it is like this.
+	mend := sync.OnceFunc(func() { convert(`{"strategy":"None","webhook":null}`) })
+	defer mend()
+	w.kill()
+	w.behave(bad, behaviour.Behaviour{ErrorRate: 1})
+	w.await("the kind to be unreadable", func() (bool, string) {
+		_, err := w.dyn.Resource(schema.GroupVersionResource{Group: group, Version: "v2", Resource: "things"}).Namespace(w.name).
+			Get(t.Context(), "odd", metav1.GetOptions{})
+		return err != nil, "it can be read"
+	})
+	w.start()
+	w.awaitEvent(rollout.RollbackStarted, bad, 1)
+	w.await("the canary to have no traffic", func() (bool, string) {
+		shares := w.canaryShares()
+		return shares[len(shares)-1] == 0, fmt.Sprint(shares)
+	})
+	w.awaitEvent(rollout.RollbackCommitted, bad, 1)
+	w.rolledBackOnce(commit, before)
+	w.settled()
+	mend()
+	w.awaitEvent(rollout.RolledBack, bad, 1)
+	w.servesGit()
+}
+
+// crds are what defines kinds.
+var crds = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+
+// TestRemovedAppLeavesNothing: no object, no state, no Helm record, so that helm install of that name is welcome.
 func TestRemovedAppLeavesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.install()
 	w.removed()
+	w.helmInstall()
 	w.commit("listed again", map[string]string{requirements: w.listed})
 	w.awaitEvent(rollout.Installed, "0.0.129", 2)
 	w.servesGit()
+}
+
+// helmInstall installs the app's chart by hand, and uninstalls it.
+func (w *world) helmInstall() {
+	w.Helper()
+	root, err := bed.FindRoot()
+	w.must(err)
+	c, err := loader.Load(filepath.Join(root, "test/demo/charts", app))
+	w.must(err)
+	install := action.NewInstall(w.helm())
+	install.ReleaseName, install.Namespace = app, w.name
+	_, err = install.Run(c, nil)
+	w.must(err)
+	_, err = action.NewUninstall(w.helm()).Run(app)
+	w.must(err)
 }
 
 // removed takes the app off the list and waits until nothing of it is left.
