@@ -277,6 +277,9 @@ func (c *Client) target(ctx context.Context, gvk schema.GroupVersionKind, namesp
 // applyOne makes one object as desired.
 func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) (out outcome, err error) {
 	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
+	if err != nil && c.item(m, p.key).Applied != "" {
+		return refused, objectError("applying", p.key, err) // it can't be looked at, and was there when it could
+	}
 	if err != nil {
 		return absent, objectError("applying", p.key, err)
 	}

@@ -382,7 +382,7 @@ spec:
 	w.settled()
 	mend()
 	w.awaitEvent(rollout.RolledBack, bad, 1)
-	w.servesGit()
+	w.object(group, "v2", "things", "odd")
 }
 
 // crds are what defines kinds.
