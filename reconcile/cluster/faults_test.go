@@ -121,7 +121,7 @@ spec:
 		clients++ // one that listed before the server had noticed would go on as if nothing were
 		r.restart(fmt.Sprint(clients))
 		seen := r.observe(away)
-		return !seen.Applied && strings.Contains(seen.Pending, "Thing") && seen.Stable.Available, seen.Pending + seen.Stable.Message
+		return !seen.Applied && seen.Exposed && strings.Contains(seen.Pending, "Thing") && seen.Stable.Available, seen.Pending + seen.Stable.Message
 	})
 	next := away
 	next.Canary = r.objects(deployment("web-canary", "web:2", 1))

@@ -50,6 +50,9 @@ func (c *Client) Observe(ctx context.Context, app delivery.App, d project.Desire
 		}
 	}
 	seen.Applied, seen.Pending = len(pending) == 0, some(pending)
+	seen.Exposed = !slices.ContainsFunc(plan, func(p planned) bool {
+		return pending[p.key] != "" && (p.track == trackRouting || objects.Workload(p.key.GroupKind()))
+	})
 	if seen.Stable, err = c.track(ctx, m, app, trackStable, d.StableWorkloads, pending); err != nil {
 		return delivery.Seen{}, err
 	}

@@ -32,6 +32,9 @@ type Saved struct {
 type Seen struct {
 	// Applied: everything desired is in the cluster as desired, and nothing is left to prune.
 	Applied bool
+	// Exposed: users are led as the state says, whatever else is not as desired. The routing and the workloads of both tracks
+	// are.
+	Exposed bool
 	// Pending names some objects that are not, for people; empty when Applied.
 	Pending        string
 	Stable, Canary rollout.Track

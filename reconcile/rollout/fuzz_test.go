@@ -308,7 +308,7 @@ func (d *dice) observation() rollout.Observation {
 	changes := []rollout.Change{rollout.ChangeNone, rollout.ChangePlain, rollout.ChangePods}
 	o := rollout.Observation{
 		Now: d.now(), Removed: d.n(12) == 11, FromStable: changes[d.n(3)], FromTarget: changes[d.n(3)],
-		Plan: d.plan(), Applied: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
+		Plan: d.plan(), Applied: d.n(4) > 0, Exposed: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
 		Recorded: int64(d.n(20)), Ahead: int64(max(0, d.n(40)-20)),
 	}
 	if d.n(4) > 0 {

@@ -171,7 +171,7 @@ func (t *turn) decide() {
 	}
 }
 
-// mark notes when the cluster was first seen to hold the present phase and weight. Times ahead of the clock, which
+// mark notes when users were first seen to be led as the present phase and weight say. Times ahead of the clock, which
 // was set back then, are brought down to it: a step may become longer by that, never endless.
 func (t *turn) mark() {
 	if t.Phase == Idle {
@@ -181,7 +181,7 @@ func (t *turn) mark() {
 	if t.Since.IsZero() || t.Since.After(now) {
 		t.Since = now
 	}
-	if t.StepSince.After(now) || t.StepSince.IsZero() && t.o.Applied {
+	if t.StepSince.After(now) || t.StepSince.IsZero() && (t.o.Exposed || t.o.Applied) {
 		t.StepSince = now
 	}
 	if t.LastCheck.After(now) {

@@ -45,7 +45,7 @@ type State struct {
 	Drained bool `json:"drained,omitempty"`
 	// Since is when the present phase and weight were decided, or in their course Drained. Deadlines count from it.
 	Since time.Time `json:"since,omitzero"`
-	// StepSince is when the cluster was first seen to hold this phase and weight; zero until then. Intervals are
+	// StepSince is when users were first seen to be led as this phase and weight say; zero until then. Intervals are
 	// measured from it, so a step is never shortened by a crash or an API server that was away.
 	StepSince time.Time `json:"stepSince,omitzero"`
 	// LastCheck is when the last counted verdict was asked.
@@ -144,6 +144,10 @@ type Observation struct {
 	// Applied: the cluster holds the whole projection of the present State, and nothing that it does not hold any
 	// more. In Removing the projection is empty, so that Applied says that everything is gone.
 	Applied bool
+	// Exposed: users are led as the present State says: the routing and the workloads of both tracks are as projected.
+	// Where Applied holds, it does too. A step begins with it, so that an object that has nothing to do with the traffic
+	// keeps no canary from being judged.
+	Exposed bool
 	// WatchedSince is since when the cluster has answered without a gap; zero: always. Deadlines count from it at the
 	// earliest, so that an API server that was away is never taken for pods that do not start.
 	WatchedSince time.Time

@@ -177,6 +177,8 @@ func (w *world) observe(d *datadriven.TestData) string {
 			o.Now = o.Now.Add(duration(d, a.Key))
 		case a.Key == "pending":
 			o.Applied, o.Stable.Ready, o.Canary.Ready = false, false, false
+		case a.Key == "exposed": // something is not as desired, but nothing that leads users
+			o.Applied, o.Exposed = false, true
 		case a.Key == "stable":
 			o.Stable = track(value)
 		case a.Key == "canary":

@@ -67,8 +67,6 @@ func start(w *world) *process {
 		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler), Commands: w.since,
 		Gates: func(string) []rollout.Gate { return w.gates },
 	}, ports, ports, ports, ports)
-	told := p.news
-	p.news = func(app string) { w.spoilNews(p, app); told(app) }
 	p.writers = [2]writer{{write: p.agent.Revert}, {write: p.agent.Record}}
 	if err := p.agent.Start(context.Background()); err != nil {
 		w.failf("the agent does not start: %v", err)

@@ -176,6 +176,7 @@ func (c *cluster) remove(k string) {
 // seen is what cluster.Client.Observe tells.
 type seen struct {
 	applied        bool
+	exposed        bool
 	pending        string
 	stable, canary rollout.Track
 }
@@ -183,6 +184,7 @@ type seen struct {
 func (c *cluster) observe(d project.Desired) seen {
 	pending := append(c.missing(all(d)), c.leftovers(d)...)
 	s := seen{applied: len(pending) == 0, pending: strings.Join(pending, ", ")}
+	s.exposed = len(c.missing(slices.Concat(d.Routing, d.StableWorkloads, d.CanaryWorkloads))) == 0
 	s.stable = c.track(d.StableWorkloads, slices.Concat(d.Stable, d.Routing), false)
 	if len(d.Outgoing) > 0 {
 		s.stable.Available = c.track(d.Outgoing, nil, false).Available

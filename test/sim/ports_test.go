@@ -32,7 +32,13 @@ var (
 )
 
 // OnChange implements reconcile.Cluster.
-func (p *ports) OnChange(news func(string)) { p.news = news }
+func (p *ports) OnChange(news func(string)) {
+	p.news = func(app string) {
+		if !p.w.spoilNews(p.process, app) {
+			news(app)
+		}
+	}
+}
 
 // LoadStates implements reconcile.Cluster.
 func (p *ports) LoadStates(context.Context) (map[string]delivery.Saved, map[string]error, error) {
@@ -124,7 +130,7 @@ func (p *ports) Observe(_ context.Context, a delivery.App, d project.Desired) (d
 }
 
 func (s seen) told() delivery.Seen {
-	return delivery.Seen{Applied: s.applied, Pending: s.pending, Stable: s.stable, Canary: s.canary}
+	return delivery.Seen{Applied: s.applied, Exposed: s.exposed, Pending: s.pending, Stable: s.stable, Canary: s.canary}
 }
 
 // Apply implements delivery.Objects: object by object, and then it deletes what is no longer desired.
@@ -416,7 +422,11 @@ func (p *process) meanwhile() {
 		p.fetch()
 	}
 	if w.chance(3) {
+		begun := w.now
 		p.record()
+		if w.now.Sub(begun) > mostLate/2 {
+			w.watch.asked = w.now // in the agent, a slow writer holds up no pass
+		}
 	}
 	if w.chance(3) {
 		p.render()

@@ -103,13 +103,12 @@ func TestBroken(t *testing.T) {
 				return nil
 			}
 		}, "not at rest"},
-		{"a due check loses its lane", func(w *world) {
-			w.spoilNews = func(p *process, app string) {
-				if app == appName {
-					for _, t := range p.timers {
-						t.stopped = true
-					}
+		{"news takes a due check out of its lane", func(w *world) {
+			w.spoilNews = func(p *process, _ string) bool {
+				for _, t := range p.timers {
+					t.stopped = true // and the app waits among all the others
 				}
+				return true
 			}
 		}, "late"},
 		{"the canary goes before its traffic", func(w *world) {

@@ -59,9 +59,9 @@ type world struct {
 	spoilDesired func(project.Desired) project.Desired
 	spoilFound   func(rollout.Found) rollout.Found
 	skipSave     bool
-	// spoilLook fails a look at the cluster, spoilNews comes before an agent hears of an app's news.
+	// spoilLook fails a look at the cluster, spoilNews keeps an app's news from the agent.
 	spoilLook func(project.Desired) error
-	spoilNews func(p *process, app string)
+	spoilNews func(p *process, app string) bool
 }
 
 // broken is a panic that ends a run: an invariant does not hold.
@@ -82,7 +82,7 @@ func newWorld(seed uint64) *world {
 		spoilDesired: func(d project.Desired) project.Desired { return d },
 		spoilFound:   func(f rollout.Found) rollout.Found { return f },
 		spoilLook:    func(project.Desired) error { return nil },
-		spoilNews:    func(*process, string) {},
+		spoilNews:    func(*process, string) bool { return false },
 	}
 	if seed%7 == 3 {
 		w.strategy = environments.StrategyRolling
