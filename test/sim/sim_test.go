@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -12,8 +13,10 @@ import (
 )
 
 var (
-	seedFlag  = flag.Int64("seed", -1, "run this seed only, and print all of its trace")
-	seedsFlag = flag.Uint64("seeds", 200, "number of seeds")
+	seedFlag     = flag.Int64("seed", -1, "run this seed only, and print all of its trace")
+	seedsFlag    = flag.Uint64("seeds", 200, "number of seeds")
+	fromFlag     = flag.Uint64("from", 0, "the first seed")
+	rolloutsFlag = flag.Int("rollouts", 0, "go on until there were so many rollouts, and tell how far it is")
 )
 
 const troubledSteps = 400
@@ -33,7 +36,10 @@ func TestSimulation(t *testing.T) {
 		seeds = 20
 	}
 	seen := map[rollout.EventType]int{}
-	for seed := range seeds {
+	for seed := *fromFlag; seed < *fromFlag+seeds || seen[rollout.RolloutStarted] < *rolloutsFlag; seed++ {
+		if *rolloutsFlag > 0 && seed%500 == 0 {
+			fmt.Fprintf(os.Stderr, "seed %d: %d rollouts, %d first installs\n", seed, seen[rollout.RolloutStarted], seen[rollout.InstallStarted])
+		}
 		w := newWorld(seed)
 		if err := w.run(troubledSteps); err != nil {
 			t.Errorf("seed %d: %v\n%s\nall of it: go test ./test/sim -run TestSimulation -v -seed %d", seed, err, w.tail(40), seed)
