@@ -147,24 +147,11 @@ func TestInterval(t *testing.T) {
 	}
 }
 
-func TestRedact(t *testing.T) {
-	for in, want := range map[string]string{
-		`Get "https://u:p%40ss@host/x": EOF`:           `Get "https://***@host/x": EOF`,
-		"Authorization: Bearer abc.def-ghi":            "Authorization: Bearer ***",
-		"sent Bearer eyJhbGciOiJIUzI1NiJ9 to it":       "sent Bearer *** to it",
-		"authorization=s3cr3tvalue; bad":               "authorization=***; bad",
-		`{"password": "hunter2", "a": 1}`:              `{"password": "***", "a": 1}`,
-		"x?access_token=abc&y=1":                       "x?access_token=***&y=1",
-		"two\nlines":                                   "two lines",
-		"reading the bearer token: no such file":       "reading the bearer token: no such file",
-		"open /run/secret: permission denied":          "open /run/secret: permission denied",
-		`parse error: unexpected "}" in basic matcher`: `parse error: unexpected "}" in basic matcher`,
-	} {
-		if got := Redact(in); got != want {
-			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
-		}
+func TestLine(t *testing.T) {
+	if got := Line("two\nlines of https://u:p@host/"); got != "two lines of https://xxxxx@host/" {
+		t.Error(got)
 	}
-	if got := Redact(strings.Repeat("é", 1000)); len(got) > 310 {
+	if got := Line(strings.Repeat("é", 1000)); len(got) > 310 {
 		t.Errorf("%d bytes", len(got))
 	}
 }

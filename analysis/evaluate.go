@@ -70,7 +70,7 @@ func judge(c Check, s Sample) Result {
 func ignorance(c Check, s Sample) string {
 	switch {
 	case s.Err != nil:
-		return "no answer: " + Redact(s.Err.Error())
+		return "no answer: " + Line(s.Err.Error())
 	case c.Traffic != "" && (math.IsNaN(s.Requests) || math.IsInf(s.Requests, 0)):
 		return "the number of requests is not known" + c.window()
 	case c.Traffic != "" && s.Requests <= 0:
@@ -80,7 +80,7 @@ func ignorance(c Check, s Sample) string {
 	case !s.Present || math.IsNaN(s.Value):
 		return "no data" + c.window()
 	case len(s.Warnings) > 0:
-		return "the answer may not be whole: " + Redact(s.Warnings[0])
+		return "the answer may not be whole: " + Line(s.Warnings[0])
 	case c.Min != nil && math.IsNaN(*c.Min), c.Max != nil && math.IsNaN(*c.Max):
 		return "its limit is not a number"
 	}

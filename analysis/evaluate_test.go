@@ -85,10 +85,10 @@ func TestEvaluateOneCheck(t *testing.T) {
 			rate,
 			Sample{Err: errors.New(`Post "http://sluice:hunter2@prometheus:9090/api/v1/query": connection refused`)},
 			Inconclusive, false,
-			`success rate: no answer: Post "http://***@prometheus:9090/api/v1/query": connection refused`,
+			`success rate: no answer: Post "http://xxxxx@prometheus:9090/api/v1/query": connection refused`,
 		},
 		{"an error outweighs a value", faults, Sample{Value: 9, Present: true, Err: errors.New("busy")}, Inconclusive, false, "errors: no answer: busy"},
-		{"a part of the store is away", rate, Sample{Value: 100, Present: true, Requests: 20, Warnings: []string{"store eu-1 is away: token=hunter2", "x"}}, Inconclusive, false, "success rate: the answer may not be whole: store eu-1 is away: token=***"},
+		{"a part of the store is away", rate, Sample{Value: 100, Present: true, Requests: 20, Warnings: []string{"store eu-1 is away: token=hunter2", "x"}}, Inconclusive, false, "success rate: the answer may not be whole: store eu-1 is away: token=xxxxx"},
 		{"a bad value of a part fails nothing", rate, Sample{Value: 0, Present: true, Requests: 20, Warnings: []string{"partial"}}, Inconclusive, false, "success rate: the answer may not be whole: partial"},
 		{"a limit that is none", Check{Name: "load", Max: number(math.NaN())}, value(2), Inconclusive, false, "load: its limit is not a number"},
 	}

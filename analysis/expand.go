@@ -103,7 +103,7 @@ func (e *expander) variable() error {
 	name := strings.TrimSpace(inner)
 	value, known := e.values[name]
 	if !known {
-		return fmt.Errorf("unknown variable {{ %s }}; known are namespace, target, service, name and interval", Redact(name))
+		return fmt.Errorf("unknown variable {{ %s }}; known are namespace, target, service, name and interval", Line(name))
 	}
 	text, err := e.write(value)
 	if err != nil {

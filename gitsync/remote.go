@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 // Remote says where a branch is and how to get at it.
@@ -96,7 +98,7 @@ func (a Auth) hasPassword() bool { return a.Password != "" || a.PasswordFile != 
 func (a Auth) hasSecret() bool   { return a.hasToken() || a.hasPassword() }
 
 // String is the URL without user information, and the branch.
-func (r Remote) String() string { return Redact(r.URL) + " " + r.withDefaults().Branch }
+func (r Remote) String() string { return redact.Text(r.URL) + " " + r.withDefaults().Branch }
 
 func (r Remote) withDefaults() Remote {
 	if r.Branch == "" {
@@ -154,7 +156,7 @@ func (r Remote) Validate() error {
 		}
 	}
 	if loc.scheme == schemeFile && !r.AllowFile {
-		fault("url: %s is a path on this machine, which is not allowed here", Redact(r.URL))
+		fault("url: %s is a path on this machine, which is not allowed here", redact.Text(r.URL))
 	}
 	if r.CAFile != "" && loc.scheme != "https" {
 		fault("caFile: only for https")

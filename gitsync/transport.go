@@ -15,9 +15,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 // maxAdvertisement bounds the list of references that a remote sends, in bytes: some 600,000 references.
@@ -98,9 +101,9 @@ func (l *link) fault(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &cleanError{
-		text: fmt.Sprintf("%s %s: %s", doing, l.remote, clean(err.Error(), l.secrets())),
-		err:  err,
+	return &redact.Error{
+		Text: fmt.Sprintf("%s %s: %s", doing, l.remote, clean(err.Error(), l.secrets())),
+		Err:  err,
 	}
 }
 
@@ -262,4 +265,26 @@ func (l *link) onBranch(branch string) *link {
 	other := *l
 	other.remote.Branch = branch
 	return &other
+}
+
+// maxMessage bounds text that a server sent, in bytes.
+const maxMessage = 2 << 10
+
+// clean makes text of a server fit for one message: without the secrets in use, without control characters that
+// would forge log lines or drive a terminal, and not endless.
+func clean(s string, secrets []string) string {
+	s = redact.Text(s, secrets...)
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return r
+		case unicode.IsControl(r):
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + " ..."
+	}
+	return strings.TrimSpace(s)
 }

@@ -9,11 +9,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 // Access is what the repositories under one URL need.
@@ -43,12 +44,12 @@ type site struct {
 func newSite(a Access, transport http.RoundTripper) (*site, error) {
 	u, err := url.Parse(strings.TrimSuffix(a.URL, "/"))
 	if err != nil || u.Host == "" || u.User != nil {
-		return nil, fmt.Errorf("reading the access for %s: not a URL with a host and without credentials", redactURL(a.URL))
+		return nil, fmt.Errorf("reading the access for %s: not a URL with a host and without credentials", redact.URL(a.URL))
 	}
 	s := &site{Access: a, url: u, tokens: auth.NewCache()}
 	if len(a.CA) > 0 {
 		if transport, err = trusting(transport, a.CA); err != nil {
-			return nil, fmt.Errorf("reading the access for %s: %w", redactURL(a.URL), err)
+			return nil, fmt.Errorf("reading the access for %s: %w", redact.URL(a.URL), err)
 		}
 	}
 	s.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
@@ -172,27 +173,6 @@ func (s *sites) of(u *url.URL, repository *site) *site {
 	return best
 }
 
-// redactURL removes user, password and query of a URL for errors and for files on disk.
-func redactURL(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "a malformed URL"
-	}
-	u.User, u.RawQuery, u.Fragment = nil, "", ""
-	return u.String()
-}
-
-var urlInText = regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>]+`)
-
-// redacted is an error whose text holds no credentials. Unwrap gives the original, for errors.Is.
-type redacted struct {
-	text string
-	err  error
-}
-
-func (e *redacted) Error() string { return e.text }
-func (e *redacted) Unwrap() error { return e.err }
-
 // redact cleans the text of an error that comes from an HTTP client or a registry.
 func (s *site) redact(err error) error {
 	if err == nil {
@@ -202,12 +182,6 @@ func (s *site) redact(err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	text := urlInText.ReplaceAllStringFunc(err.Error(), redactURL)
 	basic := base64.StdEncoding.EncodeToString([]byte(s.Username + ":" + s.Password))
-	for _, secret := range []string{s.Password, s.Token, basic} {
-		if len(secret) > 3 {
-			text = strings.ReplaceAll(text, secret, "[redacted]")
-		}
-	}
-	return &redacted{text: text, err: err}
+	return &redact.Error{Text: redact.Text(redact.URLs(err.Error()), s.Password, s.Token, basic), Err: err}
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"golang.org/x/sync/singleflight"
 	"helm.sh/helm/v3/pkg/repo"
+
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 const userAgent = "sluice"
@@ -28,7 +30,7 @@ type Ref struct {
 }
 
 func (r Ref) String() string {
-	return fmt.Sprintf("chart %s %s from %s", r.Name, r.Version, redactURL(r.Repository))
+	return fmt.Sprintf("chart %s %s from %s", r.Name, r.Version, redact.URL(r.Repository))
 }
 
 // FetcherConfig configures a Fetcher. The zero value of every field but CacheDir is usable.
@@ -308,7 +310,7 @@ func (f *Fetcher) download(ctx context.Context, r Ref, entry indexEntry) ([]byte
 	case "http", "https":
 		answer, err := f.get(ctx, u, s, nil, f.limits.Archive, "chart archive")
 		if err != nil {
-			return nil, fmt.Errorf("fetching %s: %w", redactURL(text), err)
+			return nil, fmt.Errorf("fetching %s: %w", redact.URL(text), err)
 		}
 		return answer.body, nil
 	case "oci":

@@ -10,6 +10,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"helm.sh/helm/v3/pkg/chart"
+
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 // schemas holds the compiled values.schema.json of a chart and its subcharts.
@@ -42,7 +44,7 @@ func (s *schemas) check(c *chart.Chart, values map[string]any, warnings *[]strin
 		compiled := s.get(c.Schema)
 		for _, url := range compiled.refused {
 			*warnings = append(*warnings, fmt.Sprintf(
-				"the values schema of chart %s refers to %s, which is not fetched: that part is not checked", c.Name(), redactURL(url)))
+				"the values schema of chart %s refers to %s, which is not fetched: that part is not checked", c.Name(), redact.URL(url)))
 		}
 		if err := compiled.validate(values); err != nil {
 			fmt.Fprintf(faults, "%s:\n%s", c.Name(), schemaFault(err))

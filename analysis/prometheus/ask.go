@@ -153,7 +153,7 @@ func (c *Client) evaluate(ctx context.Context, q string, at time.Time) (model.Va
 	for _, w := range all {
 		// Servers before 3.0 send remarks on a query's style as warnings; they do not touch its value.
 		if !strings.HasPrefix(w, "PromQL info:") {
-			warnings = append(warnings, analysis.Redact(c.secrets.remove(w)))
+			warnings = append(warnings, analysis.Line(c.secrets.remove(w)))
 		}
 	}
 	return value, warnings, err
@@ -164,7 +164,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return fmt.Errorf("asking prometheus: no answer within %s", c.timeout)
 	}
-	return fmt.Errorf("asking prometheus: %s", analysis.Redact(c.secrets.remove(err.Error())))
+	return fmt.Errorf("asking prometheus: %s", analysis.Line(c.secrets.remove(err.Error())))
 }
 
 // number takes the one number out of an answer.

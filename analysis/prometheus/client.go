@@ -24,6 +24,8 @@ import (
 
 	"github.com/prometheus/client_golang/api"
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
+
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 // DefaultTimeout is the time that one query may take.
@@ -201,13 +203,7 @@ func (s *secrets) remove(text string) string {
 	for _, v := range s.config.Headers {
 		hide = append(hide, v)
 	}
-	for _, secret := range hide {
-		// Shorter ones protect nothing and would make a riddle of the text.
-		if len(secret) >= 4 {
-			text = strings.ReplaceAll(text, secret, "***")
-		}
-	}
-	return text
+	return redact.Text(text, hide...)
 }
 
 func valueOrFile(value, file string) (string, error) {
