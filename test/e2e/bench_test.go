@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -107,13 +108,17 @@ func BenchmarkThousandApps(b *testing.B) {
 	}
 }
 
-// BenchmarkCanaries runs 300 canaries at once, of three steps at an interval of ten seconds, with the built-in checks of real
+// canaries is how many BenchmarkCanaries runs.
+var canaries = flag.Int("canaries", 300, "number of canaries that BenchmarkCanaries runs at once")
+
+// BenchmarkCanaries runs 300 canaries at once, or as many as -canaries says, of three steps at an interval of ten seconds, with the built-in checks of real
 // traffic. It reports how late the steps come that were no longer than their interval by what the checks said, and what it
 // costs.
 //
 //	go test -run=^$ -bench=Canaries -benchtime=1x ./test/e2e -scrape 2s
 func BenchmarkCanaries(b *testing.B) {
-	const apps, interval = 300, 10 * time.Second
+	const interval = 10 * time.Second
+	apps := *canaries
 	for b.Loop() {
 		w := newWorld(b)
 		w.checkInterval = 0 // the policy's own
@@ -142,7 +147,8 @@ func BenchmarkCanaries(b *testing.B) {
 		})
 		b.ReportMetric(time.Since(begin).Seconds(), "cold-ready-s")
 		w.rests()
-		b.ReportMetric(float64(len(w.requests(begin)))/apps, "cold-requests/app")
+		b.ReportMetric(float64(len(w.requests(begin)))/float64(apps), "cold-requests/app")
+		b.ReportMetric(w.memory("VmHWM"), "cold-peak-RSS-MB")
 		cold := w.tally(begin)
 		for n := range apps {
 			w.bed.Traffic.SetRate(w.name, fmt.Sprintf("app-%d", n), 10)
@@ -157,7 +163,7 @@ func BenchmarkCanaries(b *testing.B) {
 			return promoted == apps, fmt.Sprint(promoted, " promoted, ", len(steps), " steps")
 		})
 		b.ReportMetric(time.Since(begin).Seconds(), "all-promoted-s")
-		b.ReportMetric(float64(len(steps))/apps, "steps/app")
+		b.ReportMetric(float64(len(steps))/float64(apps), "steps/app")
 		slices.Sort(steps)
 		for name, share := range map[string]float64{"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1} {
 			late := steps[min(len(steps)-1, int(share*float64(len(steps))))] - interval
@@ -165,7 +171,7 @@ func BenchmarkCanaries(b *testing.B) {
 		}
 		b.ReportMetric((w.cpu() - used).Seconds(), "agent-cpu-s")
 		b.ReportMetric(w.memory("VmHWM"), "peak-RSS-MB")
-		b.ReportMetric(float64(len(w.requests(begin)))/apps, "requests/app")
+		b.ReportMetric(float64(len(w.requests(begin)))/float64(apps), "requests/app")
 		// Not by Logf, which shows the first lines only.
 		fmt.Fprintf(os.Stderr, "a cold sync of %d apps asks\n%stheir canaries ask\n%sand git tells of\n%s", apps, cold, w.tally(begin), w.told())
 		w.stop()
