@@ -58,7 +58,7 @@ func decodeObject[T any](d *decoder, at fieldPath, v any, table fields[T], to *T
 		read, known := table[key]
 		switch {
 		case !known:
-			d.add(at.key(key), unknownField(at.key(key).String(), table.names()))
+			d.add(at.key(key), UnknownField(at.key(key).String(), table.names()))
 		case m[key] != nil:
 			read(d, at.key(key), m[key], to)
 		}

@@ -124,7 +124,7 @@ func (d *dependency) read(n *yamlv3.Node, firstLine int) {
 		case "import-values":
 			d.importValues = []any{}
 		default:
-			f := unknownField(key.Value, dependencyFields)
+			f := UnknownField(key.Value, dependencyFields)
 			d.fail(line, f.Field, f.Problem, f.Expected)
 		}
 	}

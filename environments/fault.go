@@ -55,8 +55,8 @@ func joinFaults(faults []*Fault) error {
 	return errors.Join(all...)
 }
 
-// unknownField words the fault of a field that nobody reads.
-func unknownField(field string, known []string) *Fault {
+// UnknownField words the fault of a field that nobody reads: the known ones that are nearest to it are what was expected.
+func UnknownField(field string, known []string) *Fault {
 	key := field[strings.LastIndexByte(field, '.')+1:]
 	return &Fault{Field: field, Problem: "unknown field", Expected: nearestOf(key, known)}
 }
@@ -114,6 +114,9 @@ func distance(a, b string) int {
 var yamlErrorLine = regexp.MustCompile(`(?s)^.*?yaml: (?:line (\d+): )?([^\n]*).*$`)
 
 var yamlDuplicateKey = regexp.MustCompile(`line (\d+): key "([^"\n]*)" already set in map`)
+
+// YAMLFault is the fault of a file that is not YAML, of a YAML library's error. It repeats no value.
+func YAMLFault(file string, err error) *Fault { return yamlFault(file, 1, err) }
 
 // yamlFault turns a YAML library's error into a fault. Their messages can quote the value that they choked on,
 // which may be a secret; such a tail is cut off.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"reflect"
 	"strconv"
@@ -32,7 +31,7 @@ func (d *decoder) decode(r io.Reader, to any) error {
 	switch err := dec.Decode(&doc); {
 	case errors.Is(err, io.EOF): // an empty file says nothing
 	case err != nil:
-		return fmt.Errorf("%s: not valid YAML: %s", d.file, strings.TrimPrefix(err.Error(), "yaml: "))
+		return environments.YAMLFault(d.file, err)
 	default:
 		d.value(doc.Content[0], reflect.ValueOf(to).Elem(), "")
 	}
@@ -114,7 +113,8 @@ func (d *decoder) object(n *yaml.Node, to reflect.Value, field string) {
 		switch {
 		case !known:
 			d.lines[at] = key.Line
-			d.fault(at, "unknown field", "one of "+strings.Join(names, ", "))
+			unknown := environments.UnknownField(at, names)
+			d.fault(at, unknown.Problem, unknown.Expected)
 		case seen[key.Value]:
 			d.lines[at] = key.Line
 			d.fault(at, "is set twice", "one of them")
