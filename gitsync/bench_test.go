@@ -69,8 +69,8 @@ func BenchmarkFetchOneOf10000(b *testing.B) {
 	}
 }
 
-// BenchmarkProbe fetches a branch that has not moved.
-func BenchmarkProbe(b *testing.B) {
+// BenchmarkFetchUnmoved fetches a branch that has not moved.
+func BenchmarkFetchUnmoved(b *testing.B) {
 	o, list := newLargeOrigin(b, 0)
 	o.setMain(list[0])
 	repo := mustOpen(b, o.serveHTTP("", "").remote())

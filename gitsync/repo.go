@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -17,9 +16,6 @@ import (
 
 // ErrBranchNotFound is returned when the remote has no such branch, or is empty.
 var ErrBranchNotFound = errors.New("branch does not exist")
-
-// probeTimeout bounds asking for references, which a healthy remote answers at once.
-const probeTimeout = 30 * time.Second
 
 // Repo is one branch of a remote with all of its history.
 type Repo struct {
@@ -57,16 +53,6 @@ func (r *Repo) Close() error { return r.store.close() }
 
 // Remote that was given to Open, with defaults filled in.
 func (r *Repo) Remote() Remote { return r.remote }
-
-// Probe asks the remote where the branch is now and fetches nothing. The error wraps ErrBranchNotFound when there
-// is none.
-func (r *Repo) Probe(ctx context.Context) (string, error) {
-	h, err := r.link.probe(ctx, r.remote.Branch)
-	if err != nil {
-		return "", r.link.fault("probing", err)
-	}
-	return h.String(), nil
-}
 
 // Fetch brings the branch up to date and returns its tip; when it has not moved, the Snapshot of the last Fetch.
 // A branch that was force-pushed is followed. The error wraps ErrBranchNotFound when there is no such branch.
@@ -176,19 +162,6 @@ func (r *Repo) commit(hash string) (*Commit, error) {
 		return nil, fmt.Errorf("reading %w", err)
 	}
 	return c, nil
-}
-
-// probe asks where a branch is.
-func (l *link) probe(ctx context.Context, branch string) (plumbing.Hash, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(l.remote.Timeout, probeTimeout))
-	defer cancel()
-	s, err := l.uploadPack(ctx)
-	if err != nil {
-		return plumbing.ZeroHash, cause(ctx, err)
-	}
-	defer s.Close()
-	_, h, err := advertised(ctx, s, branch)
-	return h, err
 }
 
 // advertised reads the references of a session and finds a branch among them.

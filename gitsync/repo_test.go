@@ -56,9 +56,6 @@ func TestFetchFollowsTheBranch(t *testing.T) {
 		if s2.Commit != second {
 			t.Fatalf("commit %s, want %s", s2.Commit, second)
 		}
-		if h, err := repo.Probe(t.Context()); err != nil || h != second {
-			t.Errorf("probe: %s, %v", h, err)
-		}
 		for snap, want := range map[*Snapshot]string{s1: "a: 1\n", s2: "a: 2\n"} {
 			if b, err := fs.ReadFile(snap.FS(), "env/requirements.yaml"); err != nil || string(b) != want {
 				t.Errorf("%s: %q, %v", snap.Subject, b, err)

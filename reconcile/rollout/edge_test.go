@@ -81,18 +81,6 @@ func TestPlainChangeWhileTheCanaryIsAway(t *testing.T) {
 	}
 }
 
-func TestRolloutID(t *testing.T) {
-	if id := (rollout.State{}).RolloutID("app"); id != "" {
-		t.Errorf("before the first rollout: %q", id)
-	}
-	if id := (rollout.State{Rollouts: 7}).RolloutID("app"); id != "app/7" {
-		t.Errorf("the seventh rollout: %q", id)
-	}
-	if id := (rollout.Event{Rollout: 6}).RolloutID("app"); id != "app/6" {
-		t.Errorf("an event of the sixth rollout: %q", id)
-	}
-}
-
 // The table of Tracks, row by row.
 func TestTracks(t *testing.T) {
 	a, b := rollout.Release{Digest: "a"}, rollout.Release{Digest: "b"}

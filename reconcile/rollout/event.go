@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/sluice-cd/sluice/analysis"
@@ -66,17 +65,4 @@ type Event struct {
 	// By is the person whose command this event answers, Command its ID.
 	By      string `json:"by,omitempty"`
 	Command string `json:"command,omitempty"`
-}
-
-// RolloutID names the app's present or last rollout, as "croc-hunter-java/7"; empty before the first.
-func (s State) RolloutID(app string) string { return rolloutID(app, s.Rollouts) }
-
-// RolloutID names the rollout that the event belongs to; empty outside one.
-func (e Event) RolloutID(app string) string { return rolloutID(app, e.Rollout) }
-
-func rolloutID(app string, n int64) string {
-	if n == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%s/%d", app, n)
 }
