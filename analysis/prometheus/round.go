@@ -56,9 +56,7 @@ func (r *rounds) ask(ctx context.Context, window time.Duration, questions []ques
 	for {
 		current, mine := r.join(window, questions, since)
 		if mine {
-			// Others wait for it too. It takes as long as its queries may take, whoever began it.
-			current.answers = r.client.askRound(context.WithoutCancel(ctx), current.asks)
-			close(current.done)
+			r.carryOut(ctx, current)
 		}
 		select {
 		case <-current.done:
@@ -75,6 +73,13 @@ func (r *rounds) ask(ctx context.Context, window time.Duration, questions []ques
 			return answers
 		}
 	}
+}
+
+// carryOut asks what a round asks. Others wait for it too, so it takes as long as its queries may take, whoever began it, and
+// is over whatever becomes of it.
+func (r *rounds) carryOut(ctx context.Context, current *round) {
+	defer close(current.done)
+	current.answers = r.client.askRound(context.WithoutCancel(ctx), current.asks)
 }
 
 // join finds the round that answers the questions, or one that is to be waited for first. One that is mine is new, and is
