@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"os/exec"
 	"reflect"
 	"strings"
 	"testing"
@@ -25,6 +26,19 @@ func TestPackages(t *testing.T) {
 	}
 	if _, err := packages(strings.NewReader(`{"ImportPath": 1}`)); err == nil {
 		t.Error("nonsense was read")
+	}
+}
+
+// TestTheRaceDetectorSeesTheLoop: the simulation, which drives it, links nothing that keeps it out of part race.
+func TestTheRaceDetectorSeesTheLoop(t *testing.T) {
+	list, err := exec.CommandContext(t.Context(), "go", "list", "-test", "-deps", "./sim", "../reconcile/delivery").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.Lines(string(list)) {
+		if isHeavy(dep) {
+			t.Errorf("it links %s", strings.TrimSpace(dep))
+		}
 	}
 }
 
