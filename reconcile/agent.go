@@ -61,8 +61,9 @@ type Git interface {
 type Config struct {
 	// Environment's name, for the log.
 	Environment string
-	// Workers is the number of apps that are looked at at once, which mostly is to wait for the API server; default 16. One
-	// more is kept free for rollouts under way.
+	// Workers is the number of apps that are looked at at once, which mostly is to wait for the API server; default 6. Twice as
+	// many more look at rollouts under way alone: what begins, which takes ten requests, must leave the server time for what is
+	// due.
 	Workers int
 	// Commands are what people have asked of an app after the command that its state names as the last, oldest first; nil:
 	// nobody asks anything. Gates are an app's; nil: it has none. Neither may block. Whoever has news for an app calls Asked.
@@ -151,7 +152,7 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 		cfg.Clock = realClock{}
 	}
 	if cfg.Workers == 0 {
-		cfg.Workers = 16
+		cfg.Workers = 6
 	}
 	a := &Agent{
 		cfg: cfg, git: g, cluster: c, renderer: r,
@@ -182,11 +183,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.write(ctx, a.owed, a.Revert, nil) })
 	for range a.cfg.Workers {
 		g.Go(func() error { serve(ctx, a.queue.Get, a.turn); return nil })
+		g.Go(func() error { serve(ctx, a.queue.GetUrgent, a.turn); return nil })
+		g.Go(func() error { serve(ctx, a.queue.GetUrgent, a.turn); return nil })
 	}
 	for range min(renderers, a.cfg.Workers) {
 		g.Go(func() error { serve(ctx, a.renders.Get, a.render); return nil })
 	}
-	g.Go(func() error { serve(ctx, a.queue.GetUrgent, a.turn); return nil })
 	g.Go(func() error { serve(ctx, a.renders.GetUrgent, a.render); return nil })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
