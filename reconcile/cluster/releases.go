@@ -69,7 +69,9 @@ type releases struct {
 	// server was asked for a moment ago.
 	known map[string][]revision
 	fresh map[string]time.Time
-	// listings of the records of whole namespaces, by namespace, see adopting.
+	// wrote is when we last wrote a record of a release: a listing from before that does not know it.
+	wrote map[string]time.Time
+	// listings of the records of whole namespaces, by namespace, see listed.
 	listings map[string]*recordListing
 	// pending is the newest record that we have written, by namespace/name, until something has become of it.
 	pending map[string]*release.Release
@@ -80,7 +82,7 @@ type releases struct {
 
 func newReleases(c *Client) *releases {
 	return &releases{
-		c: c, known: map[string][]revision{}, fresh: map[string]time.Time{}, listings: map[string]*recordListing{},
+		c: c, known: map[string][]revision{}, fresh: map[string]time.Time{}, wrote: map[string]time.Time{}, listings: map[string]*recordListing{},
 		pending: map[string]*release.Release{}, objects: map[string]map[int][]*unstructured.Unstructured{},
 	}
 }
@@ -191,7 +193,9 @@ func (r *releases) add(
 	}
 	record.Labels = r.labelsOf(app, id)
 	record.Labels[revisionLabel] = strconv.Itoa(record.Version)
-	if err := r.driver(ctx, app, record.Version).Create(recordName(app, record.Version), record); err != nil {
+	err = r.driver(ctx, app, record.Version).Create(recordName(app, record.Version), record)
+	r.written(app)
+	if err != nil {
 		r.c.lostNamespace(err)
 		r.forget(app)
 		return 0, tooLarge(err)
@@ -372,6 +376,7 @@ func (r *releases) setStatus(ctx context.Context, app delivery.App, number int, 
 	}
 	record.SetStatus(status, why)
 	err = r.driver(ctx, app, number).Update(recordName(app, number), record)
+	r.written(app)
 	if err != nil || !status.IsPending() {
 		r.keep(app, nil)
 	}
@@ -419,6 +424,7 @@ func (r *releases) trim(ctx context.Context, app delivery.App, history []revisio
 
 func (r *releases) delete(ctx context.Context, app delivery.App, number int) error {
 	err := r.c.core.Secrets(app.Namespace).Delete(ctx, recordName(app, number), metav1.DeleteOptions{})
+	r.written(app)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting the record of revision %d: %w", number, err)
 	}
@@ -445,7 +451,7 @@ func (r *releases) uninstall(ctx context.Context, app delivery.App) error {
 }
 
 func (r *releases) adopt(ctx context.Context, app delivery.App) (found rollout.Found, err error) {
-	history, err := r.adopting(ctx, app)
+	history, err := r.listed(ctx, app)
 	if err != nil || len(history) == 0 {
 		return found, err
 	}
@@ -547,6 +553,13 @@ func (r *releases) forget(app delivery.App) {
 	delete(r.listings, app.Namespace)
 }
 
+// written notes that a record may have been written by now.
+func (r *releases) written(app delivery.App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wrote[releaseKey(app)] = time.Now()
+}
+
 // recent is the history as it was at most a moment ago.
 func (r *releases) recent(ctx context.Context, app delivery.App) ([]revision, error) {
 	r.mu.Lock()
@@ -556,12 +569,12 @@ func (r *releases) recent(ctx context.Context, app delivery.App) ([]revision, er
 	if ok {
 		return slices.Clone(known), nil
 	}
-	return r.list(ctx, app)
+	return r.listed(ctx, app)
 }
 
-// adopting is the history of a release that may well have none. It is taken from a listing of the whole namespace, for apps
-// that are new come in hundreds.
-func (r *releases) adopting(ctx context.Context, app delivery.App) ([]revision, error) {
+// listed is the history of a release as a listing of the whole namespace has it, for releases begin, and new apps come, in
+// hundreds.
+func (r *releases) listed(ctx context.Context, app delivery.App) ([]revision, error) {
 	r.mu.Lock()
 	now := time.Now()
 	maps.DeleteFunc(r.listings, func(_ string, l *recordListing) bool { return now.Sub(l.made) > recordsFresh })
@@ -578,6 +591,12 @@ func (r *releases) adopting(ctx context.Context, app delivery.App) ([]revision, 
 	})
 	if l.err != nil {
 		return nil, l.err
+	}
+	r.mu.Lock()
+	outdated := r.wrote[releaseKey(app)].After(l.made)
+	r.mu.Unlock()
+	if outdated {
+		return r.list(ctx, app)
 	}
 	history := l.byRelease[app.ReleaseName]
 	r.remember(app, history)
