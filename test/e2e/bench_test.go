@@ -65,12 +65,15 @@ func (w *world) smallApps(n int, version string) string {
 	return list.String()
 }
 
-// BenchmarkThousandApps installs 1,000 apps of three objects and a pod each, with an agent that is a process of its
+// appsFlag is how many apps a benchmark of many has.
+var appsFlag = flag.Int("apps", 0, "number of apps in a benchmark of many; 0: the benchmark's own")
+
+// BenchmarkThousandApps installs 1,000 apps, or as many as -apps says, of three objects and a pod each, with an agent that is a process of its
 // own, lets it rest, and restarts it. The control plane, its controllers and the played pods share the machine.
 //
 //	go test -run=^$ -bench=ThousandApps -benchtime=1x ./test/e2e
 func BenchmarkThousandApps(b *testing.B) {
-	const apps = 1000
+	apps := cmp.Or(*appsFlag, 1000)
 	for b.Loop() {
 		w := newWorld(b)
 		w.interval = 30 * time.Second // as it is by default
@@ -90,8 +93,8 @@ func BenchmarkThousandApps(b *testing.B) {
 		})
 		b.ReportMetric(time.Since(begin).Seconds(), "cold-told-s")
 		w.rests()
-		b.ReportMetric(float64(len(w.requests(begin)))/apps, "cold-requests/app")
-		b.ReportMetric(float64(len(w.writes(begin)))/apps, "cold-writes/app")
+		b.ReportMetric(float64(len(w.requests(begin)))/float64(apps), "cold-requests/app")
+		b.ReportMetric(float64(len(w.writes(begin)))/float64(apps), "cold-writes/app")
 		b.ReportMetric(w.memory("VmHWM"), "cold-peak-RSS-MB")
 		b.Logf("a cold sync asks\n%s", w.tally(begin))
 
@@ -101,24 +104,21 @@ func BenchmarkThousandApps(b *testing.B) {
 		begin = time.Now()
 		w.start()
 		w.rests()
-		b.ReportMetric(float64(len(w.requests(begin)))/apps, "restart-requests/app")
+		b.ReportMetric(float64(len(w.requests(begin)))/float64(apps), "restart-requests/app")
 		b.ReportMetric(float64(len(w.writes(begin))), "restart-writes")
 		w.idle(b, "restarted-idle")
 		w.stop()
 	}
 }
 
-// canaries is how many BenchmarkCanaries runs.
-var canaries = flag.Int("canaries", 300, "number of canaries that BenchmarkCanaries runs at once")
-
-// BenchmarkCanaries runs 300 canaries at once, or as many as -canaries says, of three steps at an interval of ten seconds, with the built-in checks of real
+// BenchmarkCanaries runs 300 canaries at once, or as many as -apps says, of three steps at an interval of ten seconds, with the built-in checks of real
 // traffic. It reports how late the steps come that were no longer than their interval by what the checks said, and what it
 // costs.
 //
 //	go test -run=^$ -bench=Canaries -benchtime=1x ./test/e2e -scrape 2s
 func BenchmarkCanaries(b *testing.B) {
 	const interval = 10 * time.Second
-	apps := *canaries
+	apps := cmp.Or(*appsFlag, 300)
 	for b.Loop() {
 		w := newWorld(b)
 		w.checkInterval = 0 // the policy's own
