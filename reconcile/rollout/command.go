@@ -107,7 +107,7 @@ func (t *turn) try(c Command) (refusal string) {
 		return "nobody knows this command"
 	case !c.Expires.IsZero() && !t.o.Now.Before(c.Expires):
 		return "it has expired at " + c.Expires.UTC().Format(time.RFC3339)
-	case t.o.Removed:
+	case t.o.Removed && c.Kind != Unhold: // which is taken of an app that may be listed again
 		return "git no longer lists the app"
 	default:
 		return row.do(t, c)
