@@ -17,7 +17,7 @@ import (
 // before promotion they only add. PersistentVolumeClaims are among them because pods that name one wait for it, and
 // what operators make Secrets of because pods don't start without those.
 var broughtForward = []schema.GroupKind{
-	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"},
+	objects.CRD,
 	{Kind: "ServiceAccount"},
 	{Group: "rbac.authorization.k8s.io", Kind: "Role"},
 	{Group: "rbac.authorization.k8s.io", Kind: "RoleBinding"},

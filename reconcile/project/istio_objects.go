@@ -179,25 +179,45 @@ func (p place) at(gateways []string) (restricted []string, ok bool) {
 	return restricted, len(restricted) > 0
 }
 
+// matchesAt reads the policy's matches into Istio's type for them, each restricted to the gateways of a place. of says
+// what of a match counts, and whether anything does. ok is false when there are matches, and none is for the place.
+func matchesAt[T any, P interface {
+	*T
+	protoiface.MessageV1
+}](p place, said []any, of func(any) (fields any, some bool), gateways func(P) *[]string) (matches []P, ok bool, err error) {
+	some := false
+	for i, one := range said {
+		fields, has := of(one)
+		if !has {
+			continue
+		}
+		some = true
+		match, err := decode[T, P](fmt.Sprintf("match[%d]", i), fields)
+		if err != nil {
+			return nil, false, err
+		}
+		if names, ok := p.at(*gateways(match)); ok {
+			*gateways(match) = names
+			matches = append(matches, match)
+		}
+	}
+	if !some && p.gateways != nil {
+		match := P(new(T))
+		*gateways(match) = p.gateways
+		matches = append(matches, match)
+	}
+	return matches, !some || len(matches) > 0, nil
+}
+
 // httpRoute is the route for a place; nil when the policy's matches are for none of its gateways.
 func (r *meshRouting) httpRoute(p place) (route *networking.HTTPRoute, err error) {
 	s := r.app.in.Plan.Service
 	route = &networking.HTTPRoute{}
-	for i, said := range s.Match {
-		match, err := decode[networking.HTTPMatchRequest](fmt.Sprintf("match[%d]", i), said)
-		if err != nil {
-			return nil, err
-		}
-		var ok bool
-		if match.Gateways, ok = p.at(match.Gateways); ok {
-			route.Match = append(route.Match, match)
-		}
-	}
-	switch {
-	case len(s.Match) == 0 && p.gateways != nil:
-		route.Match = []*networking.HTTPMatchRequest{{Gateways: p.gateways}}
-	case len(s.Match) > 0 && len(route.Match) == 0:
-		return nil, nil
+	gateways := func(m *networking.HTTPMatchRequest) *[]string { return &m.Gateways }
+	var ok bool
+	all := func(match any) (any, bool) { return match, true }
+	if route.Match, ok, err = matchesAt(p, s.Match, all, gateways); err != nil || !ok {
+		return nil, err
 	}
 	if route.Retries, err = decodeSome[networking.HTTPRetry]("retries", s.Retries); err != nil {
 		return nil, err
@@ -233,28 +253,16 @@ var l4Match = []string{"destinationSubnets", "port", "sourceSubnet", "sourceLabe
 // tcpRoute is the route for a place; nil when the policy's matches are for none of its gateways.
 func (r *meshRouting) tcpRoute(p place) (*networking.TCPRoute, error) {
 	route := &networking.TCPRoute{}
-	some := false
-	for i, said := range r.app.in.Plan.Service.Match {
-		fields, _ := copyValue(said).(map[string]any)
+	l4 := func(match any) (any, bool) {
+		fields, _ := copyValue(match).(map[string]any)
 		maps.DeleteFunc(fields, func(field string, _ any) bool { return !slices.Contains(l4Match, field) })
-		if len(fields) == 0 {
-			continue
-		}
-		some = true
-		match, err := decode[networking.L4MatchAttributes](fmt.Sprintf("match[%d]", i), fields)
-		if err != nil {
-			return nil, err
-		}
-		var ok bool
-		if match.Gateways, ok = p.at(match.Gateways); ok {
-			route.Match = append(route.Match, match)
-		}
+		return fields, len(fields) > 0
 	}
-	switch {
-	case !some && p.gateways != nil:
-		route.Match = []*networking.L4MatchAttributes{{Gateways: p.gateways}}
-	case some && len(route.Match) == 0:
-		return nil, nil
+	gateways := func(m *networking.L4MatchAttributes) *[]string { return &m.Gateways }
+	var ok bool
+	var err error
+	if route.Match, ok, err = matchesAt(p, r.app.in.Plan.Service.Match, l4, gateways); err != nil || !ok {
+		return nil, err
 	}
 	for _, d := range r.destinations(p.port) {
 		route.Route = append(route.Route, &networking.RouteDestination{Destination: d.to, Weight: d.weight})
