@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -89,7 +90,7 @@ type Client struct {
 	watches  *watches
 	releases *releases
 	health   *healthCache
-	outside  *outside
+	outside  listings[collection, []*unstructured.Unstructured]
 	// instance names our own writes of states.
 	instance string
 
@@ -117,7 +118,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, instance: rand.Text(), apps: map[string]*memory{}, claims: map[objects.Key]claim{},
-		health: newHealthCache(), outside: &outside{listings: map[collection]*listing{}},
+		health: newHealthCache(),
 	}
 	if err := c.connect(ctx, rc, hc); err != nil {
 		return nil, fmt.Errorf("preparing clients of %s: %w", rc.Host, err)

@@ -72,7 +72,7 @@ type releases struct {
 	// wrote is when we last wrote a record of a release: a listing from before that does not know it.
 	wrote map[string]time.Time
 	// listings of the records of whole namespaces, by namespace, see listed.
-	listings map[string]*recordListing
+	listings listings[string, map[string][]revision]
 	// pending is the newest record that we have written, by namespace/name, until something has become of it.
 	pending map[string]*release.Release
 	// objects of releases by namespace/name and revision, decoded: a rollout reads what serves in each look. When the records
@@ -82,21 +82,9 @@ type releases struct {
 
 func newReleases(c *Client) *releases {
 	return &releases{
-		c: c, known: map[string][]revision{}, fresh: map[string]time.Time{}, wrote: map[string]time.Time{}, listings: map[string]*recordListing{},
+		c: c, known: map[string][]revision{}, fresh: map[string]time.Time{}, wrote: map[string]time.Time{},
 		pending: map[string]*release.Release{}, objects: map[string]map[int][]*unstructured.Unstructured{},
 	}
-}
-
-// recordsFresh is how old a listing of records may be by which a release is begun. Should another Helm client have written one
-// in that time, ours is refused, for its number is taken, and all is asked for anew.
-const recordsFresh = 10 * time.Second
-
-// recordListing is what the records of a namespace say, made once by the first who asks; the others wait.
-type recordListing struct {
-	made      time.Time
-	once      sync.Once
-	byRelease map[string][]revision
-	err       error
 }
 
 // AddRelease keeps a rendered release as a pending Helm record and returns its revision, so that its objects can
@@ -457,7 +445,7 @@ func (r *releases) adopt(ctx context.Context, app delivery.App) (found rollout.F
 	}
 	last := history[len(history)-1]
 	if last.status.IsPending() && !last.ours() {
-		r.forgetListing(app.Namespace) // whoever is at it may be done soon
+		r.listings.forget(app.Namespace, nil) // whoever is at it may be done soon
 		return found, busy(last)
 	}
 	found.Revision = last.number
@@ -550,7 +538,7 @@ func (r *releases) forget(app delivery.App) {
 	delete(r.known, releaseKey(app))
 	delete(r.fresh, releaseKey(app))
 	delete(r.pending, releaseKey(app))
-	delete(r.listings, app.Namespace)
+	r.listings.forget(app.Namespace, nil)
 }
 
 // written notes that a record may have been written by now.
@@ -564,7 +552,7 @@ func (r *releases) written(app delivery.App) {
 func (r *releases) recent(ctx context.Context, app delivery.App) ([]revision, error) {
 	r.mu.Lock()
 	known, ok := r.known[releaseKey(app)]
-	ok = ok && time.Since(r.fresh[releaseKey(app)]) < recordsFresh
+	ok = ok && time.Since(r.fresh[releaseKey(app)]) < listingsFresh
 	r.mu.Unlock()
 	if ok {
 		return slices.Clone(known), nil
@@ -573,44 +561,27 @@ func (r *releases) recent(ctx context.Context, app delivery.App) ([]revision, er
 }
 
 // listed is the history of a release as a listing of the whole namespace has it, for releases begin, and new apps come, in
-// hundreds.
+// hundreds. Should another Helm client have written a record since, ours is refused, for its number is taken, and all is asked
+// for anew.
 func (r *releases) listed(ctx context.Context, app delivery.App) ([]revision, error) {
-	r.mu.Lock()
-	now := time.Now()
-	maps.DeleteFunc(r.listings, func(_ string, l *recordListing) bool { return now.Sub(l.made) > recordsFresh })
-	l := r.listings[app.Namespace]
-	if l == nil {
-		l = &recordListing{made: now}
-		r.listings[app.Namespace] = l
-	}
-	r.mu.Unlock()
-	l.once.Do(func() {
-		if l.byRelease, l.err = r.records(ctx, app.Namespace, labels.Set{"owner": "helm"}); l.err != nil {
-			r.forgetListing(app.Namespace)
-		}
+	byRelease, made, err := r.listings.get(app.Namespace, func() (map[string][]revision, error) {
+		return r.records(ctx, app.Namespace, labels.Set{"owner": "helm"})
 	})
-	if l.err != nil {
-		return nil, l.err
+	if err != nil {
+		return nil, err
 	}
 	r.mu.Lock()
-	outdated := r.wrote[releaseKey(app)].After(l.made)
+	outdated := r.wrote[releaseKey(app)].After(made)
 	r.mu.Unlock()
 	if outdated {
 		return r.list(ctx, app)
 	}
-	history := l.byRelease[app.ReleaseName]
+	history := byRelease[app.ReleaseName]
 	r.remember(app, history)
 	r.mu.Lock()
-	r.fresh[releaseKey(app)] = l.made
+	r.fresh[releaseKey(app)] = made
 	r.mu.Unlock()
 	return slices.Clone(history), nil
-}
-
-// forgetListing has the records of a namespace listed anew.
-func (r *releases) forgetListing(namespace string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.listings, namespace)
 }
 
 // list asks for a release's records, oldest first.
