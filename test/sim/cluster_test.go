@@ -20,7 +20,8 @@ type cluster struct {
 	// saved is the agent's state as JSON, nil when there is none; inventory is saved with it.
 	saved     []byte
 	inventory []string
-	// touched: somebody else has written the saved state since the agent did, or deleted it.
+	// touched: the saved state is not the one that the agent knows: somebody else has written or deleted it, or the answer to
+	// a write of the agent's was lost.
 	touched bool
 	// told is the state that the Helm records say.
 	told string

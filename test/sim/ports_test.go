@@ -59,6 +59,7 @@ func (p *ports) LoadState(context.Context, delivery.App) (s delivery.Saved, foun
 		return s, false, errAway
 	}
 	p.w.cluster.touched = false
+	p.looked = nil // it was compared with what another state desired
 	return delivery.Saved{App: app(), State: p.w.state()}, p.w.cluster.saved != nil, nil
 }
 
@@ -85,10 +86,14 @@ func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, 
 			w.cluster.saved = []byte(normal(s.State))
 		}
 		w.cluster.intend(p.intended)
-	})
-	if err == nil {
-		p.looked = nil
+		// Told even if the agent dies before it hears of it: what was decided is saved.
 		w.watch.decided(w.watch.fresh(s.State), s.State)
+	})
+	switch {
+	case errors.Is(err, errLost):
+		w.cluster.touched = true // it has a version that the agent has not heard of
+	case err == nil:
+		p.looked = nil
 	}
 	return s, err
 }
