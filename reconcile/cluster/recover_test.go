@@ -244,6 +244,13 @@ func TestLostState(t *testing.T) {
 	if !r.observe(d).Applied {
 		t.Errorf("pending: %s", r.observe(d).Pending)
 	}
+	s = rollout.State{Phase: rollout.Removing, Stable: stable}
+	if err := r.SettleReleases(t.Context(), r.app, s); err != nil {
+		t.Fatal(err)
+	}
+	if found, err = r.Adopt(t.Context(), r.app); err != nil || !found.Removing || found.Target != stable || !found.Stable.IsZero() {
+		t.Errorf("lost in a removal: found %+v, %v", found, err)
+	}
 	got = actions(r.apply(rollout.Removing, project.Desired{}))
 	if !strings.Contains(got, "Deployment web deleted") || !strings.Contains(got, "VirtualService web deleted") || strings.Contains(got, "other") {
 		t.Errorf("removing:\n%s", got)

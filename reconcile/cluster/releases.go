@@ -462,6 +462,7 @@ func (r *releases) adopt(ctx context.Context, app delivery.App) (found rollout.F
 	}
 	for _, rev := range slices.Backward(history) {
 		if found.Lost && rev.number > found.Stable.Revision && (rev.status.IsPending() || rev.status == release.StatusUninstalling) {
+			found.Removing = rev.status == release.StatusUninstalling
 			found.Target, err = r.release(ctx, app, rev)
 			break
 		}

@@ -209,7 +209,9 @@ func (l *look) adopt(ctx context.Context) error {
 		return nil
 	}
 	// Then nobody knows what a canary of it was; whatever it is, it goes.
-	found.Target = rollout.Release{}
+	if !found.Stable.IsZero() {
+		found.Target = rollout.Release{}
+	}
 	l.state, l.recovered = rollout.Recover(found, l.Removed, l.Now())
 	plan.Strategy = environments.StrategyRolling
 	l.state.Plan = &plan

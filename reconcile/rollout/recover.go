@@ -8,6 +8,8 @@ type Found struct {
 	Stable, Target Release
 	// Lost: Sluice had delivered the app, so that there was a State once. Else another tool did.
 	Lost bool
+	// Removing: Target was being removed.
+	Removing bool
 	// Canary: there are objects of a canary track.
 	Canary bool
 	// Revision of the newest Helm record, which no number of a rollout exceeds.
@@ -17,38 +19,42 @@ type Found struct {
 // Recover is the State of an app that has none, as far as what is found can tell, and the events that say so. What another
 // tool deployed is the stable release. After a State was lost nobody knows how far a rollout had come, or how the canary had
 // been judged, so the rollout is given up: Stable gets all the traffic, the canary is drained, and then Next begins anew
-// what git asks for. An app that git does not list is removed, if it was Sluice that delivered it.
+// what git asks for. An install, or a removal, goes on. An app that git does not list is removed, if it was Sluice that
+// delivered it.
 func Recover(f Found, removed bool, now time.Time) (State, []Event) {
+	const reason = "its saved state is gone"
 	t := &turn{o: Observation{Now: now}}
+	if f.Lost {
+		t.Rollouts = int64(f.Revision)
+	}
 	switch {
 	case !f.Lost && removed:
 	case !f.Lost:
 		t.Stable = f.Stable
 	case f.Stable.IsZero() && f.Target.IsZero():
-	case removed:
+	case removed || f.Removing:
 		t.Stable, t.Target = f.Stable, f.Target
 		t.enter(Removing)
 	case f.Stable.IsZero():
-		// What was being installed, or removed, is installed over what there is of it.
+		t.Target = f.Target
+		t.enter(Installing)
+		t.emit(InstallStarted, reason, nil)
+	case f.Target.IsZero():
+		t.Stable = f.Stable
+		t.record(Event{Type: Recovered, From: f.Stable, Reason: reason})
 	default:
-		t.Stable, t.Rollouts = f.Stable, int64(f.Revision)
-		t.giveUp(f)
+		t.Stable, t.Target = f.Stable, f.Target
+		t.giveUp(f.Canary, reason)
 	}
 	return t.State, t.events
 }
 
 // giveUp ends the rollout of which nothing is known but what is found.
-func (t *turn) giveUp(f Found) {
-	const reason = "its saved state is gone"
-	if f.Target.IsZero() {
-		t.record(Event{Type: Recovered, From: f.Stable, Reason: reason})
-		return
-	}
-	t.Target = f.Target
-	if t.Drained = !f.Canary; f.Canary {
+func (t *turn) giveUp(canary bool, reason string) {
+	if t.Drained = !canary; canary {
 		t.Peak = 100 // as far as anybody knows
 	}
 	t.Outcome = Recovered
 	t.enter(RollingBack)
-	t.emit(Recovered, reason+": going back to "+label(f.Stable)+", which serves", nil)
+	t.emit(Recovered, reason+": going back to "+label(t.Stable)+", which serves", nil)
 }

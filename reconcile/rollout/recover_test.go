@@ -33,22 +33,41 @@ func TestRecover(t *testing.T) {
 			State{Phase: RollingBack, Stable: stable, Target: target, Drained: true, Rollouts: 7, Outcome: Recovered},
 			Recovered,
 		},
-		{"a first install", Found{Lost: true, Target: target, Revision: 7}, false, State{}, ""},
-		{"failed installs", Found{Lost: true, Revision: 3}, true, State{}, ""},
+		{
+			"a first install",
+			Found{Lost: true, Target: target, Revision: 7},
+			false,
+			State{Phase: Installing, Target: target, Rollouts: 7},
+			InstallStarted,
+		},
+		{"failed installs", Found{Lost: true, Revision: 3}, true, State{Rollouts: 3}, ""},
 		{
 			"to be removed",
 			Found{Lost: true, Stable: stable, Target: target, Canary: true, Revision: 7},
 			true,
-			State{Phase: Removing, Stable: stable, Target: target},
+			State{Phase: Removing, Stable: stable, Target: target, Rollouts: 7},
 			"",
 		},
-		{"half removed", Found{Lost: true, Target: target, Revision: 7}, true, State{Phase: Removing, Target: target}, ""},
+		{
+			"half removed",
+			Found{Lost: true, Target: target, Removing: true, Revision: 7},
+			true,
+			State{Phase: Removing, Target: target, Rollouts: 7},
+			"",
+		},
+		{
+			"half removed, and listed again",
+			Found{Lost: true, Target: target, Removing: true, Revision: 7},
+			false,
+			State{Phase: Removing, Target: target, Rollouts: 7},
+			"",
+		},
 	} {
 		got, events := Recover(c.found, c.removed, now)
 		if err := Check(got); err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
-		if c.event != "" && (len(events) != 1 || events[0].Type != c.event || events[0].From != stable || events[0].To != got.Target) ||
+		if c.event != "" && (len(events) != 1 || events[0].Type != c.event || events[0].From != c.found.Stable || events[0].To != got.Target) ||
 			c.event == "" && len(events) > 0 {
 			t.Errorf("%s: events %+v", c.name, events)
 		}

@@ -89,12 +89,12 @@ func (c *cluster) found() rollout.Found {
 		case deployed:
 			f.Stable = id
 		case pending, uninstalling:
-			f.Target = id
+			f.Target, f.Removing = id, r.status == uninstalling
 		case over:
 		}
 	}
 	if f.Target.Revision < f.Stable.Revision {
-		f.Target = rollout.Release{}
+		f.Target, f.Removing = rollout.Release{}, false
 	}
 	if !f.Lost {
 		return f
