@@ -15,6 +15,8 @@ type Change struct {
 	// Files by path (as fs.ValidPath has it). nil deletes the file, an empty slice empties it. Executable files
 	// stay so. A directory that has no files left goes.
 	Files map[string][]byte
+	// Empty makes a commit though no file changes: its message is what it says.
+	Empty bool
 	// Message of the commit; the first line is its subject.
 	Message string
 	// Author defaults to the Writer's identity, Committer to Author.
@@ -207,7 +209,7 @@ func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Tim
 	if err != nil {
 		return nil, err
 	}
-	if root == parent.tree {
+	if root == parent.tree && !ch.Empty {
 		return parent, nil
 	}
 	if root == emptyTree {

@@ -21,13 +21,13 @@ type Poller struct {
 	nudged   chan struct{}
 }
 
-// NewPoller polls repo every interval, 10 % more or less so that many agents do not ask at once; default one
-// minute.
-func NewPoller(repo *Repo, interval time.Duration) *Poller {
+// NewPoller polls with fetch, such as [Repo.Fetch], every interval, 10 % more or less so that many agents do not ask at once;
+// default one minute.
+func NewPoller(fetch func(context.Context) (*Snapshot, error), interval time.Duration) *Poller {
 	if interval <= 0 {
 		interval = time.Minute
 	}
-	return &Poller{interval: interval, fetch: repo.Fetch, nudged: make(chan struct{}, 1)}
+	return &Poller{interval: interval, fetch: fetch, nudged: make(chan struct{}, 1)}
 }
 
 // Nudge asks for a poll now, as a webhook does. It never blocks; nudges that come faster than the poller polls

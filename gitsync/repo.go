@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -27,6 +28,10 @@ type Repo struct {
 	last *Snapshot
 	// grown: the whole history would not come as one pack, so the store may grow. Guarded by turn.
 	grown bool
+
+	mu sync.Mutex
+	// tips are what the remote last said of the branches to Watch, guarded by mu.
+	tips map[string]plumbing.Hash
 }
 
 // Open prepares dir for the branch that remote names, without asking the remote. dir is made when it is missing,
@@ -53,6 +58,36 @@ func (r *Repo) Close() error { return r.store.close() }
 
 // Remote that was given to Open, with defaults filled in.
 func (r *Repo) Remote() Remote { return r.remote }
+
+// Watch has Fetch note where another branch of the remote is, which costs nothing: the remote tells it anyway.
+func (r *Repo) Watch(branch string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tips == nil {
+		r.tips = map[string]plumbing.Hash{}
+	}
+	r.tips[branch] = plumbing.ZeroHash
+}
+
+// Tip is the commit at which the last Fetch that was answered saw a branch to Watch; empty: the remote has no such branch, or
+// was not asked yet.
+func (r *Repo) Tip(branch string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h := r.tips[branch]; !h.IsZero() {
+		return h.String()
+	}
+	return ""
+}
+
+// advertised notes the branches to Watch.
+func (r *Repo) advertised(refs *packp.AdvRefs) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for branch := range r.tips {
+		r.tips[branch] = refs.References[branchRef(branch).String()]
+	}
+}
 
 // Fetch brings the branch up to date and returns its tip; when it has not moved, the Snapshot of the last Fetch.
 // A branch that was force-pushed is followed. The error wraps ErrBranchNotFound when there is no such branch.
@@ -101,7 +136,7 @@ func (r *Repo) fetch(ctx context.Context) (*Snapshot, error) {
 // bring fetches what is new. What comes in small packs lacks the deltas that the remote has, so that a store grows
 // faster than its remote; one that is twice as large as a pack may be is replaced by the whole history in one pack.
 func (r *Repo) bring(ctx context.Context) (plumbing.Hash, error) {
-	req := fetchRequest{branch: r.remote.Branch, unchanged: r.have()}
+	req := fetchRequest{branch: r.remote.Branch, unchanged: r.have(), advertised: r.advertised}
 	packs, err := r.store.packs()
 	if err != nil {
 		return plumbing.ZeroHash, err
@@ -189,6 +224,8 @@ type fetchRequest struct {
 	whole bool
 	// shallow brings the tip alone, without its history, where the remote can do that.
 	shallow bool
+	// advertised is told what the remote has; nil: nobody is.
+	advertised func(*packp.AdvRefs)
 }
 
 // fetch brings the tip of a branch into the store and records it there.
@@ -201,6 +238,9 @@ func (l *link) fetch(ctx context.Context, s *store, req fetchRequest) (plumbing.
 	}
 	defer session.Close()
 	refs, tip, err := advertised(ctx, session, req.branch)
+	if refs != nil && req.advertised != nil {
+		req.advertised(refs)
+	}
 	if err != nil || tip == req.unchanged {
 		return tip, err
 	}

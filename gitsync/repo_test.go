@@ -99,6 +99,32 @@ func sameHash(t *testing.T, a, b *Snapshot, name string, want bool) {
 	}
 }
 
+// Where other branches are is told by the fetch of the one branch, be it there or not.
+func TestWatch(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		r.Branch = "env"
+		repo := mustOpen(t, r)
+		repo.Watch("main")
+		repo.Watch("elsewhere")
+		first := o.commit("first", nil)
+		if _, err := repo.Fetch(t.Context()); !errors.Is(err, ErrBranchNotFound) || repo.Tip("main") != first {
+			t.Errorf("main at %q, want %s; %v", repo.Tip("main"), first, err)
+		}
+		o.git(o.work, "push", "-q", "origin", "HEAD:env")
+		mustFetch(t, repo)
+		second := o.commit("second", nil)
+		mustFetch(t, repo)
+		if got := repo.Tip("main"); got != second {
+			t.Errorf("main at %q, want %s", got, second)
+		}
+		o.git(o.dir, "branch", "-D", "main")
+		mustFetch(t, repo)
+		if got := repo.Tip("main") + repo.Tip("elsewhere"); got != "" {
+			t.Errorf("branches that are not there are at %q", got)
+		}
+	})
+}
+
 func TestReopenedAfterRestart(t *testing.T) {
 	o := newOrigin(t)
 	srv := o.serveHTTP("", "")

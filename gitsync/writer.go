@@ -89,7 +89,7 @@ func (w *Writer) Branch(name string) (*Writer, error) {
 func (w *Writer) Close() error { return w.store.close() }
 
 // Commit commits what edit makes of the branch's tip, and returns the hash of the commit. When edit returns nil,
-// or a Change that changes nothing, there is no commit and the hash is empty.
+// or a Change that changes nothing and is not Empty, there is no commit and the hash is empty.
 //
 // edit is called again with the new tip each time that somebody else was faster, so it must be a function of the
 // tip: look whether what it wants is still wanted, and whether it is there already. The latter also happens when

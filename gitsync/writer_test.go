@@ -110,6 +110,30 @@ func TestNothingToWrite(t *testing.T) {
 }
 
 // CommitAll pushes several commits at once; those that change nothing are left out.
+// A commit may say something and change nothing, also as the first of its branch.
+func TestEmptyCommit(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		o.commit("base", map[string]string{"a": "1"})
+		r.Branch = "words"
+		w := mustWriter(t, WriterConfig{Remote: r, Create: true})
+		var parent string
+		for range 2 {
+			hash, err := w.Commit(t.Context(), func(*Snapshot) (*Change, error) {
+				return &Change{Empty: true, Message: "a word"}, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := o.git(o.dir, "log", "-1", "--format=%H %P", "words") + o.git(o.dir, "ls-tree", "words")
+			if want := strings.TrimSpace(hash + " " + parent); strings.TrimSpace(got) != want {
+				t.Errorf("commit and parent %q, want %q", got, want)
+			}
+			parent = hash
+		}
+		o.git(o.dir, "fsck", "--strict")
+	})
+}
+
 func TestCommitAll(t *testing.T) {
 	o := newOrigin(t)
 	base := o.commit("base", map[string]string{"d/a": "1", "keep": "k"})

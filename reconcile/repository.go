@@ -69,7 +69,7 @@ func (r *Repository) Open(ctx context.Context) error {
 		return err
 	}
 	r.repo = repo
-	r.poller = gitsync.NewPoller(repo, r.cfg.Interval)
+	r.poller = gitsync.NewPoller(repo.Fetch, r.cfg.Interval)
 	if r.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Identity: identity},
 		filepath.Join(r.cfg.DataDir, "rollback")); err != nil {
 		return err
