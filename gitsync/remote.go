@@ -67,6 +67,8 @@ type Auth struct {
 	SSHKeyFile     string
 	Passphrase     string
 	PassphraseFile string
+	// SSHAgent signs in with the keys of the ssh-agent at $SSH_AUTH_SOCK where there is no SSHKeyFile.
+	SSHAgent bool
 	// KnownHostsFile has the host keys that are trusted, as ssh writes it. Required for SSH.
 	KnownHostsFile string
 }
@@ -76,6 +78,8 @@ func (a Auth) String() string {
 	switch {
 	case a.SSHKeyFile != "":
 		return "ssh key " + a.SSHKeyFile
+	case a.SSHAgent:
+		return "ssh-agent"
 	case a.hasToken():
 		return "bearer token"
 	case a.hasPassword():
@@ -168,7 +172,7 @@ func (a Auth) faults(loc location, allowInsecure bool) []error {
 	var faults []error
 	switch loc.scheme {
 	case schemeSSH:
-		if a.SSHKeyFile == "" {
+		if a.SSHKeyFile == "" && !a.SSHAgent {
 			faults = append(faults, errors.New("sshKeyFile is required for ssh"))
 		}
 		if a.KnownHostsFile == "" {

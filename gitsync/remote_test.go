@@ -5,9 +5,65 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 )
+
+// A person's keys are in an ssh-agent, which signs and hands none out.
+func TestSSHAgent(t *testing.T) {
+	o := newOrigin(t)
+	server := o.serveSSH()
+	tip := o.commit("first", nil)
+	key, err := os.ReadFile(server.keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := ssh.ParseRawPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := agent.NewKeyring()
+	if err := keys.Add(agent.AddedKey{PrivateKey: private}); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "agent") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _ = agent.ServeAgent(keys, conn) }()
+		}
+	}()
+	r := server.remote(o)
+	r.Auth.SSHKeyFile, r.Auth.SSHAgent = "", true
+	t.Setenv("SSH_AUTH_SOCK", "")
+	if _, err := mustOpen(t, r).Fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "SSH_AUTH_SOCK is not set") {
+		t.Errorf("without an agent: %v", err)
+	}
+	agentKeys = sync.OnceValues(dialAgent)
+	t.Setenv("SSH_AUTH_SOCK", l.Addr().String())
+	if s := mustFetch(t, mustOpen(t, r)); s.Commit != tip {
+		t.Errorf("commit %s, want %s", s.Commit, tip)
+	}
+}
 
 func TestValidate(t *testing.T) {
 	password := Auth{Username: "u", Password: "s3cr3t"}

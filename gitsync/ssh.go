@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/go-git/go-git/v5/plumbing/format/pktline"
@@ -195,13 +196,29 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// ssh reads the key and the host keys.
-func (a Auth) ssh(user, addr string) (*ssh.ClientConfig, error) {
-	if user == "" {
-		user = a.Username
+// agentKeys are those of the ssh-agent at $SSH_AUTH_SOCK, which is connected to once.
+var agentKeys = sync.OnceValues(dialAgent)
+
+func dialAgent() (agent.ExtendedAgent, error) {
+	socket := os.Getenv("SSH_AUTH_SOCK")
+	if socket == "" {
+		return nil, errors.New("SSH_AUTH_SOCK is not set: start an ssh-agent and add a key to it, or name a key file")
 	}
-	if user == "" {
-		user = gitssh.DefaultUsername
+	conn, err := net.Dial("unix", socket) //nolint:noctx // on this machine, and for as long as the process
+	if err != nil {
+		return nil, fmt.Errorf("reaching the ssh-agent: %w", err)
+	}
+	return agent.NewClient(conn), nil
+}
+
+// keys are what to sign in with.
+func (a Auth) keys() ([]ssh.Signer, error) {
+	if a.SSHKeyFile == "" {
+		keys, err := agentKeys()
+		if err != nil {
+			return nil, err
+		}
+		return keys.Signers()
 	}
 	key, err := os.ReadFile(a.SSHKeyFile)
 	if err != nil {
@@ -218,6 +235,21 @@ func (a Auth) ssh(user, addr string) (*ssh.ClientConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the ssh key: %w", err)
 	}
+	return []ssh.Signer{signer}, nil
+}
+
+// ssh reads the key and the host keys.
+func (a Auth) ssh(user, addr string) (*ssh.ClientConfig, error) {
+	if user == "" {
+		user = a.Username
+	}
+	if user == "" {
+		user = gitssh.DefaultUsername
+	}
+	signers, err := a.keys()
+	if err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(a.KnownHostsFile); err != nil {
 		return nil, fmt.Errorf("reading known_hosts: %w", err)
 	}
@@ -228,7 +260,7 @@ func (a Auth) ssh(user, addr string) (*ssh.ClientConfig, error) {
 	check := hosts.HostKeyCallback()
 	return &ssh.ClientConfig{
 		User: user,
-		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(signers...)},
 		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
 			if err := check(host, remote, key); err != nil {
 				return fmt.Errorf("host key %s of %s: %w%s", ssh.FingerprintSHA256(key), host, err, a.hostHint(host, key, err))
