@@ -18,7 +18,11 @@ func Subject(app string, e rollout.Event) string {
 	if e.To.IsZero() && e.To.Version == "" {
 		change = from
 	}
-	r := strings.NewReplacer("{from}", from, "{to}", to, "{change}", change,
+	by := ""
+	if e.By != "" {
+		by = " by " + clean(e.By, 80)
+	}
+	r := strings.NewReplacer("{by}", by, "{from}", from, "{to}", to, "{change}", change,
 		"{weight}", strconv.Itoa(e.Weight), "{commit}", short(e.Commit), "{branch}", clean(e.Branch, longestText))
 	return clean(app, 80) + ": " + r.Replace(sentence)
 }

@@ -18,7 +18,8 @@ const (
 
 // kind is what readers of events know of a type: all of them read it here. A new type of event is a constant and a row.
 type kind struct {
-	// sentence tells it. {from} and {to} are the stable release and the one under way, {change} is both.
+	// sentence tells it. {from} and {to} are the stable release and the one under way, {change} is both;
+	// {by} is " by Ann" where somebody asked for it.
 	sentence string
 	// record changes an app's record as the event says; nil: in nothing of its own.
 	record func(*Record, rollout.Event)
@@ -65,12 +66,12 @@ var kinds = map[rollout.EventType]kind{
 	rollout.RollbackSkipped: {
 		sentence: "git was not put back from {to} to {from}", record: (*Record).leave, level: slog.LevelWarn,
 	},
-	rollout.Paused:         {sentence: "paused at {weight}% ({change})", record: (*Record).pause},
-	rollout.Resumed:        {sentence: "resumed at {weight}% ({change})", record: (*Record).resume},
-	rollout.Held:           {sentence: "held, nothing begins ({change})", record: (*Record).hold},
-	rollout.Unheld:         {sentence: "no longer held ({change})", record: (*Record).unhold},
-	rollout.Retried:        {sentence: "{to} may be tried again", record: (*Record).retry},
-	rollout.CommandRefused: {sentence: "a command was refused ({change})", record: (*Record).note, level: slog.LevelWarn},
+	rollout.Paused:         {sentence: "paused{by} at {weight}% ({change})", record: (*Record).pause},
+	rollout.Resumed:        {sentence: "resumed{by} at {weight}% ({change})", record: (*Record).resume},
+	rollout.Held:           {sentence: "held{by}, nothing begins ({change})", record: (*Record).hold},
+	rollout.Unheld:         {sentence: "the hold was ended{by} ({change})", record: (*Record).unhold},
+	rollout.Retried:        {sentence: "a retry of {to} was asked for{by}", record: (*Record).retry},
+	rollout.CommandRefused: {sentence: "a command{by} was refused ({change})", record: (*Record).note, level: slog.LevelWarn},
 	rollout.Waiting:        {sentence: "waiting ({change})", record: (*Record).await},
 	rollout.WaitingEnded:   {sentence: "waits for nothing any more ({change})", record: (*Record).await},
 	rollout.Removed:        {sentence: "removed {from}", record: (*Record).remove, ends: true},

@@ -1,0 +1,98 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// Request is a commit on the command branch: what a person asks of an app's rollout.
+type Request struct {
+	// Names: Cluster is empty for every cluster of the environment.
+	Names
+	// App by name, or AllApps.
+	App  string
+	Kind rollout.CommandKind
+	// Reason is what the person says.
+	Reason string
+	// Expires is when it is no longer to be taken.
+	Expires time.Time
+	// Source is the program that wrote the commit.
+	Source string
+	// ID tells requests apart that are equal in all else: of commits with the same one the first counts, so that a push whose
+	// answer was lost can be made again. Empty: the commit stands for itself.
+	ID string
+}
+
+// AllApps is the App of a Request that is for every app of the environment.
+const AllApps = "*"
+
+// ErrNoRequest is returned for a commit that asks nothing.
+var ErrNoRequest = errors.New("it has no trailer Sluice-Command")
+
+// DefaultExpiry is how long a Request is good for when it says nothing else.
+const DefaultExpiry = time.Hour
+
+// words are how requests are called in commits and on the command line.
+var words = map[rollout.CommandKind]string{
+	rollout.Pause: "pause", rollout.Resume: "resume", rollout.Advance: "advance", rollout.AdvanceFully: "advance-full",
+	rollout.Abort: "abort", rollout.Retry: "retry", rollout.Hold: "hold", rollout.Unhold: "unhold",
+}
+
+// Message of the commit.
+func (r Request) Message() string {
+	word, subject, where := words[r.Kind], r.App, r.Environment
+	if r.App == AllApps {
+		subject = "all apps"
+	}
+	if r.Cluster != "" {
+		where += "/" + r.Cluster
+	}
+	expires := ""
+	if !r.Expires.IsZero() {
+		expires = r.Expires.UTC().Format(time.RFC3339)
+	}
+	return message(fmt.Sprintf("%s %s in %s", word, subject, where), []string{clean(r.Reason, longestText)}, []trailer{
+		{"Environment", r.Environment},
+		{"Cluster", r.Cluster},
+		{"App", r.App},
+		{"Command", word},
+		{"Reason", r.Reason},
+		{"Expires", expires},
+		{"Source", r.Source},
+		{"Id", r.ID},
+	})
+}
+
+// ParseRequest reads the message of a commit that was made at a time. It returns ErrNoRequest for one that asks nothing. A
+// word that it does not know becomes the Kind as it is, so that whoever asked hears that nobody knows it.
+func ParseRequest(msg string, made time.Time) (Request, error) {
+	t := parseTrailers(msg)
+	word := strings.ToLower(t["Command"])
+	if word == "" {
+		return Request{}, ErrNoRequest
+	}
+	r := Request{
+		Names: Names{Environment: t["Environment"], Cluster: t["Cluster"]}, App: t["App"], Kind: rollout.CommandKind(clean(word, 40)),
+		Reason: clean(t["Reason"], longestText), Source: t["Source"], ID: t["Id"], Expires: made.Add(DefaultExpiry),
+	}
+	for kind, w := range words {
+		if w == word {
+			r.Kind = kind
+		}
+	}
+	if r.App == "" {
+		return r, fmt.Errorf("it has no trailer Sluice-App: expected the name of an app, or %s for all", AllApps)
+	}
+	if text := t["Expires"]; text != "" {
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return r, fmt.Errorf("its trailer Sluice-Expires is %q: expected a time such as 2026-03-01T12:00:00Z", clean(text, 80))
+		}
+		r.Expires = at
+	}
+	return r, nil
+}
