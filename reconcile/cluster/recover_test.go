@@ -232,7 +232,7 @@ func TestLostState(t *testing.T) {
 	if seen := r.observe(d); seen.Applied {
 		t.Error("the canary that is left over is not seen")
 	}
-	s, _ = rollout.Recover(found, false, time.Now())
+	s, _ = rollout.Recover(found, rollout.Observation{Now: time.Now()})
 	if _, err := r.SaveState(t.Context(), delivery.Saved{App: r.app, State: s}); err != nil {
 		t.Fatal(err)
 	}

@@ -196,7 +196,7 @@ func (l *look) adopt(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for what there is of %s already: %w", l.app.Name, err)
 	}
-	l.state, l.recovered = rollout.Recover(found, l.Removed, l.Now())
+	l.state, l.recovered = rollout.Recover(found, l.known())
 	l.govern()
 	if l.state.Plan == nil || l.fits(ctx) {
 		return nil
@@ -212,10 +212,15 @@ func (l *look) adopt(ctx context.Context) error {
 	if !found.Stable.IsZero() {
 		found.Target = rollout.Release{}
 	}
-	l.state, l.recovered = rollout.Recover(found, l.Removed, l.Now())
+	l.state, l.recovered = rollout.Recover(found, l.known())
 	plan.Strategy = environments.StrategyRolling
 	l.state.Plan = &plan
 	return nil
+}
+
+// known is what a recovery takes of an observation.
+func (l *look) known() rollout.Observation {
+	return rollout.Observation{Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead}
 }
 
 // fits reports whether the policy fits the releases, as far as they can be read.

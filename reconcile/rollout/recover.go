@@ -1,7 +1,5 @@
 package rollout
 
-import "time"
-
 // Found is what the cluster tells of an app that has no State.
 type Found struct {
 	// Stable is the release that serves, Target one that was being installed, rolled out or removed; zero: there is none.
@@ -21,18 +19,20 @@ type Found struct {
 // been judged, so the rollout is given up: Stable gets all the traffic, the canary is drained, and then Next begins anew
 // what git asks for. An install, or a removal, goes on. An app that git does not list is removed, if it was Sluice that
 // delivered it.
-func Recover(f Found, removed bool, now time.Time) (State, []Event) {
+//
+// Of the observation it takes Removed, Now, and how far the audit log is, after whose events these are numbered.
+func Recover(f Found, o Observation) (State, []Event) {
 	const reason = "its saved state is gone"
-	t := &turn{o: Observation{Now: now}}
+	t := &turn{o: o}
 	if f.Lost {
-		t.Rollouts = int64(f.Revision)
+		t.Rollouts, t.LastSeq = int64(f.Revision), max(o.Recorded, o.Ahead)
 	}
 	switch {
-	case !f.Lost && removed:
+	case !f.Lost && o.Removed:
 	case !f.Lost:
 		t.Stable = f.Stable
 	case f.Stable.IsZero() && f.Target.IsZero():
-	case removed || f.Removing:
+	case o.Removed || f.Removing:
 		t.Stable, t.Target = f.Stable, f.Target
 		t.enter(Removing)
 	case f.Stable.IsZero():

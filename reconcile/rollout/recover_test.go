@@ -63,13 +63,16 @@ func TestRecover(t *testing.T) {
 			"",
 		},
 	} {
-		got, events := Recover(c.found, c.removed, now)
+		got, events := Recover(c.found, Observation{Removed: c.removed, Now: now, Recorded: 7})
 		if err := Check(got); err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
 		if c.event != "" && (len(events) != 1 || events[0].Type != c.event || events[0].From != c.found.Stable || events[0].To != got.Target) ||
 			c.event == "" && len(events) > 0 {
 			t.Errorf("%s: events %+v", c.name, events)
+		}
+		if len(events) > 0 && events[0].Seq != 8 {
+			t.Errorf("%s: event %d, and the log has 7", c.name, events[0].Seq)
 		}
 		w := c.want
 		if got.Phase != w.Phase || got.Stable != w.Stable || got.Target != w.Target || got.Weight != 0 || got.Peak != w.Peak ||
