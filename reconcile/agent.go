@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,8 +43,12 @@ type Git interface {
 	// Open comes before everything else. It fails only where nothing could ever work.
 	Open(ctx context.Context) error
 	// Follow hands over the branch's newest commit whenever it has moved, until ctx is done. The error says why the
-	// environment can't be read there; Env is nil then.
-	Follow(ctx context.Context, read func(source.Commit, error)) error
+	// environment can't be read there; Env is nil then. asked is told of which app, or of audit.AllApps, people have asked
+	// something new.
+	Follow(ctx context.Context, read func(source.Commit, error), asked func(app string)) error
+	// Commands are what people have asked of an app after the command that its state names as the last, oldest first. It must
+	// not block.
+	Commands(app string, s rollout.State) []rollout.Command
 	// Close ends what Open began.
 	Close() error
 	// Nudge makes Follow look now.
@@ -65,10 +71,8 @@ type Config struct {
 	// many more look at rollouts under way alone: what begins, which takes ten requests, must leave the server time for what is
 	// due.
 	Workers int
-	// Commands are what people have asked of an app after the command that its state names as the last, oldest first; nil:
-	// nobody asks anything. Gates are an app's; nil: it has none. Neither may block. Whoever has news for an app calls Asked.
-	Commands func(app, last string) []rollout.Command
-	Gates    func(app string) []rollout.Gate
+	// Gates are an app's; nil: it has none. It must not block. Whoever has news for an app calls Asked.
+	Gates func(app string) []rollout.Gate
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
 	OnEvent func(app string, e rollout.Event)
 	// Clock that everything goes by; default the real one.
@@ -178,7 +182,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	defer a.queue.Stop()
 	defer a.renders.Stop()
-	g.Go(func() error { return a.git.Follow(ctx, a.Read) })
+	g.Go(func() error { return a.git.Follow(ctx, a.Read, a.Asked) })
 	g.Go(func() error { return a.write(ctx, a.outbox, a.Record, a.heldFaults) })
 	g.Go(func() error { return a.write(ctx, a.owed, a.Revert, nil) })
 	for range a.cfg.Workers {
@@ -233,8 +237,20 @@ func (a *Agent) Nudge() {
 	}
 }
 
-// Asked makes the agent look at an app soon: somebody has asked something of it, or one of its gates has changed.
-func (a *Agent) Asked(app string) { a.queue.Urge(app) }
+// Asked makes the agent look at an app, or at audit.AllApps, soon: somebody has asked something of it, or one of its gates has
+// changed.
+func (a *Agent) Asked(app string) {
+	if app != audit.AllApps {
+		a.queue.Urge(app)
+		return
+	}
+	a.mu.Lock()
+	all := slices.Collect(maps.Keys(a.apps))
+	a.mu.Unlock()
+	for _, name := range all {
+		a.changed(name)
+	}
+}
 
 // Start opens the repository and loads what earlier runs saved.
 //

@@ -62,9 +62,7 @@ func (a *Agent) begin(name string) (work, bool) {
 		w.facts.Desired, w.facts.Fault = r.desired, r.fault
 		w.facts.Removed = w.facts.Removed || r.off
 	}
-	if a.cfg.Commands != nil {
-		w.facts.Commands = a.cfg.Commands(name, ap.saved.State.LastCommand)
-	}
+	w.facts.Commands = a.git.Commands(name, ap.saved.State)
 	if a.cfg.Gates != nil {
 		w.facts.Gates = a.cfg.Gates(name)
 	}

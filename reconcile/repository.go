@@ -45,6 +45,9 @@ type Repository struct {
 	poller *gitsync.Poller
 	loader *environments.Loader
 	diffs  diffs
+	// commands is what the command branch says; asked is told of which app something new is asked.
+	commands Commands
+	asked    func(app string)
 }
 
 var _ Git = (*Repository)(nil)
@@ -58,6 +61,7 @@ func NewRepository(cfg RepositoryConfig) *Repository {
 		cfg: cfg, log: cfg.Log.With("environment", cfg.Environment),
 		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace},
 	}
+	r.commands.Names, r.commands.Now = r.names(), time.Now //nolint:forbidigo // people's clocks are compared with this machine's
 	r.diffs = diffs{apps: r.digests, turn: make(chan struct{}, 1)}
 	return r
 }
@@ -69,7 +73,8 @@ func (r *Repository) Open(ctx context.Context) error {
 		return err
 	}
 	r.repo = repo
-	r.poller = gitsync.NewPoller(repo.Fetch, r.cfg.Interval)
+	r.repo.Watch(CommandBranch(r.cfg.Environment))
+	r.poller = gitsync.NewPoller(r.fetch, r.cfg.Interval)
 	if r.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Identity: identity},
 		filepath.Join(r.cfg.DataDir, "rollback")); err != nil {
 		return err
@@ -104,8 +109,10 @@ func (r *Repository) names() audit.Names {
 }
 
 // Follow hands over the branch's newest commit whenever it has moved, until ctx is done. A commit that could not be read,
-// or not all of it, is handed over again after a while: what the object store lacks may be back by then.
-func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)) error {
+// or not all of it, is handed over again after a while: what the object store lacks may be back by then. asked is told of
+// which app, or of audit.AllApps, something new is asked on the command branch.
+func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error), asked func(app string)) error {
+	r.asked = asked
 	return r.poller.Run(ctx, func(s *gitsync.Snapshot, err error) error {
 		if err != nil {
 			r.log.Warn("reading the branch", "error", err)

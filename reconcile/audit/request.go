@@ -36,15 +36,23 @@ var ErrNoRequest = errors.New("it has no trailer Sluice-Command")
 // DefaultExpiry is how long a Request is good for when it says nothing else.
 const DefaultExpiry = time.Hour
 
-// words are how requests are called in commits and on the command line.
+// words are those of the kinds that there are.
 var words = map[rollout.CommandKind]string{
 	rollout.Pause: "pause", rollout.Resume: "resume", rollout.Advance: "advance", rollout.AdvanceFully: "advance-full",
 	rollout.Abort: "abort", rollout.Retry: "retry", rollout.Hold: "hold", rollout.Unhold: "unhold",
 }
 
+// Word is what a kind of request is called in commits and on the command line.
+func Word(k rollout.CommandKind) string {
+	if w, ok := words[k]; ok {
+		return w
+	}
+	return strings.ToLower(string(k))
+}
+
 // Message of the commit.
 func (r Request) Message() string {
-	word, subject, where := words[r.Kind], r.App, r.Environment
+	word, subject, where := Word(r.Kind), r.App, r.Environment
 	if r.App == AllApps {
 		subject = "all apps"
 	}

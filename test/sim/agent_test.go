@@ -11,6 +11,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
@@ -31,6 +32,8 @@ type process struct {
 	// fetchAt is when the branch is looked at again, read the commit that was read last.
 	fetchAt time.Time
 	read    string
+	// commands are what the command branch said when it was read last.
+	commands reconcile.Commands
 	// writers are the agent's, to its two branches.
 	writers [2]writer
 	// intended is announced for the inventory, and saved with the state.
@@ -61,10 +64,11 @@ type look struct {
 // start is the agent's start: the saved state is all that it knows.
 func start(w *world) *process {
 	p := &process{w: w, fetchAt: w.now}
+	p.commands = reconcile.Commands{Names: audit.Names{Environment: "production"}, Now: func() time.Time { return w.now }}
 	w.watch.asked = w.now
 	ports := &ports{p}
 	p.agent = reconcile.New(reconcile.Config{
-		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler), Commands: w.since,
+		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler),
 		Gates: func(string) []rollout.Gate { return w.gates },
 	}, ports, ports, ports, ports)
 	p.writers = [2]writer{{write: p.agent.Revert}, {write: p.agent.Record}}
@@ -124,8 +128,18 @@ func (p *process) waits() bool {
 // fetch hands the branch's tip over when it has moved.
 func (p *process) fetch() {
 	p.fetchAt = p.w.now.Add(gitPoll)
+	if p.w.gitAway {
+		return
+	}
+	apps, faults := p.commands.Read(p.w.commands)
+	if len(faults) > 0 {
+		p.w.failf("reading the command branch: %v", faults)
+	}
+	for _, app := range apps {
+		p.agent.Asked(app)
+	}
 	tip := p.w.git.tip()
-	if p.w.gitAway || tip.id == p.read {
+	if tip.id == p.read {
 		return
 	}
 	p.read = tip.id

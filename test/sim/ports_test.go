@@ -295,7 +295,12 @@ func (p *ports) Open(context.Context) error { return nil }
 func (p *ports) Close() error { return nil }
 
 // Follow implements reconcile.Git; the world reads for the agent.
-func (p *ports) Follow(context.Context, func(source.Commit, error)) error { return nil }
+func (p *ports) Follow(context.Context, func(source.Commit, error), func(string)) error { return nil }
+
+// Commands implements reconcile.Git.
+func (p *ports) Commands(app string, s rollout.State) []rollout.Command {
+	return p.commands.Pending(app, s)
+}
 
 // Nudge implements reconcile.Git.
 func (p *ports) Nudge() { p.fetchAt = p.w.now }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -50,8 +52,8 @@ type world struct {
 	// refusing is how many percent of the writes the API server refuses.
 	refusing int
 
-	// commands are all that people have asked, gates what else has a word.
-	commands []rollout.Command
+	// commands are the commits of the command branch, newest first, gates what else has a word.
+	commands []gitsync.Commit
 	gates    []rollout.Gate
 
 	// What is under test; a test may put something broken in their place.
@@ -291,26 +293,24 @@ var asks = []rollout.CommandKind{
 
 // ask has somebody ask something.
 func (w *world) ask(k rollout.CommandKind) {
-	c := rollout.Command{ID: fmt.Sprint("k", len(w.commands)+1), Kind: k, By: "Ann", Expires: w.now.Add(5 * time.Minute)}
-	w.commands = append(w.commands, c)
-	w.logf("Ann asks %s: %s", c.ID, k)
-	w.told()
+	r := audit.Request{
+		Names: audit.Names{Environment: "production"}, App: appName, Kind: k, Expires: w.now.Add(5 * time.Minute),
+	}
+	c := gitsync.Commit{
+		Hash: fmt.Sprint("k", len(w.commands)+1), Author: gitsync.Identity{Name: "Ann"}, Time: w.now, Message: r.Message(),
+	}
+	w.commands = slices.Insert(w.commands, 0, c)
+	w.logf("Ann asks %s: %s", c.Hash, k)
+	if w.agent != nil {
+		w.agent.fetch()
+	}
 }
 
-// told has the agent hear of what people ask, and of gates.
+// told has the agent hear of gates.
 func (w *world) told() {
 	if w.agent != nil {
 		w.agent.agent.Asked(appName)
 	}
-}
-
-// since are the commands after the last one that was taken.
-func (w *world) since(app, last string) []rollout.Command {
-	if app != appName {
-		return nil
-	}
-	i := slices.IndexFunc(w.commands, func(c rollout.Command) bool { return c.ID == last })
-	return w.commands[i+1:]
 }
 
 // close closes a gate, or opens them all.
@@ -440,7 +440,7 @@ func (w *world) resting() bool {
 		w.git.push(func(c *commit) { c.digest = "good1" })
 		return false
 	}
-	if n := len(w.commands); w.state().LastCommand != w.commands[n-1].ID {
+	if len(p.commands.Pending(appName, s)) > 0 {
 		return false
 	}
 	return p.agent.Settled() && !p.waits()

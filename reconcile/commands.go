@@ -1,0 +1,171 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// CommandBranch is where people ask of an environment's rollouts.
+func CommandBranch(environment string) string { return "sluice/commands/" + environment }
+
+const (
+	// maxRequests is how many of the command branch's newest commits count.
+	maxRequests = 1000
+	// forgotten is how long after it has expired a command is still answered to an app that never took one, or none that is
+	// known.
+	forgotten = 24 * time.Hour
+)
+
+// Commands are what the command branch says. One goroutine may Read, any may ask for what is Pending.
+type Commands struct {
+	// Names are who the commands have to be for.
+	Names audit.Names
+	Now   func() time.Time
+	// tip is the commit that was read last.
+	tip string
+
+	mu sync.Mutex
+	// asked are the requests for this cluster, oldest first.
+	asked []request
+}
+
+// request is a command and the app that it is for, which may be audit.AllApps.
+type request struct {
+	app string
+	rollout.Command
+}
+
+func (r request) isFor(app string) bool { return r.app == app || r.app == audit.AllApps }
+
+// Read takes over the newest commits of the branch, newest first. It returns those apps of which something new is asked, and
+// what is wrong with new commits that nobody can answer.
+func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error) {
+	var asked []request
+	seen := map[string]bool{}
+	news := len(commits)
+	if i := slices.IndexFunc(commits, func(c gitsync.Commit) bool { return c.Hash == b.tip }); i >= 0 {
+		news = i
+	}
+	for i, c := range slices.Backward(commits) {
+		r, err := audit.ParseRequest(c.Message, c.Time)
+		switch {
+		case err == nil && r.Environment != "" && r.Environment != b.Names.Environment:
+			err = fmt.Errorf("it is for environment %q", r.Environment)
+		case err == nil && r.Cluster != "" && r.Cluster != b.Names.Cluster || r.ID != "" && seen[r.ID]:
+			continue
+		}
+		if err != nil {
+			if i < news && b.Now().Sub(c.Time) < forgotten {
+				faults = append(faults, fmt.Errorf("commit %.10s: %w", c.Hash, err))
+			}
+			continue
+		}
+		seen[r.ID] = true
+		by := c.Author.Name
+		if by == "" {
+			by = c.Author.Email
+		}
+		asked = append(asked, request{r.App, rollout.Command{
+			ID: c.Hash, Kind: r.Kind, By: by, Reason: r.Reason, Expires: r.Expires,
+		}})
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(commits) > 0 {
+		b.tip = commits[0].Hash
+	}
+	for _, r := range asked {
+		if !slices.ContainsFunc(b.asked, func(old request) bool { return old.ID == r.ID }) && !slices.Contains(apps, r.app) {
+			apps = append(apps, r.app)
+		}
+	}
+	b.asked = asked
+	return apps, faults
+}
+
+// Pending are the commands that an app has not taken yet, oldest first. One of which it is not known what it took, as it is
+// new or its state was lost, is not told what was asked before its time but for a hold, which stands.
+func (b *Commands) Pending(app string, s rollout.State) []rollout.Command {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	last := -1
+	if s.LastCommand != "" {
+		last = slices.IndexFunc(b.asked, func(r request) bool { return r.ID == s.LastCommand })
+	}
+	patience := forgotten
+	if s.LastSeq == 0 {
+		patience = 0
+	}
+	old := b.Now().Add(-patience)
+	var hold *rollout.Command
+	var out []rollout.Command
+	for _, r := range b.asked[last+1:] {
+		switch {
+		case !r.isFor(app):
+		case last >= 0 || r.Expires.After(old):
+			out = append(out, r.Command)
+		case r.Kind == rollout.Hold:
+			hold = &r.Command
+			hold.Expires = time.Time{}
+		case r.Kind == rollout.Unhold:
+			hold = nil
+		}
+	}
+	if hold != nil && s.LastSeq == 0 {
+		out = slices.Insert(out, 0, *hold)
+	}
+	return out
+}
+
+// Commands are what people ask of an app on the command branch, after the command that its state names as the last, oldest
+// first.
+func (r *Repository) Commands(app string, s rollout.State) []rollout.Command {
+	return r.commands.Pending(app, s)
+}
+
+// fetch brings the environment branch, and the command branch where it has moved, up to date.
+func (r *Repository) fetch(ctx context.Context) (*gitsync.Snapshot, error) {
+	s, err := r.repo.Fetch(ctx)
+	if cerr := r.readCommands(ctx); cerr != nil && ctx.Err() == nil {
+		r.log.Warn("reading the command branch", "error", cerr)
+	}
+	return s, err
+}
+
+func (r *Repository) readCommands(ctx context.Context) error {
+	branch := CommandBranch(r.cfg.Environment)
+	if tip := r.repo.Tip(branch); tip == "" || tip == r.commands.tip {
+		return nil
+	}
+	remote := r.cfg.Remote
+	remote.Branch = branch
+	repo, err := gitsync.Open(ctx, remote, filepath.Join(r.cfg.DataDir, "commands"))
+	if err != nil {
+		return err
+	}
+	defer repo.Close() //nolint:errcheck // it is a cache
+	tip, err := repo.Fetch(ctx)
+	if err != nil {
+		return err
+	}
+	commits, err := repo.Commits(ctx, tip.Commit, "", maxRequests)
+	if err != nil {
+		return err
+	}
+	apps, faults := r.commands.Read(commits)
+	for _, f := range faults {
+		r.log.Warn("a command is of no use", "branch", branch, "error", f)
+	}
+	for _, app := range apps {
+		r.asked(app)
+	}
+	return nil
+}
