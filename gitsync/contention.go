@@ -93,6 +93,12 @@ func classify(err error, reported bool) pushOutcome {
 	return pushRejected
 }
 
+// Unauthorized reports whether a remote refused something because of the credentials.
+func Unauthorized(err error) bool {
+	var rejected *RejectedError
+	return err != nil && (unauthorized(err) || errors.As(err, &rejected) && rejected.Unauthorized)
+}
+
 func unauthorized(err error) bool {
 	return errors.Is(err, transport.ErrAuthenticationRequired) || errors.Is(err, transport.ErrAuthorizationFailed) ||
 		strings.Contains(err.Error(), "ssh: unable to authenticate")

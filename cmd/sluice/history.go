@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
@@ -25,8 +26,12 @@ type statusSource struct {
 
 func (f *statusSource) register(cmd *cobra.Command) {
 	f.sourceFlags.register(cmd)
-	cmd.Flags().StringVar(&f.branchName, "status-branch", "", "status branch (default sluice/status/<environment>[/<cluster>])")
+	f.registerBranch(cmd.Flags())
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
+}
+
+func (f *statusSource) registerBranch(fl *pflag.FlagSet) {
+	fl.StringVar(&f.branchName, "status-branch", "", "status branch (default sluice/status/<environment>[/<cluster>])")
 }
 
 func (f *statusSource) name() (string, error) {

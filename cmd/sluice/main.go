@@ -30,7 +30,8 @@ const exitCodes = `Exit codes:
   1  failed or interrupted
   2  wrong command line, or wrong configuration of the agent
   3  plan --exit-code: something would change; validate: there are faults;
-     status: an app or the environment has a fault`
+     status: an app or the environment has a fault;
+     pause and the like with --wait: an app has refused`
 
 // codedError carries an exit code; its text may be empty when everything was said already.
 type codedError struct {
@@ -107,6 +108,9 @@ branch, and a rollback commit on the environment branch when a release fails.
 		return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(newAgent(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newVersion())
+	for _, a := range asks {
+		root.AddCommand(newAsk(a))
+	}
 	for _, cmd := range root.Commands() {
 		cmd.Args = usageArgs(cmd.Args)
 	}

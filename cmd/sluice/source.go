@@ -44,15 +44,13 @@ func (f *sourceFlags) register(cmd *cobra.Command) {
 
 // remote is the repository at the given branch; empty: the environment branch.
 func (f *sourceFlags) remote(branch string) (gitsync.Remote, error) {
-	r := gitsync.Remote{URL: f.repo, Branch: branch, CAFile: f.caFile, Auth: gitsync.Auth{
-		Username: f.username, PasswordFile: f.passwordFile, SSHKeyFile: f.sshKeyFile, KnownHostsFile: f.knownHostsFile,
-	}}
+	r := gitsync.Remote{URL: f.repo, Branch: branch, CAFile: f.caFile, Auth: f.auth()}
 	if r.Branch == "" {
 		r.Branch = f.branch
 	}
-	path, isFile := strings.CutPrefix(f.repo, "file://")
-	if !isFile && isRemote(f.repo) {
-		return r, nil
+	path, local := f.directory()
+	if !local {
+		return ownKeys(r), nil
 	}
 	dir, err := filepath.Abs(path)
 	if err != nil {
@@ -61,6 +59,58 @@ func (f *sourceFlags) remote(branch string) (gitsync.Remote, error) {
 	r.URL, r.AllowFile, r.Auth, r.CAFile = dir, true, gitsync.Auth{}, ""
 	r.Branch, err = localBranch(dir, r.Branch)
 	return r, err
+}
+
+// directory is the path of the repository where it is on this machine.
+func (f *sourceFlags) directory() (path string, local bool) {
+	path, isFile := strings.CutPrefix(f.repo, "file://")
+	return path, isFile || !isRemote(f.repo)
+}
+
+// pushRemote is where a branch is pushed to: to the repository itself, or where it is a clone to what it was cloned from.
+func (f *sourceFlags) pushRemote(branch string) (gitsync.Remote, error) {
+	dir, local := f.directory()
+	if !local {
+		return f.remote(branch)
+	}
+	repo, err := git.PlainOpen(dir)
+	if err != nil {
+		return gitsync.Remote{}, fmt.Errorf("opening the git repository at %s: %w", dir, err)
+	}
+	remotes, err := sortedRemotes(repo, dir)
+	if err != nil {
+		return gitsync.Remote{}, err
+	}
+	origin := *f
+	if len(remotes) > 0 && len(remotes[0].Config().URLs) > 0 {
+		origin.repo = remotes[0].Config().URLs[0]
+		if path, on := origin.directory(); on && !filepath.IsAbs(path) {
+			origin.repo = filepath.Join(dir, path)
+		}
+	}
+	r := gitsync.Remote{URL: origin.repo, Branch: branch, CAFile: f.caFile, Auth: f.auth()}
+	if path, on := origin.directory(); on {
+		if r.URL, err = filepath.Abs(path); err != nil {
+			return r, fmt.Errorf("resolving %s: %w", path, err)
+		}
+		r.AllowFile, r.Auth, r.CAFile = true, gitsync.Auth{}, ""
+		return r, nil
+	}
+	return ownKeys(r), nil
+}
+
+func (f *sourceFlags) auth() gitsync.Auth {
+	return gitsync.Auth{
+		Username: f.username, PasswordFile: f.passwordFile, SSHKeyFile: f.sshKeyFile, KnownHostsFile: f.knownHostsFile,
+	}
+}
+
+// ownKeys completes how to sign in to a remote over ssh.
+func ownKeys(r gitsync.Remote) gitsync.Remote {
+	if !strings.HasPrefix(r.URL, "https://") && !strings.HasPrefix(r.URL, "http://") {
+		r.Auth = withOwnKeys(r.Auth)
+	}
+	return r
 }
 
 // isRemote tells a URL from a directory.
@@ -95,14 +145,10 @@ func localBranch(dir, branch string) (string, error) {
 	if _, err := repo.Reference(plumbing.NewBranchReferenceName(branch), false); err == nil {
 		return branch, nil
 	}
-	remotes, err := repo.Remotes()
+	remotes, err := sortedRemotes(repo, dir)
 	if err != nil {
-		return "", fmt.Errorf("reading the remotes of %s: %w", dir, err)
+		return "", err
 	}
-	// origin first, the others in the order of their names.
-	slices.SortFunc(remotes, func(a, b *git.Remote) int {
-		return cmp.Or(strings.Compare(rank(a), rank(b)), strings.Compare(a.Config().Name, b.Config().Name))
-	})
 	for _, r := range remotes {
 		seen := plumbing.NewRemoteReferenceName(r.Config().Name, branch)
 		if _, err := repo.Reference(seen, false); err == nil {
@@ -110,6 +156,18 @@ func localBranch(dir, branch string) (string, error) {
 		}
 	}
 	return branch, nil
+}
+
+// sortedRemotes are those of a repository, origin first, the others in the order of their names.
+func sortedRemotes(repo *git.Repository, dir string) ([]*git.Remote, error) {
+	remotes, err := repo.Remotes()
+	if err != nil {
+		return nil, fmt.Errorf("reading the remotes of %s: %w", dir, err)
+	}
+	slices.SortFunc(remotes, func(a, b *git.Remote) int {
+		return cmp.Or(strings.Compare(rank(a), rank(b)), strings.Compare(a.Config().Name, b.Config().Name))
+	})
+	return remotes, nil
 }
 
 // rank sorts origin before the others.
@@ -131,12 +189,15 @@ func (f *sourceFlags) open(ctx context.Context, branch string) (*gitsync.Repo, *
 		return nil, nil, nil, fmt.Errorf("making a directory for git objects: %w", err)
 	}
 	done := func() { _ = os.RemoveAll(dir) }
-	repo, err := gitsync.Open(ctx, remote, dir)
-	if err != nil {
-		done()
-		return nil, nil, nil, err
-	}
-	tip, err := repo.Fetch(ctx)
+	var repo *gitsync.Repo
+	var tip *gitsync.Snapshot
+	err = signedIn(ctx, remote, func(remote gitsync.Remote) (err error) {
+		if repo, err = gitsync.Open(ctx, remote, dir); err != nil {
+			return err
+		}
+		tip, err = repo.Fetch(ctx)
+		return err
+	})
 	if err != nil {
 		done()
 		return nil, nil, nil, err

@@ -50,24 +50,29 @@ func Word(k rollout.CommandKind) string {
 	return strings.ToLower(string(k))
 }
 
-// Message of the commit.
-func (r Request) Message() string {
-	word, subject, where := Word(r.Kind), r.App, r.Environment
+// Subject says it in one line, such as "pause croc-hunter-java in production".
+func (r Request) Subject() string {
+	subject, where := r.App, r.Environment
 	if r.App == AllApps {
 		subject = "all apps"
 	}
 	if r.Cluster != "" {
 		where += "/" + r.Cluster
 	}
+	return clean(fmt.Sprintf("%s %s in %s", Word(r.Kind), subject, where), 250)
+}
+
+// Message of the commit.
+func (r Request) Message() string {
 	expires := ""
 	if !r.Expires.IsZero() {
 		expires = r.Expires.UTC().Format(time.RFC3339)
 	}
-	return message(fmt.Sprintf("%s %s in %s", word, subject, where), []string{clean(r.Reason, longestText)}, []trailer{
+	return message(r.Subject(), []string{clean(r.Reason, longestText)}, []trailer{
 		{"Environment", r.Environment},
 		{"Cluster", r.Cluster},
 		{"App", r.App},
-		{"Command", word},
+		{"Command", Word(r.Kind)},
 		{"Reason", r.Reason},
 		{"Expires", expires},
 		{"Source", r.Source},

@@ -1,0 +1,350 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5"
+	gitconfig "github.com/go-git/go-git/v5/config"
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// ask is a command that asks something of rollouts.
+type ask struct {
+	kind        rollout.CommandKind
+	short, long string
+	// course: what follows takes a while, and is what --wait waits for.
+	course bool
+}
+
+var asks = []ask{
+	{
+		kind: rollout.Pause, short: "Keep a canary's weight where it is",
+		long: "Keeps the weight of the canary that is under way where it is, until resume. A canary that\nhas clearly failed goes back all the same.",
+	},
+	{kind: rollout.Resume, short: "End a pause", long: "Ends a pause. The canary gets a whole interval again before it is judged."},
+	{
+		kind: rollout.Advance, short: "Take a canary's next step now",
+		long: "Takes the next step of the canary now, whatever the checks have said so far. With --full\nit skips what is left of the analysis and promotes the release.",
+	},
+	{
+		kind: rollout.Abort, short: "Go back to the stable release now", course: true,
+		long: "Goes back to the stable release now and rejects the release under way, as if a check\nhad failed: a rollback commit puts git back, too.",
+	},
+	{
+		kind: rollout.Retry, short: "Try a rejected release again",
+		long: "Forgets that the release which git asks for was rejected, so that its rollout begins anew.",
+	},
+	{
+		kind: rollout.Hold, short: "Keep what git asks for from beginning",
+		long: "Keeps whatever git asks for from beginning, until unhold. What is under way goes on. With\n--all it holds for apps to come, too.",
+	},
+	{kind: rollout.Unhold, short: "End a hold", long: "Ends a hold: what git asks for begins."},
+}
+
+// asking is one call of such a command.
+type asking struct {
+	ask
+	statusSource
+	all, full, wait, dryRun bool
+	reason, author          string
+	expires, timeout        time.Duration
+}
+
+func newAsk(a ask) *cobra.Command {
+	f := &asking{ask: a}
+	word := audit.Word(a.kind)
+	cmd := &cobra.Command{
+		Use:   word + " app | --all",
+		Short: a.short,
+		Long: a.long + `
+
+It pushes one commit to the branch sluice/commands/<environment>; whoever may push there
+may ask. The agent of each cluster takes it once, and answers on its status branch.`,
+		Example: fmt.Sprintf("  sluice %s --repo . --environment production --reason \"checkout is slow\" croc-hunter-java", word),
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.full {
+				f.kind, f.course = rollout.AdvanceFully, true
+			}
+			if f.all == (len(args) == 1) {
+				return usagef("expected the name of one app, or --all\nSee '%s --help'", cmd.CommandPath())
+			}
+			if strings.TrimSpace(f.reason) == "" {
+				return usagef("--reason: missing; expected why, for whoever reads the log")
+			}
+			if f.expires <= 0 {
+				return usagef("--expires: got %s, expected a time such as 1h", f.expires)
+			}
+			app := audit.AllApps
+			if len(args) == 1 {
+				app = args[0]
+			}
+			return f.run(cmd.Context(), cmd.OutOrStdout(), app)
+		},
+	}
+	f.sourceFlags.register(cmd)
+	fl := cmd.Flags()
+	f.registerBranch(fl)
+	fl.BoolVar(&f.all, "all", false, "every app of the environment")
+	fl.StringVar(&f.reason, "reason", "", "why, for whoever reads the log")
+	fl.StringVar(&f.author, "author", "", `who asks, as "Ann <ann@example.com>" (default: who git says you are)`)
+	fl.DurationVar(&f.expires, "expires", audit.DefaultExpiry, "when it is too late for it")
+	fl.BoolVar(&f.wait, "wait", false, "wait until it is answered, and what it began is over; exit code 3 when it is refused")
+	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
+	if a.kind == rollout.Advance {
+		fl.BoolVar(&f.full, "full", false, "skip what is left of the analysis")
+	}
+	return cmd
+}
+
+func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
+	apps, err := f.names(ctx, app)
+	if err != nil {
+		return err
+	}
+	author, err := f.identity()
+	if err != nil {
+		return err
+	}
+	now := time.Now().Truncate(time.Second)
+	r := audit.Request{
+		Names: audit.Names{Environment: f.environment, Cluster: f.cluster}, App: app, Kind: f.kind, Reason: f.reason,
+		Expires: now.Add(f.expires), Source: "sluice " + versionText(), ID: strings.ToLower(rand.Text()),
+	}
+	branch := reconcile.CommandBranch(f.environment)
+	if f.dryRun {
+		_, err := fmt.Fprintf(w, "branch %s\nauthor %s\n\n%s", branch, author, r.Message())
+		return err
+	}
+	remote, err := f.pushRemote(branch)
+	if err != nil {
+		return err
+	}
+	return signedIn(ctx, remote, func(remote gitsync.Remote) error {
+		dir, err := os.MkdirTemp("", "sluice-")
+		if err != nil {
+			return fmt.Errorf("making a directory for git objects: %w", err)
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // it is a temporary directory
+		var answers *answers
+		if f.wait {
+			status := remote
+			if status.Branch, err = f.name(); err != nil {
+				return err
+			}
+			if answers, err = openAnswers(ctx, status, filepath.Join(dir, "status")); err != nil {
+				return err
+			}
+			defer answers.close()
+		}
+		hash, err := pushRequest(ctx, remote, filepath.Join(dir, "commands"), author, r, now)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "asked: %s (commit %.10s on %s)\n", r.Subject(), hash, branch); err != nil || !f.wait {
+			return err
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it was not answered, or not over, within %s", f.timeout))
+		defer cancel()
+		return answers.await(ctx, w, hash, apps, f.course)
+	})
+}
+
+// names finds the environment's name where no flag says it, and which apps are asked.
+func (f *asking) names(ctx context.Context, app string) ([]string, error) {
+	_, tip, done, err := f.open(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	loader := environments.Loader{Environment: f.environment}
+	env, err := loader.Load(tip.FS(), f.path)
+	if err != nil {
+		if f.environment != "" && (app != audit.AllApps || !f.wait) {
+			return []string{app}, nil //nolint:nilerr // what is broken in git must keep nobody from an abort
+		}
+		return nil, err
+	}
+	f.environment = env.Name
+	var names []string
+	for i := range env.Apps {
+		names = append(names, env.Apps[i].Name)
+	}
+	slices.Sort(names)
+	switch {
+	case app == audit.AllApps && len(names) == 0:
+		return nil, fmt.Errorf("environment %s lists no app", env.Name)
+	case app == audit.AllApps:
+		return names, nil
+	case !slices.Contains(names, app) && env.Incomplete == nil:
+		return nil, fmt.Errorf("environment %s lists no app %q at %.10s; it lists %s", env.Name, app, tip.Commit, strings.Join(names, ", "))
+	}
+	return []string{app}, nil
+}
+
+// identity is who git says the user is.
+func (f *asking) identity() (gitsync.Identity, error) {
+	if f.author != "" {
+		name, rest, ok := strings.Cut(f.author, "<")
+		email, after, closed := strings.Cut(rest, ">")
+		if !ok || !closed || strings.TrimSpace(name) == "" || strings.TrimSpace(after) != "" {
+			return gitsync.Identity{}, usagef(`--author: got %q, expected one such as "Ann <ann@example.com>"`, f.author)
+		}
+		return gitsync.Identity{Name: strings.TrimSpace(name), Email: strings.TrimSpace(email)}, nil
+	}
+	id := gitsync.Identity{Name: os.Getenv("GIT_AUTHOR_NAME"), Email: os.Getenv("GIT_AUTHOR_EMAIL")}
+	if id.Name != "" && id.Email != "" {
+		return id, nil
+	}
+	c, err := gitconfig.LoadConfig(gitconfig.GlobalScope)
+	if dir, local := f.directory(); local {
+		if repo, openErr := git.PlainOpen(dir); openErr == nil {
+			c, err = repo.ConfigScoped(gitconfig.GlobalScope)
+		}
+	}
+	if err != nil {
+		return id, fmt.Errorf("reading git's configuration: %w", err)
+	}
+	if id.Name == "" {
+		id.Name = c.User.Name
+	}
+	if id.Email == "" {
+		id.Email = c.User.Email
+	}
+	if id.Name == "" || id.Email == "" {
+		return id, errors.New("git does not know who you are: set user.name and user.email with git config --global, or use --author")
+	}
+	return id, nil
+}
+
+// readme is the first file of the command branch.
+const readme = `# Commands
+
+What people ask of rollouts, a commit each. ` + "`sluice pause`" + ` and the other commands write it; agents read it and answer on
+their status branches. Nothing here needs to be edited.
+`
+
+// pushRequest commits a request to the command branch and returns the commit's hash.
+func pushRequest(
+	ctx context.Context, remote gitsync.Remote, dir string, author gitsync.Identity, r audit.Request, now time.Time,
+) (string, error) {
+	writer, err := gitsync.NewWriter(gitsync.WriterConfig{Remote: remote, Identity: author, Create: true}, dir)
+	if err != nil {
+		return "", err
+	}
+	defer writer.Close() //nolint:errcheck // its store is temporary
+	var there string
+	hash, err := writer.Commit(ctx, func(tip *gitsync.Snapshot) (*gitsync.Change, error) {
+		if known, err := audit.ParseRequest(tip.Message, now); err == nil && known.ID == r.ID {
+			there = tip.Commit // the answer to a push was lost
+			return nil, nil
+		}
+		change := &gitsync.Change{Empty: true, Message: r.Message(), Date: now}
+		if tip.Commit == "" {
+			change.Files = map[string][]byte{"README.md": []byte(readme)}
+		}
+		return change, nil
+	})
+	if hash == "" {
+		hash = there
+	}
+	return hash, err
+}
+
+// answers follows a status branch.
+type answers struct {
+	repo *gitsync.Repo
+	// seen is the tip that was looked at.
+	seen string
+}
+
+// openAnswers begins with what the branch says now.
+func openAnswers(ctx context.Context, remote gitsync.Remote, dir string) (*answers, error) {
+	repo, err := gitsync.Open(ctx, remote, dir)
+	if err != nil {
+		return nil, err
+	}
+	a := &answers{repo: repo}
+	if _, err = a.news(ctx); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *answers) close() { _ = a.repo.Close() }
+
+// news are the events since the last call, oldest first.
+func (a *answers) news(ctx context.Context) ([]audit.Entry, error) {
+	tip, err := a.repo.Fetch(ctx)
+	if errors.Is(err, gitsync.ErrBranchNotFound) {
+		return nil, nil // nobody has answered anything yet
+	}
+	if err != nil {
+		return nil, err
+	}
+	commits, err := a.repo.Commits(ctx, tip.Commit, a.seen, 0)
+	if err != nil {
+		return nil, err
+	}
+	a.seen = tip.Commit
+	var out []audit.Entry
+	for _, c := range slices.Backward(commits) {
+		if e, ok := audit.ParseMessage(c.Message); ok {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+// waitPause is the time between looks at a status branch that is waited for.
+const waitPause = 2 * time.Second
+
+// await prints what is answered to a command until every app has answered, and, if it has a course, that is over.
+func (a *answers) await(ctx context.Context, w io.Writer, command string, apps []string, course bool) error {
+	refused, taken := false, map[string]bool{}
+	for len(apps) > 0 {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w", strings.Join(apps, ", "), context.Cause(ctx))
+		case <-time.After(waitPause):
+		}
+		events, err := a.news(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if !slices.Contains(apps, e.App) || e.Command != command && !taken[e.App] {
+				continue
+			}
+			if _, err := fmt.Fprintln(w, audit.Describe(e.App, e.Event)); err != nil {
+				return err
+			}
+			taken[e.App] = true
+			no := e.Command == command && e.Type == rollout.CommandRefused
+			if refused = refused || no; no || !course || audit.Ends(e.Type) {
+				apps = slices.DeleteFunc(apps, func(app string) bool { return app == e.App })
+			}
+		}
+	}
+	if refused {
+		return &codedError{code: exitFinding}
+	}
+	return nil
+}

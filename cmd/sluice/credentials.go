@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/sluice-cd/sluice/gitsync"
+)
+
+// withOwnKeys completes how to sign in over ssh with what the user's own git would use: the ssh-agent, else a key in its usual
+// place, and the user's known_hosts.
+func withOwnKeys(a gitsync.Auth) gitsync.Auth {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return a
+	}
+	if a.KnownHostsFile == "" {
+		a.KnownHostsFile = filepath.Join(home, ".ssh", "known_hosts")
+	}
+	if a.SSHKeyFile != "" {
+		return a
+	}
+	if os.Getenv("SSH_AUTH_SOCK") != "" {
+		a.SSHAgent = true
+		return a
+	}
+	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
+		file := filepath.Join(home, ".ssh", name)
+		if _, err := os.Stat(file); err == nil {
+			a.SSHKeyFile = file
+			return a
+		}
+	}
+	a.SSHAgent = true // whose absence is told
+	return a
+}
+
+// signedIn does something with a remote, and once more with what git's credential helpers know of it where the remote asks
+// for credentials and none were given.
+func signedIn(ctx context.Context, r gitsync.Remote, do func(gitsync.Remote) error) error {
+	err := do(r)
+	overHTTP := strings.HasPrefix(r.URL, "https://") || strings.HasPrefix(r.URL, "http://")
+	if !overHTTP || r.Auth != (gitsync.Auth{Username: r.Auth.Username}) || !gitsync.Unauthorized(err) {
+		return err
+	}
+	asked, fault := credential(ctx, "fill", "url="+r.URL+"\n")
+	if fault != nil {
+		return fmt.Errorf("%w; name a --password-file, or have git know a credential for it (%w)", err, fault)
+	}
+	for line := range strings.Lines(asked) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch key {
+		case "username":
+			r.Auth.Username = value
+		case "password":
+			r.Auth.Password = value
+		}
+	}
+	// The helpers want to know whether what they gave was right.
+	err = do(r)
+	verdict := "approve"
+	if gitsync.Unauthorized(err) {
+		verdict = "reject"
+	}
+	if _, fault := credential(ctx, verdict, asked); fault != nil && err == nil {
+		return nil //nolint:nilerr // it was of use, though it may be asked for again
+	}
+	return err
+}
+
+// credential asks git's credential helpers, which may ask the user.
+func credential(ctx context.Context, what, about string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", "credential", what) //nolint:gosec // one of three words
+	cmd.Stdin = strings.NewReader(about)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if fi, err := os.Stdin.Stat(); err != nil || fi.Mode()&os.ModeCharDevice == 0 {
+		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		return "", errors.New("git credential " + what + ": " + strings.TrimSpace(strings.ReplaceAll(said.String(), "\n", " ")))
+	}
+	return string(out), nil
+}
