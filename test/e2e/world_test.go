@@ -264,21 +264,28 @@ func (w *world) end(s syscall.Signal) {
 // sluice runs a command on the environment repository and returns what it prints, and its exit code.
 func (w *world) sluice(command string, args ...string) (out string, code int) {
 	w.Helper()
+	stdout, stderr, code := w.run(command, args...)
+	if code != 0 && code != 3 {
+		w.Fatalf("sluice %s ended with %d: %s", command, code, stderr)
+	}
+	return stdout, code
+}
+
+// run is sluice for commands that may fail.
+func (w *world) run(command string, args ...string) (stdout, stderr string, code int) {
+	w.Helper()
 	cmd := exec.Command(program, append([]string{
 		command, "--repo", w.bed.Git.URL(w.name), "--username", bed.User, "--password-file", filepath.Join(w.dir, "password"),
 		"--environment", w.name,
 	}, args...)...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=Carol", "GIT_AUTHOR_EMAIL=carol@example.com")
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		w.Fatal(err)
 	}
-	if code = cmd.ProcessState.ExitCode(); code != 0 && code != 3 {
-		w.Fatalf("sluice %s ended with %d: %s", command, code, stderr.String())
-	}
-	return stdout.String(), code
+	return out.String(), said.String(), cmd.ProcessState.ExitCode()
 }
 
 // git runs git in the repository on the server, as whoever looks after that does.

@@ -51,6 +51,7 @@ type Server struct {
 	web      *http.Server // nil: stopped
 	shells   *sshListener
 	pushes   int
+	requests map[string]int
 }
 
 // New prepares a server; Start makes it listen.
@@ -62,7 +63,7 @@ func New(options Options) (*Server, error) {
 	if err := os.MkdirAll(filepath.Join(options.Dir, "repos"), 0o755); err != nil {
 		return nil, err
 	}
-	s := &Server{options: options, git: git}
+	s := &Server{options: options, git: git, requests: map[string]int{}}
 	if err := s.makeKeys(); err != nil {
 		return nil, fmt.Errorf("making SSH keys: %w", err)
 	}
@@ -127,6 +128,13 @@ func (s *Server) Pushes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pushes
+}
+
+// Requests counts the requests over HTTP for a repository.
+func (s *Server) Requests(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests[name]
 }
 
 // Path is the directory of a repository, for tests that look inside with git.
@@ -196,6 +204,7 @@ func (s *Server) handler() http.Handler {
 			http.Error(w, "unauthorized", http.StatusUnauthorized)
 			return
 		}
+		s.count(r)
 		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/git-receive-pack") {
 			s.countPush()
 		}
@@ -218,6 +227,14 @@ func (s *Server) admits(r *http.Request) bool {
 	user, password, _ := r.BasicAuth()
 	return subtle.ConstantTimeCompare([]byte(user), []byte(s.options.User))&
 		subtle.ConstantTimeCompare([]byte(password), []byte(s.options.Password)) == 1
+}
+
+func (s *Server) count(r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name, _, ok := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), ".git/"); ok {
+		s.requests[name]++
+	}
 }
 
 func (s *Server) countPush() {

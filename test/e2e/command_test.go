@@ -1,0 +1,224 @@
+package e2e
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// ask runs a command as a person, who waits for the answer, and compares what is printed with lines in which * is anything,
+// further lines too. It returns the commit on the command branch.
+func (w *world) ask(code int, who, command string, want ...string) string {
+	w.Helper()
+	args := append(strings.Fields(command)[1:], "--wait", "--reason", "because", "--author", who+" <"+strings.ToLower(who)+"@example.com>", app)
+	out, got := w.sluice(strings.Fields(command)[0], args...)
+	want = slices.Insert(want, 0, "asked: * in "+w.name+" (commit * on sluice/commands/"+w.name+")")
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.Join(want, "\n")), `\*`, "(?s:.*)")
+	if got != code || !regexp.MustCompile("^"+pattern+"\n$").MatchString(out) {
+		w.Errorf("%s exits with %d, expected %d, and says\n%s\nwant\n%s", command, got, code, out, strings.Join(want, "\n"))
+	}
+	return w.history(reconcile.CommandBranch(w.name))[0].Hash
+}
+
+// answered is the one event that answers a command.
+func (w *world) answered(command string) audit.Entry {
+	w.Helper()
+	var found []audit.Entry
+	for _, e := range w.events() {
+		if e.Command == command {
+			found = append(found, e)
+		}
+	}
+	if len(found) != 1 {
+		w.Fatalf("command %s is answered by %v", command, story(found))
+	}
+	return found[0]
+}
+
+// says waits until sluice status says something of the app.
+func (w *world) says(what string) {
+	w.Helper()
+	w.await("the status to say "+what, func() (bool, string) {
+		out, _ := w.sluice("status")
+		return strings.Contains(out, what), out
+	})
+}
+
+// slowly is a policy whose steps leave people the time to ask something.
+func (w *world) slowly() {
+	w.checkInterval = 4 * time.Second
+}
+
+// TestCommands: what people ask of a rollout is done, answered once, and told with their name and reason. Nobody goes
+// unserved, and of the routing only the weights change.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.slowly()
+	w.install()
+	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
+	refused := w.ask(3, "Ann", "pause", app+": a command by Ann was refused (*): Pause: no canary is under judgement")
+	if e := w.answered(refused); e.By != "Ann" || e.Type != rollout.CommandRefused {
+		t.Errorf("answered with %+v", e)
+	}
+
+	// Nothing begins while it is held.
+	before := w.live()
+	w.ask(0, "Ann", "hold", app+": held by Ann, nothing begins (*): because")
+	w.bump("0.0.130")
+	w.says("held by Ann: because")
+	w.intervals(3)
+	for name, o := range w.live() {
+		if was := before[name]; was == nil || was.GetResourceVersion() != o.GetResourceVersion() {
+			t.Errorf("%s was written while the app was held", name)
+		}
+	}
+	w.ask(3, "Bob", "hold", app+": a command by Bob was refused (*): Hold: it is held already, by Ann: because")
+	w.ask(0, "Bob", "unhold", app+": the hold was ended by Bob (*): because")
+	w.awaitEvent(rollout.RolloutStarted, "0.0.130", 1)
+
+	// A pause keeps the weight, an advance does not wait for the check.
+	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	w.ask(0, "Ann", "pause", app+": paused by Ann at 10% (0.0.129 -> 0.0.130): because")
+	w.says("paused by Ann: because")
+	routing := w.live()
+	w.intervals(6)
+	for name, o := range w.live() {
+		if was := routing[name]; was == nil || strings.HasPrefix(name, "VirtualService") && was.GetResourceVersion() != o.GetResourceVersion() {
+			t.Errorf("%s was written while the app was paused", name)
+		}
+	}
+	w.ask(0, "Bob", "resume", app+": resumed by Bob at 10% (0.0.129 -> 0.0.130): because")
+	w.ask(0, "Bob", "advance", app+": advanced to 20% (0.0.129 -> 0.0.130): advanced by Bob: because")
+	w.ask(0, "Bob", "advance --full", app+": promoting (*): advanced to the end by Bob: because", app+": promoted (0.0.129 -> 0.0.130)")
+
+	// An abort is a rejection, in git too.
+	list := w.file("main", requirements)
+	w.bump("0.0.131")
+	w.awaitEvent(rollout.Advanced, "0.0.131", 1)
+	w.ask(0, "Ann", "abort", app+": rolling back 0.0.131 to 0.0.130: aborted by Ann: because", "*"+app+": rolled back 0.0.131 to 0.0.130: aborted by Ann: because")
+	w.awaitEvent(rollout.RolledBack, "0.0.131", 1)
+	w.awaitEvent(rollout.RollbackCommitted, "0.0.131", 1)
+	if got := w.file("main", requirements); got != list {
+		t.Errorf("git says\n%s, want\n%s", got, list)
+	}
+	w.ask(3, "Ann", "retry", app+": a command by Ann was refused (*): Retry: what git asks for was not rejected")
+	w.settled()
+	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
+		t.Errorf("%d requests found no pod", n-unserved)
+	}
+}
+
+// TestRetry: where git is put back by people alone, what was aborted is tried again when somebody asks.
+func TestRetry(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.slowly()
+	w.commit("rollbacks are proposed", map[string]string{
+		"sluice.yaml": w.file("main", "sluice.yaml") + "writeBack: {mode: PullRequest}\n",
+	})
+	w.install()
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	w.ask(0, "Ann", "abort", app+": rolling back*: rolled back*")
+	w.awaitEvent(rollout.RollbackProposed, "0.0.130", 1)
+	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
+	w.ask(0, "Ann", "retry", app+": a retry of 0.0.130 was asked for by Ann: because")
+	w.awaitEvent(rollout.RolloutStarted, "0.0.130", 2)
+	w.ask(0, "Ann", "advance --full", app+": *")
+}
+
+// TestCommandsAreTakenOnce: two people at once, an agent that dies in between, a command that comes too late, and those that are
+// another cluster's or another app's: each is answered once, or not at all.
+func TestCommandsAreTakenOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.slowly()
+	w.install()
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	w.kill()
+	var people sync.WaitGroup
+	for _, who := range []string{"Ann", "Bob"} {
+		people.Go(func() {
+			w.sluice("pause", "--reason", "both", "--author", who+" <x@example.com>", app)
+		})
+	}
+	people.Wait()
+	w.sluice("abort", "--reason", "late", "--expires", "1ns", app)
+	w.sluice("abort", "--reason", "elsewhere", "--cluster", "eu", app)
+	w.byHand("Sluice-App: another\nSluice-Command: abort")
+	w.byHand("Sluice-Command: abort")
+	asked := w.history(reconcile.CommandBranch(w.name))
+	w.start()
+	w.awaitEvent(rollout.CommandRefused, "0.0.130", 1)
+	w.kill() // be it before or after the others are taken
+	w.start()
+	w.awaitEvent(rollout.CommandRefused, "0.0.130", 2)
+	w.sluice("resume", "--reason", "all well", "--wait", app)
+	answers := map[string]int{}
+	for _, e := range w.events() {
+		answers[e.Command]++
+	}
+	// Newest first: no app, another app, another cluster, late, and the two.
+	for i, want := range []int{0, 0, 0, 1, 1, 1} {
+		if got := answers[asked[i].Hash]; got != want {
+			t.Errorf("%q is answered %d times, want %d", asked[i].Subject(), got, want)
+		}
+	}
+	if log := w.log.tail(1 << 20); !strings.Contains(log, "it has no trailer Sluice-App: expected the name of an app") {
+		t.Error("what nobody can answer is not told in the log")
+	}
+	w.sluice("advance", "--full", "--reason", "enough", "--wait", app)
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+}
+
+// byHand adds a commit with these trailers to the command branch.
+func (w *world) byHand(trailers string) {
+	w.Helper()
+	remote := w.remote(reconcile.CommandBranch(w.name))
+	writer, err := gitsync.NewWriter(gitsync.WriterConfig{Remote: remote, Create: true}, w.TempDir())
+	w.must(err)
+	defer writer.Close()
+	_, err = writer.Commit(w.Context(), func(*gitsync.Snapshot) (*gitsync.Change, error) {
+		return &gitsync.Change{Empty: true, Message: "by hand\n\n" + trailers}, nil
+	})
+	w.must(err)
+}
+
+// Whoever may not push may not ask, and hears why.
+func TestCommandsOfThoseWhoMayNotPush(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.must(w.bed.Git.DenyPushes(w.name, "refs/heads/"+reconcile.CommandBranch(w.name), "only the team may ask"))
+	if _, said, code := w.run("hold", "--reason", "x", app); code != 1 || !strings.Contains(said, "only the team may ask") {
+		t.Errorf("exits with %d: %s", code, said)
+	}
+	w.must(w.bed.Git.DenyPushes(w.name, "refs/heads/"+reconcile.CommandBranch(w.name), ""))
+	w.sluice("hold", "--reason", "x", app)
+}
+
+// An environment with a command branch costs no request more than one without.
+func TestCommandBranchAtRest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	w.quiet()
+	w.sluice("resume", "--reason", "x", "--wait", app)
+	w.quiet()
+	begin, before := time.Now(), w.bed.Git.Requests(w.name)
+	w.intervals(5)
+	polls, asked := int(time.Since(begin).Seconds())+2, w.bed.Git.Requests(w.name)-before
+	if asked == 0 || asked > polls {
+		t.Errorf("%d requests in the time of %d looks at the branch", asked, polls)
+	}
+	w.wroteNothing("at rest", begin)
+}
