@@ -64,7 +64,20 @@ type Analysis struct {
 	// one an interval; 0: at once.
 	StepWeightPromotion int      `json:"stepWeightPromotion,omitempty"`
 	Metrics             []Metric `json:"metrics,omitempty"`
+	// Approval is what a person has to approve: ApproveBegin, ApprovePromote.
+	Approval []Approval `json:"approval,omitempty"`
+	// FourEyes: who asked for a release, by the commit in git, can't approve it.
+	FourEyes bool `json:"fourEyes,omitempty"`
 }
+
+// Approval is a moment of a rollout that a person has to approve.
+type Approval string
+
+// The moments that can be approved.
+const (
+	ApproveBegin   Approval = "begin"   // before an install or a rollout begins
+	ApprovePromote Approval = "promote" // before the canary's release takes the place of the stable one
+)
 
 // Metric is one check as the policy says it.
 type Metric struct {

@@ -83,6 +83,9 @@ var analysisFields = fields[Analysis]{
 			to.Metrics = append(to.Metrics, readMetric(d, at.index(i), m))
 		}
 	},
+	"approval": readApproval,
+	"fourEyes": func(d *decoder, at fieldPath, v any, to *Analysis) { to.FourEyes = d.boolean(at, v) },
+
 	"alerts":                ignored[Analysis](),
 	"primaryReadyThreshold": ignored[Analysis](),
 	"canaryReadyThreshold":  ignored[Analysis](),
@@ -92,6 +95,20 @@ var analysisFields = fields[Analysis]{
 	"mirrorWeight":          unsupported[Analysis]("traffic mirroring"),
 	"webhooks":              unsupported[Analysis]("a webhook"),
 	"sessionAffinity":       unsupported[Analysis]("session affinity"),
+}
+
+func readApproval(d *decoder, at fieldPath, v any, to *Analysis) {
+	for i, x := range d.list(at, v) {
+		a := Approval(d.text(at.index(i), x))
+		switch a {
+		case ApproveBegin, ApprovePromote:
+			if !slices.Contains(to.Approval, a) {
+				to.Approval = append(to.Approval, a)
+			}
+		default:
+			d.fail(at.index(i), "is no moment that can be approved", "begin or promote")
+		}
+	}
 }
 
 // metricDraft is a metric while it is being read.
