@@ -57,6 +57,8 @@ type Git interface {
 	At(commit string) (source.Commit, error)
 	// Cause is the commit that asked for what tip says of an app, looked for as far back as stop.
 	Cause(ctx context.Context, app, tip, stop string) (string, error)
+	// Author of a commit of the branch's history, as "Ann <ann@example.com>".
+	Author(commit string) (string, error)
 	// Revert writes a rollback commit, or says why there is none. An error means: try again.
 	Revert(ctx context.Context, mode environments.WriteBackMode, app string, r rollout.Revert) (rollout.Reverted, error)
 	// Record writes to the status branch. An app whose record there has higher numbers than the batch is in ahead.

@@ -69,12 +69,8 @@ func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error
 			continue
 		}
 		seen[r.ID] = true
-		by := c.Author.Name
-		if by == "" {
-			by = c.Author.Email
-		}
 		asked = append(asked, request{r.App, rollout.Command{
-			ID: c.Hash, Kind: r.Kind, By: by, Reason: r.Reason, Expires: r.Expires,
+			ID: c.Hash, Kind: r.Kind, By: c.Author.String(), To: r.To, Reason: r.Reason, Expires: r.Expires,
 		}})
 	}
 	b.mu.Lock()

@@ -142,12 +142,12 @@ func TestMergedAgainWhileItIsTakenBack(t *testing.T) {
 		Phase: rollout.Analyzing, Stable: stable, Target: failed,
 	}
 	o := order{commit: r.source, state: state}
-	if got, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != failed.Commit {
+	if got, _, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != failed.Commit {
 		t.Errorf("under way: asked for by %s, %v; want %s", got, err, failed.Commit)
 	}
 	o.state.Phase = rollout.RollingBack
 	o.state.Rejected = []rollout.Rejection{{Release: failed}}
-	if got, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != again.Commit {
+	if got, _, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != again.Commit {
 		t.Errorf("rolled back: asked for by %s, %v; want %s", got, err, again.Commit)
 	}
 }

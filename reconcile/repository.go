@@ -141,6 +141,15 @@ func unread(env *environments.Environment) error {
 // Nudge makes Follow look at the branch now, as a webhook would.
 func (r *Repository) Nudge() { r.poller.Nudge() }
 
+// Author of a commit that was fetched.
+func (r *Repository) Author(commit string) (string, error) {
+	s, err := r.repo.At(commit)
+	if err != nil {
+		return "", err
+	}
+	return s.Author.String(), nil
+}
+
 // At is the environment at a commit that was fetched.
 func (r *Repository) At(commit string) (source.Commit, error) {
 	s, err := r.repo.At(commit)

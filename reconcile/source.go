@@ -153,7 +153,7 @@ func (a *Agent) rendering(ctx context.Context, name string, o order) rendering {
 		}
 		d := &delivery.Desired{Release: rel, Plan: rollout.NewPlan(policy)}
 		d.ID = rollout.Release{Version: rel.Version, Digest: rel.Digest}
-		if d.ID.Commit, err = a.commitOf(ctx, name, o, d.ID); err != nil {
+		if d.ID.Commit, d.ID.By, err = a.commitOf(ctx, name, o, d.ID); err != nil {
 			return late(ctx, err)
 		}
 		got.desired = d
@@ -173,9 +173,9 @@ func late(ctx context.Context, err error) error {
 	return err
 }
 
-// commitOf is the commit that asked for a release. A release that is serving keeps the commit it came with:
+// commitOf is the commit that asked for a release, and its author. A release that is serving keeps the commit it came with:
 // a rollback commit only says again what was asked before.
-func (a *Agent) commitOf(ctx context.Context, name string, o order, id rollout.Release) (string, error) {
+func (a *Agent) commitOf(ctx context.Context, name string, o order, id rollout.Release) (commit, by string, err error) {
 	s := o.state
 	known := []rollout.Release{s.Stable, s.Target}
 	if s.Phase == rollout.RollingBack {
@@ -183,14 +183,18 @@ func (a *Agent) commitOf(ctx context.Context, name string, o order, id rollout.R
 	}
 	for _, r := range known {
 		if r.Digest == id.Digest && r.Commit != "" {
-			return r.Commit, nil
+			return r.Commit, r.By, nil
 		}
 	}
 	stop := s.Stable.Commit
 	if n := len(s.Rejected); n > 0 {
 		stop = s.Rejected[n-1].Release.Commit
 	}
-	return a.git.Cause(ctx, name, o.commit.Commit, stop)
+	if commit, err = a.git.Cause(ctx, name, o.commit.Commit, stop); err != nil {
+		return "", "", err
+	}
+	by, err = a.git.Author(commit)
+	return commit, by, err
 }
 
 // Again is a release whose Helm record is gone, rendered from the commit that asked for it. What is not rendered yet is

@@ -20,7 +20,7 @@ func Subject(app string, e rollout.Event) string {
 	}
 	by := ""
 	if e.By != "" {
-		by = " by " + clean(e.By, 80)
+		by = " by " + clean(rollout.Name(e.By), 80)
 	}
 	r := strings.NewReplacer("{by}", by, "{from}", from, "{to}", to, "{change}", change,
 		"{weight}", strconv.Itoa(e.Weight), "{commit}", short(e.Commit), "{branch}", clean(e.Branch, longestText))

@@ -71,6 +71,7 @@ var kinds = map[rollout.EventType]kind{
 	rollout.Held:           {sentence: "held{by}, nothing begins ({change})", record: (*Record).hold},
 	rollout.Unheld:         {sentence: "the hold was ended{by} ({change})", record: (*Record).unhold},
 	rollout.Retried:        {sentence: "a retry of {to} was asked for{by}", record: (*Record).retry},
+	rollout.Approved:       {sentence: "approved{by} ({change})", record: (*Record).note},
 	rollout.CommandRefused: {sentence: "a command{by} was refused ({change})", record: (*Record).note, level: slog.LevelWarn},
 	rollout.Waiting:        {sentence: "waiting ({change})", record: (*Record).await},
 	rollout.WaitingEnded:   {sentence: "waits for nothing any more ({change})", record: (*Record).await},

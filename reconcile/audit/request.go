@@ -16,6 +16,8 @@ type Request struct {
 	// App by name, or AllApps.
 	App  string
 	Kind rollout.CommandKind
+	// To is the version that it is about; empty: whichever there is.
+	To string
 	// Reason is what the person says.
 	Reason string
 	// Expires is when it is no longer to be taken.
@@ -40,6 +42,7 @@ const DefaultExpiry = time.Hour
 var words = map[rollout.CommandKind]string{
 	rollout.Pause: "pause", rollout.Resume: "resume", rollout.Advance: "advance", rollout.AdvanceFully: "advance-full",
 	rollout.Abort: "abort", rollout.Retry: "retry", rollout.Hold: "hold", rollout.Unhold: "unhold",
+	rollout.Approve: "approve",
 }
 
 // Word is what a kind of request is called in commits and on the command line.
@@ -73,6 +76,7 @@ func (r Request) Message() string {
 		{"Cluster", r.Cluster},
 		{"App", r.App},
 		{"Command", Word(r.Kind)},
+		{"To", r.To},
 		{"Reason", r.Reason},
 		{"Expires", expires},
 		{"Source", r.Source},
@@ -90,6 +94,7 @@ func ParseRequest(msg string, made time.Time) (Request, error) {
 	}
 	r := Request{
 		Names: Names{Environment: t["Environment"], Cluster: t["Cluster"]}, App: t["App"], Kind: rollout.CommandKind(clean(word, 40)),
+		To:     t["To"],
 		Reason: clean(t["Reason"], longestText), Source: t["Source"], ID: t["Id"], Expires: made.Add(DefaultExpiry),
 	}
 	for kind, w := range words {

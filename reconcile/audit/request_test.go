@@ -13,7 +13,7 @@ func TestRequest(t *testing.T) {
 	made := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for kind := range words {
 		r := Request{
-			Names: Names{Environment: "production", Cluster: "eu"}, App: "web", Kind: kind, Reason: "while we look",
+			Names: Names{Environment: "production", Cluster: "eu"}, App: "web", Kind: kind, To: "1.2.3", Reason: "while we look",
 			Expires: made.Add(time.Minute), Source: "sluice 1.0", ID: "x1",
 		}
 		if got, err := ParseRequest(r.Message(), made); err != nil || got != r {
@@ -45,10 +45,10 @@ Sluice-Reason: while we look
 
 func TestRequestByHand(t *testing.T) {
 	for msg, want := range map[string]string{
-		"a note to all":                                                   ErrNoRequest.Error(),
-		"x\n\nSluice-Command: pause":                                      "no trailer Sluice-App: expected",
-		"x\n\nSluice-Command:pause":                                       ErrNoRequest.Error(),
-		"x\n\nSluice-App: a\nSluice-Command: p":                           "",
+		"a note to all":                         ErrNoRequest.Error(),
+		"x\n\nSluice-Command: pause":            "no trailer Sluice-App: expected",
+		"x\n\nSluice-Command:pause":             ErrNoRequest.Error(),
+		"x\n\nSluice-App: a\nSluice-Command: p": "",
 		"x\n\nSluice-App: a\nSluice-Command: pause\nSluice-Expires: soon": `Sluice-Expires is "soon": expected a time`,
 	} {
 		r, err := ParseRequest(msg, time.Time{})

@@ -72,8 +72,12 @@ func Of(app, namespace string, from, to Release) (Forecast, error) {
 	}
 	for range most {
 		next, events := rollout.Next(w.state, w.observation())
+		w.approval = nil
 		for _, e := range events {
 			f.Events = append(f.Events, Event{e, w.now.Sub(begin)})
+			if e.Type == rollout.Waiting && next.Waiting == rollout.ApprovalGate {
+				w.approval = []rollout.Command{{ID: fmt.Sprint("approval-", e.Seq), Kind: rollout.Approve, By: "somebody"}}
+			}
 		}
 		if reflect.DeepEqual(next, w.state) {
 			due := next.Due(w.observation())
@@ -104,14 +108,17 @@ type world struct {
 	change         rollout.Change
 	state          rollout.State
 	now            time.Time
+	// approval is given where it is waited for.
+	approval []rollout.Command
 }
 
 func (w *world) observation() rollout.Observation {
 	ready := rollout.Track{Ready: true, Available: true}
 	o := rollout.Observation{
 		Now: w.now, Desired: w.to.ID, Plan: w.to.Plan, FromStable: w.change, Applied: true, Stable: ready, Canary: ready,
-		Recorded: w.state.LastSeq,
+		Recorded: w.state.LastSeq, Commands: w.approval,
 	}
+	o.Plan.FourEyes = false // somebody is somebody else
 	if w.state.Stable.Digest == w.to.ID.Digest {
 		o.FromStable = rollout.ChangeNone
 	}

@@ -21,6 +21,8 @@ func TestForecast(t *testing.T) {
 	})
 	suspended := canary
 	suspended.Suspend = true
+	approved := canary
+	approved.Approval, approved.FourEyes = []rollout.Moment{rollout.AtBegin, rollout.AtPromotion}, true
 	for _, test := range []struct {
 		name     string
 		from, to Release
@@ -36,6 +38,12 @@ func TestForecast(t *testing.T) {
 		{"rolling", release("1", 2, rollout.Plan{}), release("2", 2, rollout.Plan{}), "0s RolloutStarted, 0s Promoted", ""},
 		{"what no pod sees", release("1", 2, canary), release("1", 3, canary), "0s Applied", ""},
 		{"the same", release("1", 2, canary), release("1", 2, canary), "", ""},
+		{
+			"approved", release("1", 2, canary), release("2", 2, approved),
+			"0s Waiting, 0s Approved, 0s RolloutStarted, 0s Advanced 10, 1m0s Advanced 20, 2m0s Waiting 20, 2m0s Approved 20, " +
+				"3m0s PromotionStarted 20, 3m30s Promoted",
+			"Deployment/web-canary, Service/web-canary, VirtualService/web",
+		},
 		{"suspended", release("1", 2, canary), release("2", 2, suspended), "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -11,8 +12,10 @@ type Command struct {
 	// ID is unique among all commands.
 	ID   string
 	Kind CommandKind
-	// By names the person, Reason is what they say.
+	// By is the person, as git has it: "Ann <ann@example.com>". Reason is what they say.
 	By, Reason string
+	// To is the version that it is about; empty: whichever there is.
+	To string
 	// Expires is when it is no longer to be taken; zero: never.
 	Expires time.Time
 }
@@ -37,6 +40,8 @@ const (
 	Hold CommandKind = "Hold"
 	// Unhold ends a hold.
 	Unhold CommandKind = "Unhold"
+	// Approve opens the approval gate for the release that comes to it.
+	Approve CommandKind = "Approve"
 )
 
 // commands are what is done for each kind.
@@ -55,6 +60,7 @@ var commands = map[CommandKind]struct {
 	Retry:        {do: (*turn).retry},
 	Hold:         {do: (*turn).hold},
 	Unhold:       {do: (*turn).unhold},
+	Approve:      {do: (*turn).approve},
 }
 
 // Asked is who asked for something that lasts, and why.
@@ -67,9 +73,17 @@ type Asked struct {
 // String is "Ann: while we look at the logs".
 func (a Asked) String() string {
 	if a.Reason == "" {
-		return a.By
+		return Name(a.By)
 	}
-	return a.By + ": " + a.Reason
+	return Name(a.By) + ": " + a.Reason
+}
+
+// Name is a person's name without the address.
+func Name(by string) string {
+	if name, _, ok := strings.Cut(by, " <"); ok && name != "" {
+		return name
+	}
+	return by
 }
 
 func (c Command) asked(now time.Time) *Asked { return &Asked{By: c.By, Reason: c.Reason, At: now} }

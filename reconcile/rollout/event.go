@@ -36,6 +36,7 @@ const (
 	Held              EventType = "Held"             // a person keeps what git asks for from beginning
 	Unheld            EventType = "Unheld"           // a person has ended the hold
 	Retried           EventType = "Retried"          // a person has asked for what was rejected
+	Approved          EventType = "Approved"         // a person has opened the approval gate for the release
 	CommandRefused    EventType = "CommandRefused"   // what a person asked makes no sense now
 	Waiting           EventType = "Waiting"          // gates are closed that must open first
 	WaitingEnded      EventType = "WaitingEnded"     // nothing is to begin any more that gates have kept from it

@@ -340,7 +340,8 @@ func (d *dice) observation() rollout.Observation {
 
 // kinds of commands, and one that is none.
 var kinds = []rollout.CommandKind{
-	rollout.Pause, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold, rollout.Unhold, "Dance",
+	rollout.Pause, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold,
+	rollout.Unhold, rollout.Approve, "Dance",
 }
 
 func (d *dice) track() rollout.Track {

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -28,14 +29,76 @@ const (
 	AtPromotion Moment = "promotion" // before the stable track gets the release
 )
 
+// ApprovalGate is the gate that a person opens for each release where the policy says so.
+const ApprovalGate = "approval"
+
+// Approval is a person's word that a release may pass a moment.
+type Approval struct {
+	Digest string `json:"digest"`
+	Moment Moment `json:"moment"`
+	Asked
+}
+
+// approved reports whether somebody has approved that a release passes a moment.
+func (s State) approved(r Release, at Moment) bool {
+	return slices.ContainsFunc(s.Approved, func(a Approval) bool { return a.Digest == r.Digest && a.Moment == at })
+}
+
+// gates are those of the observation, and the approval that is asked for.
+func (s State) gates(o Observation) []Gate {
+	gates := slices.Clone(o.Gates)
+	for _, at := range o.Plan.Approval {
+		gates = append(gates, Gate{Name: ApprovalGate, At: at, Open: s.approved(s.passing(o, at), at), Reason: "nobody has approved it yet"})
+	}
+	return gates
+}
+
+// passing is the release that a moment is about.
+func (s State) passing(o Observation, at Moment) Release {
+	if at == AtBegin {
+		return o.Desired
+	}
+	return s.Target
+}
+
+// approve opens the approval gate for the release that waits at it, or will come to it.
+func (t *turn) approve(c Command) string {
+	at := AtPromotion
+	if t.Phase == Idle {
+		at = AtBegin
+	}
+	r := t.passing(t.o, at)
+	switch {
+	case !slices.Contains(t.o.Plan.Approval, at):
+		return "no approval is asked for " + approvedFor[at]
+	case r.IsZero() || at == AtBegin && r.Digest == t.Stable.Digest || at == AtPromotion && !t.Phase.trait().pausable:
+		return "there is nothing to approve"
+	case c.To != "" && c.To != r.Version:
+		return label(r) + " waits for it, and not " + c.To
+	case t.approved(r, at):
+		return label(r) + " is approved already"
+	case t.o.Plan.FourEyes && r.By == "":
+		return "nobody knows who asked for " + label(r) + ", and somebody else has to approve it"
+	case t.o.Plan.FourEyes && r.By == c.By:
+		return Name(c.By) + " asked for " + label(r) + ": somebody else has to approve it"
+	}
+	t.Approved = slices.DeleteFunc(slices.Clone(t.Approved), func(a Approval) bool { return a.Digest != r.Digest })
+	t.Approved = append(t.Approved, Approval{r.Digest, at, *c.asked(t.o.Now)})
+	t.tell(Approved, c.Reason)
+	return ""
+}
+
+// approvedFor says what a moment is approved for.
+var approvedFor = map[Moment]string{AtBegin: "the beginning of a rollout", AtPromotion: "a promotion"}
+
 // closed says which gates are closed at a moment, and why; empty: none.
 func (t *turn) closed(at Moment) string {
-	_, reasons := t.o.closed(at)
+	_, reasons := t.State.closed(t.o, at)
 	return strings.Join(reasons, "; ")
 }
 
-func (o Observation) closed(at Moment) (names, reasons []string) {
-	for _, g := range o.Gates {
+func (s State) closed(o Observation, at Moment) (names, reasons []string) {
+	for _, g := range s.gates(o) {
 		if g.At == at && !g.Open {
 			names = append(names, g.Name)
 			reasons = append(reasons, because(fmt.Sprintf("gate %s is closed", g.Name), Track{Message: g.Reason}))
@@ -47,7 +110,7 @@ func (o Observation) closed(at Moment) (names, reasons []string) {
 // open reports whether the gates of a moment are. That the app waits for others than before is an event; it is none that
 // the reason of one changes.
 func (t *turn) open(at Moment) bool {
-	names, reasons := t.o.closed(at)
+	names, reasons := t.State.closed(t.o, at)
 	waiting := strings.Join(names, ", ")
 	if waiting != t.Waiting && waiting != "" {
 		t.tell(Waiting, strings.Join(reasons, "; "))

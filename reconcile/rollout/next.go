@@ -132,7 +132,7 @@ func (s State) Governed(desired Release, p Plan) State {
 	}
 	if s.Stable.Digest == desired.Digest && s.Stable.Commit == "" {
 		// What was adopted is what git says: now it is known since when.
-		s.Stable.Commit = desired.Commit
+		s.Stable.Commit, s.Stable.By = desired.Commit, desired.By
 	}
 	return s
 }

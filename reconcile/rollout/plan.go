@@ -40,7 +40,10 @@ type Plan struct {
 	Metrics []environments.Metric `json:"metrics,omitempty"`
 	// SkipAnalysis promotes a ready canary without judging it. Suspend keeps it from getting on.
 	SkipAnalysis bool `json:"skipAnalysis,omitempty"`
-	Suspend      bool `json:"suspend,omitempty"`
+	// Approval are the moments that a person has to approve; FourEyes: another one than who asked for the release.
+	Approval []Moment `json:"approval,omitempty"`
+	FourEyes bool     `json:"fourEyes,omitempty"`
+	Suspend  bool     `json:"suspend,omitempty"`
 }
 
 // Step is one stage of a canary. What else than traffic a stage may ask for belongs here.
@@ -60,7 +63,10 @@ func NewPlan(p environments.Policy) Plan {
 		Strategy: p.Strategy, Provider: p.Provider, Target: p.Target, Service: p.Service, StepBack: p.Analysis.StepWeightPromotion,
 		Interval: p.Analysis.Interval, Deadline: p.ProgressDeadline,
 		Threshold: p.Analysis.Threshold, InconclusiveLimit: p.Analysis.InconclusiveLimit, Metrics: p.Analysis.Metrics,
-		SkipAnalysis: p.SkipAnalysis, Suspend: p.Suspend,
+		SkipAnalysis: p.SkipAnalysis, Suspend: p.Suspend, FourEyes: p.Analysis.FourEyes,
+	}
+	for _, a := range p.Analysis.Approval {
+		plan.Approval = append(plan.Approval, approvals[a])
 	}
 	weights := p.Steps()
 	if len(weights) == 0 && p.Strategy == environments.StrategyCanary {
@@ -71,6 +77,8 @@ func NewPlan(p environments.Policy) Plan {
 	}
 	return plan
 }
+
+var approvals = map[environments.Approval]Moment{environments.ApproveBegin: AtBegin, environments.ApprovePromote: AtPromotion}
 
 // Canary reports whether the release is judged beside the one that serves.
 func (p Plan) Canary() bool { return p.Strategy == environments.StrategyCanary }

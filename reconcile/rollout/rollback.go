@@ -12,7 +12,7 @@ func (t *turn) fail(reason string, results []analysis.Result) {
 	failed := t.Target
 	if t.o.Desired.Digest == failed.Digest {
 		// Whoever asked last for these very objects has had the answer too.
-		failed.Commit = t.o.Desired.Commit
+		failed.Commit, failed.By = t.o.Desired.Commit, t.o.Desired.By
 	}
 	t.reject(failed, reason)
 	if t.Revert != nil {

@@ -15,6 +15,8 @@ type Release struct {
 	// Commit of the environment branch that asked for it: the cause. It is the commit that last changed what decides
 	// this app, not the tip of the branch, or every push elsewhere would count as asking for a failed release again.
 	Commit string `json:"commit,omitempty"`
+	// By is the author of Commit; empty: not known.
+	By string `json:"by,omitempty"`
 	// Revision of its Helm release record. A release has one before it is taken over.
 	Revision int `json:"revision,omitempty"`
 	// Stamp marks the stable track's pods where nothing but their config tells them from the release before; see
@@ -62,6 +64,8 @@ type State struct {
 	Hold  *Asked `json:"hold,omitempty"`
 	// Waiting names the closed gates that the app waits for; empty: none.
 	Waiting string `json:"waiting,omitempty"`
+	// Approved are the approvals of the release under way, or at rest of the one that is to begin.
+	Approved []Approval `json:"approved,omitempty"`
 	// LastCommand is the ID of the newest command that was taken, be it done or refused.
 	LastCommand string `json:"lastCommand,omitempty"`
 	// Reason of the last decision, in numbers.

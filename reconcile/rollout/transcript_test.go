@@ -60,7 +60,7 @@ type world struct {
 	gates    []rollout.Gate
 }
 
-// ask is "ask <kind> [by=..] [reason=(..)] [for=DURATION]".
+// ask is "ask <kind> [by=..] [reason=(..)] [to=VERSION] [for=DURATION]".
 func (w *world) ask(d *datadriven.TestData) {
 	c := rollout.Command{
 		ID: fmt.Sprint("k", len(w.commands)+1), Kind: rollout.CommandKind(d.CmdArgs[0].Key), By: "Ann", Reason: arg(d, "reason"),
@@ -68,6 +68,7 @@ func (w *world) ask(d *datadriven.TestData) {
 	if by := arg(d, "by"); by != "" {
 		c.By = by
 	}
+	c.To = arg(d, "to")
 	if lasts := arg(d, "for"); lasts != "" {
 		c.Expires = w.now.Add(duration(d, lasts))
 	}
@@ -137,7 +138,7 @@ func (w *world) setDesired(d *datadriven.TestData) {
 	default:
 		version, _, _ := strings.Cut(what, "~")
 		version, _, _ = strings.Cut(version, "+")
-		w.desired = rollout.Release{Version: version, Digest: what, Commit: "c-" + what}
+		w.desired = rollout.Release{Version: version, Digest: what, Commit: "c-" + what, By: arg(d, "by")}
 		if c := arg(d, "commit"); c != "" {
 			w.desired.Commit = c
 		}
@@ -283,7 +284,7 @@ func same(x, y rollout.State) bool {
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
 		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
-		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && x.LastCommand == y.LastCommand &&
+		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.LastCommand == y.LastCommand &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 
@@ -507,6 +508,12 @@ func parsePlan(d *datadriven.TestData) rollout.Plan {
 			p.SkipAnalysis = true
 		case "suspend":
 			p.Suspend = true
+		case "approval":
+			for _, v := range a.Vals {
+				p.Analysis.Approval = append(p.Analysis.Approval, environments.Approval(v))
+			}
+		case "foureyes":
+			p.Analysis.FourEyes = true
 		case "interval":
 			p.Analysis.Interval = duration(d, value)
 		case "deadline":

@@ -313,6 +313,9 @@ func (p *ports) Cause(_ context.Context, _, tip, _ string) (string, error) {
 	return p.w.git.cause(tip), nil
 }
 
+// Author implements reconcile.Git.
+func (p *ports) Author(string) (string, error) { return "Ann", nil }
+
 // Revert implements reconcile.Git.
 func (p *ports) Revert(_ context.Context, _ environments.WriteBackMode, _ string, r rollout.Revert) (rollout.Reverted, error) {
 	p.slow()

@@ -41,6 +41,9 @@ type world struct {
 
 	strategy      environments.Strategy
 	promotionStep int
+	approval      []environments.Approval
+	// approvedAt is when somebody last approved what waits for it.
+	approvedAt time.Time
 	// protected: the environment branch takes rollback commits from people only.
 	protected                              bool
 	troubled                               bool
@@ -103,6 +106,12 @@ func newWorld(seed uint64) *world {
 		w.promotionStep = 25
 	}
 	w.protected = seed%5 == 4
+	switch seed % 17 {
+	case 1:
+		w.approval = []environments.Approval{environments.ApproveBegin}
+	case 2, 3:
+		w.approval = []environments.Approval{environments.ApproveBegin, environments.ApprovePromote}
+	}
 	w.watch = &watch{w: w, serving: map[string]bool{}, failed: map[string]bool{}, answered: map[string]bool{}}
 	w.turns = 4
 	if seed%5 == 2 {
@@ -115,7 +124,7 @@ func newWorld(seed uint64) *world {
 
 func (w *world) base() environments.Policy {
 	p := basePolicy()
-	p.Strategy, p.Analysis.StepWeightPromotion = w.strategy, w.promotionStep
+	p.Strategy, p.Analysis.StepWeightPromotion, p.Analysis.Approval = w.strategy, w.promotionStep, w.approval
 	return p
 }
 
@@ -288,7 +297,7 @@ func (w *world) trouble() {
 // asks are what people ask, and what nobody knows.
 var asks = []rollout.CommandKind{
 	rollout.Pause, rollout.Resume, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold,
-	rollout.Unhold, rollout.Unhold, "Dance",
+	rollout.Unhold, rollout.Unhold, rollout.Approve, rollout.Approve, "Dance",
 }
 
 // ask has somebody ask something.
@@ -441,6 +450,13 @@ func (w *world) resting() bool {
 		return false
 	}
 	if len(p.commands.Pending(appName, s)) > 0 {
+		return false
+	}
+	if s.Waiting == rollout.ApprovalGate {
+		if w.now.Sub(w.approvedAt) > time.Minute {
+			w.approvedAt = w.now
+			w.ask(rollout.Approve)
+		}
 		return false
 	}
 	return p.agent.Settled() && !p.waits()
