@@ -53,6 +53,10 @@ var asks = []ask{
 		kind: rollout.Hold, short: "Keep what git asks for from beginning",
 		long: "Keeps whatever git asks for from beginning, until unhold. What is under way goes on. With\n--all it holds for apps to come, too.",
 	},
+	{
+		kind: rollout.Approve, short: "Let a release pass the approval gate",
+		long: "Approves what the policy wants approved (analysis.approval): that a rollout begins, or\nonce it is under way that its release is promoted. It counts for that release alone.",
+	},
 	{kind: rollout.Unhold, short: "End a hold", long: "Ends a hold: what git asks for begins."},
 }
 
@@ -61,7 +65,7 @@ type asking struct {
 	ask
 	statusSource
 	all, full, wait, dryRun bool
-	reason, author          string
+	reason, author, to      string
 	expires, timeout        time.Duration
 }
 
@@ -107,6 +111,9 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 	fl.BoolVar(&f.wait, "wait", false, "wait until it is answered, and what it began is over; exit code 3 when it is refused")
 	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
+	if a.kind == rollout.Approve {
+		fl.StringVar(&f.to, "to", "", "the version that is approved (default: what git lists now)")
+	}
 	if a.kind == rollout.Advance {
 		fl.BoolVar(&f.full, "full", false, "skip what is left of the analysis")
 	}
@@ -114,7 +121,7 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 }
 
 func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
-	apps, err := f.names(ctx, app)
+	apps, version, err := f.names(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -125,7 +132,10 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	now := time.Now().Truncate(time.Second)
 	r := audit.Request{
 		Names: audit.Names{Environment: f.environment, Cluster: f.cluster}, App: app, Kind: f.kind, Reason: f.reason,
-		Expires: now.Add(f.expires), Source: "sluice " + versionText(), ID: strings.ToLower(rand.Text()),
+		To: f.to, Expires: now.Add(f.expires), Source: "sluice " + versionText(), ID: strings.ToLower(rand.Text()),
+	}
+	if f.kind == rollout.Approve && r.To == "" {
+		r.To = version // and nothing that takes its place meanwhile
 	}
 	branch := reconcile.CommandBranch(f.environment)
 	if f.dryRun {
@@ -166,36 +176,38 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	})
 }
 
-// names finds the environment's name where no flag says it, and which apps are asked.
-func (f *asking) names(ctx context.Context, app string) ([]string, error) {
+// names finds the environment's name where no flag says it, which apps are asked, and the version that git lists of the one.
+func (f *asking) names(ctx context.Context, app string) (names []string, version string, err error) {
 	_, tip, done, err := f.open(ctx, "")
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer done()
 	loader := environments.Loader{Environment: f.environment}
 	env, err := loader.Load(tip.FS(), f.path)
 	if err != nil {
 		if f.environment != "" && (app != audit.AllApps || !f.wait) {
-			return []string{app}, nil //nolint:nilerr // what is broken in git must keep nobody from an abort
+			return []string{app}, "", nil //nolint:nilerr // what is broken in git must keep nobody from an abort
 		}
-		return nil, err
+		return nil, "", err
 	}
 	f.environment = env.Name
-	var names []string
 	for i := range env.Apps {
 		names = append(names, env.Apps[i].Name)
+		if env.Apps[i].Name == app {
+			version = env.Apps[i].Chart.Version
+		}
 	}
 	slices.Sort(names)
 	switch {
 	case app == audit.AllApps && len(names) == 0:
-		return nil, fmt.Errorf("environment %s lists no app", env.Name)
+		return nil, "", fmt.Errorf("environment %s lists no app", env.Name)
 	case app == audit.AllApps:
-		return names, nil
+		return names, "", nil
 	case !slices.Contains(names, app) && env.Incomplete == nil:
-		return nil, fmt.Errorf("environment %s lists no app %q at %.10s; it lists %s", env.Name, app, tip.Commit, strings.Join(names, ", "))
+		return nil, "", fmt.Errorf("environment %s lists no app %q at %.10s; it lists %s", env.Name, app, tip.Commit, strings.Join(names, ", "))
 	}
-	return []string{app}, nil
+	return []string{app}, version, nil
 }
 
 // identity is who git says the user is.
