@@ -33,8 +33,10 @@ type Policy struct {
 	Suspend bool `json:"suspend,omitempty"`
 	// ProgressDeadline is how long a track may take to become ready; default 600 s, 0 means the default.
 	ProgressDeadline time.Duration `json:"progressDeadline"`
-	Service          Service       `json:"service,omitzero"`
-	Analysis         Analysis      `json:"analysis,omitzero"`
+	// RollbackWindow is how long after a release was stable sluice rollback goes back to it at once; 0 means the default, 24 h.
+	RollbackWindow time.Duration `json:"rollbackWindow,omitempty"`
+	Service        Service       `json:"service,omitzero"`
+	Analysis       Analysis      `json:"analysis,omitzero"`
 	// Ignored are the paths of fields that were understood and have no effect here, such as analysis.alerts.
 	Ignored []string `json:"ignored,omitempty"`
 }

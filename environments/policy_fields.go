@@ -28,6 +28,7 @@ var commonFields = fields[draft]{
 	"analysis":                readAnalysis,
 	"canaryAnalysis":          readAnalysis,
 	"progressDeadlineSeconds": readDeadline,
+	"rollbackWindow":          func(d *decoder, at fieldPath, v any, to *draft) { to.policy.RollbackWindow = d.duration(at, v) },
 	"skipAnalysis":            func(d *decoder, at fieldPath, v any, to *draft) { to.policy.SkipAnalysis = d.boolean(at, v) },
 	"suspend":                 func(d *decoder, at fieldPath, v any, to *draft) { to.policy.Suspend = d.boolean(at, v) },
 	"service": func(d *decoder, at fieldPath, v any, to *draft) {
