@@ -15,8 +15,11 @@ func RollbackMessage(n Names, app string, r rollout.Revert) string {
 	}
 	story := fmt.Sprintf("%s serves %s again, and with this commit git says so.\nA new commit that asks for %s starts a new attempt.",
 		where, stable, failed)
+	if r.GitFirst {
+		story = fmt.Sprintf("%s goes from %s to %s as it follows any commit.", where, failed, stable)
+	}
 	if r.From.Commit != "" {
-		story += "\nThe failed one was asked for by commit " + clean(r.From.Commit, 80) + "."
+		story += "\nWhat is taken back was asked for by commit " + clean(r.From.Commit, 80) + "."
 	}
 	return message(clean(app, 80)+": roll back "+failed+" -> "+stable, []string{clean(r.Reason, longestText), story}, []trailer{
 		{"Environment", n.Environment},

@@ -330,6 +330,8 @@ func wantedStatus(rev revision, s rollout.State) (release.Status, string) {
 		return release.StatusPendingInstall, "Initial install underway"
 	case rev.number == s.Target.Revision:
 		return release.StatusPendingUpgrade, "Preparing upgrade"
+	case rev.status == release.StatusDeployed && rejected(rev, s) != "":
+		return release.StatusFailed, rejected(rev, s)
 	case rev.status == release.StatusDeployed:
 		return release.StatusSuperseded, ""
 	case rev.status.IsPending() && rev.ours():
@@ -339,11 +341,19 @@ func wantedStatus(rev revision, s rollout.State) (release.Status, string) {
 	}
 }
 
-func whyFailed(rev revision, s rollout.State) string {
+// rejected says why a release was; empty: it was not.
+func rejected(rev revision, s rollout.State) string {
 	for _, rejected := range slices.Backward(s.Rejected) {
 		if rejected.Release.Revision == rev.number {
 			return "Rolled back: " + rejected.Reason
 		}
+	}
+	return ""
+}
+
+func whyFailed(rev revision, s rollout.State) string {
+	if why := rejected(rev, s); why != "" {
+		return why
 	}
 	if s.Outcome == rollout.Aborted || s.Outcome == rollout.Recovered {
 		return string(s.Outcome) + ": " + s.Reason

@@ -40,6 +40,8 @@ const (
 	Hold CommandKind = "Hold"
 	// Unhold ends a hold.
 	Unhold CommandKind = "Unhold"
+	// Rollback goes back to a release that served before, and has git say so.
+	Rollback CommandKind = "Rollback"
 	// Approve opens the approval gate for the release that comes to it.
 	Approve CommandKind = "Approve"
 )
@@ -61,6 +63,7 @@ var commands = map[CommandKind]struct {
 	Hold:         {do: (*turn).hold},
 	Unhold:       {do: (*turn).unhold},
 	Approve:      {do: (*turn).approve},
+	Rollback:     {do: (*turn).undo, turns: true},
 }
 
 // Asked is who asked for something that lasts, and why.

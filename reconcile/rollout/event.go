@@ -27,20 +27,21 @@ const (
 	Superseded        EventType = "Superseded"       // a third release took the rollout's place
 	Aborted           EventType = "Aborted"          // git went back to the stable release
 	RollbackCommitted EventType = "RollbackCommitted"
-	RollbackProposed  EventType = "RollbackProposed" // the rollback waits on a branch of its own for somebody to merge it
-	RollbackSkipped   EventType = "RollbackSkipped"  // git had moved on; nothing was written
-	Removed           EventType = "Removed"          // git no longer lists the app, and its objects are gone
-	Recovered         EventType = "Recovered"        // the State was lost: what serves was taken over, a rollout given up
-	Paused            EventType = "Paused"           // a person has paused the rollout
-	Resumed           EventType = "Resumed"          // a person has ended the pause
-	Held              EventType = "Held"             // a person keeps what git asks for from beginning
-	Unheld            EventType = "Unheld"           // a person has ended the hold
-	Retried           EventType = "Retried"          // a person has asked for what was rejected
-	Approved          EventType = "Approved"         // a person has opened the approval gate for the release
-	CommandRefused    EventType = "CommandRefused"   // what a person asked makes no sense now
-	Waiting           EventType = "Waiting"          // gates are closed that must open first
-	WaitingEnded      EventType = "WaitingEnded"     // nothing is to begin any more that gates have kept from it
-	Degraded          EventType = "Degraded"         // past the deadline, and only time or a person can mend it
+	RollbackProposed  EventType = "RollbackProposed"  // the rollback waits on a branch of its own for somebody to merge it
+	RollbackSkipped   EventType = "RollbackSkipped"   // git had moved on; nothing was written
+	Removed           EventType = "Removed"           // git no longer lists the app, and its objects are gone
+	Recovered         EventType = "Recovered"         // the State was lost: what serves was taken over, a rollout given up
+	Paused            EventType = "Paused"            // a person has paused the rollout
+	Resumed           EventType = "Resumed"           // a person has ended the pause
+	Held              EventType = "Held"              // a person keeps what git asks for from beginning
+	Unheld            EventType = "Unheld"            // a person has ended the hold
+	Retried           EventType = "Retried"           // a person has asked for what was rejected
+	Approved          EventType = "Approved"          // a person has opened the approval gate for the release
+	RollbackRequested EventType = "RollbackRequested" // a person wants git put back to a release of long ago
+	CommandRefused    EventType = "CommandRefused"    // what a person asked makes no sense now
+	Waiting           EventType = "Waiting"           // gates are closed that must open first
+	WaitingEnded      EventType = "WaitingEnded"      // nothing is to begin any more that gates have kept from it
+	Degraded          EventType = "Degraded"          // past the deadline, and only time or a person can mend it
 )
 
 // Event is one thing that happened to an app. Events are the one record: the audit log, Kubernetes Events,

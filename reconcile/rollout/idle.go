@@ -134,7 +134,12 @@ func (t *turn) degrade(reason string) {
 
 // succeed makes Target the stable release.
 func (t *turn) succeed(outcome EventType, reason string) {
+	if t.Returning {
+		t.returned()
+		return
+	}
 	t.emit(outcome, reason, nil)
+	t.served()
 	t.Stable = t.Target
 	t.Outcome = outcome
 	t.rest()

@@ -32,6 +32,8 @@ func Check(s State) error {
 	must(s.Pause == nil || row.pausable, "paused in %s", s.Phase)
 	must(s.Step >= 0 && s.FailedChecks >= 0 && s.InconclusiveChecks >= 0, "a negative counter")
 	must(len(s.Rejected) <= maxRejected, "%d rejected releases", len(s.Rejected))
+	must(len(s.Served) <= maxServed, "%d releases that served", len(s.Served))
+	must(!s.Returning || row.rollout, "going back in %s", s.Phase)
 	for i, e := range s.Outbox {
 		want := s.LastSeq - int64(len(s.Outbox)-1-i)
 		must(e.Seq == want && e.Seq > 0, "event %d stands where %d belongs", e.Seq, want)
@@ -209,7 +211,7 @@ func checkDecisions(before State, o Observation, after State, events []Event) er
 			must(after.Revert != nil && after.Revert.From.Digest == e.To.Digest, "git is not asked to take back what failed")
 			must(slices.ContainsFunc(after.Rejected, func(r Rejection) bool { return r.Release.Digest == e.To.Digest }),
 				"what failed is not remembered")
-			must(before.Phase != Analyzing || failedIn(before, o) || before.asks(o, Abort), "rolled back and nothing had failed")
+			must(before.Phase != Analyzing || failedIn(before, o) || before.asks(o, Abort) || before.asks(o, Rollback), "rolled back and nothing had failed")
 		default:
 		}
 	}

@@ -12,6 +12,7 @@ const (
 	defaultDeadline          = 10 * time.Minute
 	defaultInconclusiveLimit = 10
 	maxDrainDelay            = 30 * time.Second
+	defaultRollbackWindow    = 24 * time.Hour
 )
 
 // Plan is how a release is delivered: what its policy comes to. Next and the projection follow it, and it is saved with the
@@ -32,6 +33,8 @@ type Plan struct {
 	Interval time.Duration `json:"interval,omitempty"`
 	// Deadline by which a track has to be ready; default 10 min.
 	Deadline time.Duration `json:"deadline,omitempty"`
+	// RollbackWindow is how long after a release was stable a person can go back to it at once; default 24 h.
+	RollbackWindow time.Duration `json:"rollbackWindow,omitempty"`
 	// Threshold is the number of failed checks that rolls back; default 1. InconclusiveLimit is the number of inconclusive
 	// checks in a row that pauses; default 10.
 	Threshold         int `json:"threshold,omitempty"`
@@ -61,7 +64,7 @@ type Exposure struct {
 func NewPlan(p environments.Policy) Plan {
 	plan := Plan{
 		Strategy: p.Strategy, Provider: p.Provider, Target: p.Target, Service: p.Service, StepBack: p.Analysis.StepWeightPromotion,
-		Interval: p.Analysis.Interval, Deadline: p.ProgressDeadline,
+		Interval: p.Analysis.Interval, Deadline: p.ProgressDeadline, RollbackWindow: p.RollbackWindow,
 		Threshold: p.Analysis.Threshold, InconclusiveLimit: p.Analysis.InconclusiveLimit, Metrics: p.Analysis.Metrics,
 		SkipAnalysis: p.SkipAnalysis, Suspend: p.Suspend, FourEyes: p.Analysis.FourEyes,
 	}
@@ -89,6 +92,10 @@ func (p Plan) deadline() time.Duration { return positive(p.Deadline, defaultDead
 
 // drainDelay is how long a canary without traffic is kept for the requests that it still serves.
 func (p Plan) drainDelay() time.Duration { return min(p.interval(), maxDrainDelay) }
+
+func (p Plan) rollbackWindow() time.Duration {
+	return positive(p.RollbackWindow, defaultRollbackWindow)
+}
 
 func (p Plan) threshold() int { return max(p.Threshold, 1) }
 

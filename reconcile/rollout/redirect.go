@@ -8,6 +8,8 @@ func (t *turn) redirect() bool {
 	switch {
 	case !t.Phase.trait().divertible || d.IsZero() || d.Digest == t.Target.Digest:
 		return false
+	case t.Returning && t.rejected(d):
+		return false // git still asks for what a person has taken back
 	case d.Digest == t.Stable.Digest:
 		t.retreat(Aborted, Aborted, "git went back to "+label(t.Stable), nil)
 	case t.o.FromStable == ChangePlain:

@@ -15,11 +15,20 @@ func (t *turn) fail(reason string, results []analysis.Result) {
 		failed.Commit, failed.By = t.o.Desired.Commit, t.o.Desired.By
 	}
 	t.reject(failed, reason)
-	if t.Revert != nil {
-		t.closeRevert(RollbackSkipped, "git had moved on to "+label(failed), nil)
-	}
-	t.Revert = &Revert{From: failed, To: t.Stable, Reason: reason, Rollout: t.Rollouts}
+	t.takeBack(failed, t.Stable, reason)
 	t.retreat(RolledBack, RollbackStarted, reason, results)
+}
+
+// takeBack has git put back from one release to another.
+func (t *turn) takeBack(from, to Release, reason string) {
+	if t.Revert != nil {
+		why := "git had moved on to " + label(from)
+		if t.Returning {
+			why = label(from) + " has failed too"
+		}
+		t.closeRevert(RollbackSkipped, why, nil)
+	}
+	t.Revert = &Revert{From: from, To: to, Reason: reason, Rollout: t.Rollouts}
 }
 
 // reject remembers a release that failed.

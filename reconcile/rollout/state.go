@@ -73,6 +73,10 @@ type State struct {
 	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted, Recovered; empty before the
 	// first. During RollingBack it already is what this rollout will end as.
 	Outcome EventType `json:"outcome,omitempty"`
+	// Returning: the rolling update under way goes back to a release that served before, because a person asked.
+	Returning bool `json:"returning,omitempty"`
+	// Served are the releases that were stable before Stable, newest first, at most 5.
+	Served []Served `json:"served,omitempty"`
 	// Rejected releases, newest last, at most 10.
 	Rejected []Rejection `json:"rejected,omitempty"`
 	// Revert is the rollback commit that git still owes; nil when none is due.
@@ -82,6 +86,12 @@ type State struct {
 	// LastSeq is the number of the newest event; Outbox holds the events that the audit log has not accepted yet.
 	LastSeq int64   `json:"lastSeq,omitempty"`
 	Outbox  []Event `json:"outbox,omitempty"`
+}
+
+// Served is a release that was stable, until another took its place.
+type Served struct {
+	Release Release   `json:"release"`
+	Until   time.Time `json:"until"`
 }
 
 // Rejection remembers a release that failed. It is not tried again until git asks anew (another Commit) or a
@@ -99,6 +109,8 @@ type Revert struct {
 	Reason string  `json:"reason"`
 	// Rollout that failed.
 	Rollout int64 `json:"rollout,omitempty"`
+	// GitFirst: the cluster has not gone back; it follows what git says then.
+	GitFirst bool `json:"gitFirst,omitempty"`
 }
 
 // Change is how far two releases are apart.

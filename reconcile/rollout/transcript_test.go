@@ -284,7 +284,7 @@ func same(x, y rollout.State) bool {
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
 		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
-		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.LastCommand == y.LastCommand &&
+		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.Returning == y.Returning && slices.Equal(x.Served, y.Served) && x.LastCommand == y.LastCommand &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 
@@ -508,6 +508,8 @@ func parsePlan(d *datadriven.TestData) rollout.Plan {
 			p.SkipAnalysis = true
 		case "suspend":
 			p.Suspend = true
+		case "window":
+			p.RollbackWindow = duration(d, value)
 		case "approval":
 			for _, v := range a.Vals {
 				p.Analysis.Approval = append(p.Analysis.Approval, environments.Approval(v))

@@ -297,7 +297,7 @@ func (w *world) trouble() {
 // asks are what people ask, and what nobody knows.
 var asks = []rollout.CommandKind{
 	rollout.Pause, rollout.Resume, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold,
-	rollout.Unhold, rollout.Unhold, rollout.Approve, rollout.Approve, "Dance",
+	rollout.Unhold, rollout.Unhold, rollout.Approve, rollout.Approve, rollout.Rollback, rollout.Rollback, "Dance",
 }
 
 // ask has somebody ask something.

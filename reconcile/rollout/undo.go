@@ -1,0 +1,92 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+)
+
+// maxServed bounds State.Served.
+const maxServed = 5
+
+// served remembers that Stable has served until now.
+func (t *turn) served() {
+	if t.Stable.IsZero() || t.Stable.Digest == t.Target.Digest {
+		return
+	}
+	before := t.without(t.Target)
+	t.Served = slices.Insert(before, 0, Served{Release: t.Stable, Until: t.o.Now})
+	t.Served = t.Served[:min(len(t.Served), maxServed)]
+}
+
+// without is a copy of Served without a release.
+func (t *turn) without(r Release) []Served {
+	return slices.DeleteFunc(slices.Clone(t.Served), func(x Served) bool { return x.Release.Digest == r.Digest })
+}
+
+// undo goes back to a release that served before. Out of a rollout that is Stable, as an abort does. At rest it is the one that
+// served last, or the one that the command names: at once where that was within the rollback window, by a rolling update that
+// nobody judges; else by the commit in git alone, and whatever the policy makes of it.
+func (t *turn) undo(c Command) string {
+	d := t.o.Desired
+	switch {
+	case t.Stable.IsZero():
+		return "nothing serves yet"
+	case t.Phase.trait().divertible && (c.To == "" || c.To == t.Stable.Version) && !t.Returning:
+		t.fail(c.words("rolled back"), nil)
+		return ""
+	case t.InFlight():
+		return fmt.Sprintf("%s is under way, and goes back to nothing else than %s", label(t.Target), label(t.Stable))
+	case !d.IsZero() && d.Digest != t.Stable.Digest:
+		return fmt.Sprintf("git asks for %s, and not for %s, which serves: take that back there first", label(d), label(t.Stable))
+	}
+	back, ok := t.back(c.To)
+	switch {
+	case !ok && c.To == "":
+		return "no release is known that served before " + label(t.Stable)
+	case !ok:
+		return fmt.Sprintf("%s is none of the last %d releases that served", c.To, maxServed)
+	}
+	bad := t.Stable
+	if !d.IsZero() {
+		bad.Commit, bad.By = d.Commit, d.By
+	}
+	reason := c.words("rolled back")
+	if t.o.Now.Sub(back.Until) > t.o.Plan.rollbackWindow() {
+		t.takeBack(bad, back.Release, reason)
+		t.Revert.GitFirst = true
+		t.tell(RollbackRequested, fmt.Sprintf("back to %s, which served until %s: %s", label(back.Release),
+			back.Until.UTC().Format("2006-01-02 15:04"), c.Reason))
+		return ""
+	}
+	t.clearRun()
+	t.Rollouts++
+	t.reject(bad, reason)
+	t.takeBack(bad, back.Release, reason)
+	t.Returning = true
+	t.Target = back.Release
+	t.enter(Updating)
+	t.Reason = reason
+	t.record(Event{Type: RollbackStarted, Rollout: t.Rollouts, From: t.Target, To: bad, Reason: reason})
+	return ""
+}
+
+// back is the release to go back to: the named one, or the newest.
+func (t *turn) back(version string) (Served, bool) {
+	i := slices.IndexFunc(t.Served, func(x Served) bool {
+		return x.Release.Digest != t.Stable.Digest && (version == "" || x.Release.Version == version)
+	})
+	if i < 0 {
+		return Served{}, false
+	}
+	return t.Served[i], true
+}
+
+// returned ends an undo: what served before serves again.
+func (t *turn) returned() {
+	t.record(Event{Type: RolledBack, Rollout: t.rollout(), From: t.Target, To: t.Stable, Reason: t.Reason})
+	if t.Served = t.without(t.Target); len(t.Served) == 0 {
+		t.Served = nil
+	}
+	t.Stable, t.Outcome = t.Target, RolledBack
+	t.rest()
+}
