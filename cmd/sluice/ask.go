@@ -46,6 +46,10 @@ var asks = []ask{
 		long: "Goes back to the stable release now and rejects the release under way, as if a check\nhad failed: a rollback commit puts git back, too.",
 	},
 	{
+		kind: rollout.Rollback, short: "Go back to a release that served before", course: true,
+		long: "Goes back to the release that served before, or to the version of --to, and has git say so:\na rollback commit that names who asked. A release that served within the policy's\nrollbackWindow (24h) is put back at once, without another canary; else the commit alone is\nmade, and followed like any other. Out of a rollout it does what abort does.",
+	},
+	{
 		kind: rollout.Retry, short: "Try a rejected release again",
 		long: "Forgets that the release which git asks for was rejected, so that its rollout begins anew.",
 	},
@@ -111,6 +115,9 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 	fl.BoolVar(&f.wait, "wait", false, "wait until it is answered, and what it began is over; exit code 3 when it is refused")
 	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
+	if a.kind == rollout.Rollback {
+		fl.StringVar(&f.to, "to", "", "the version to go back to (default: the one that served before)")
+	}
 	if a.kind == rollout.Approve {
 		fl.StringVar(&f.to, "to", "", "the version that is approved (default: what git lists now)")
 	}

@@ -12,13 +12,17 @@ import (
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
 
 // ask runs a command as a person, who waits for the answer, and compares what is printed with lines in which * is anything,
 // further lines too. It returns the commit on the command branch.
 func (w *world) ask(code int, who, command string, want ...string) string {
 	w.Helper()
-	args := append(strings.Fields(command)[1:], "--wait", "--reason", "because", "--author", who+" <"+strings.ToLower(who)+"@example.com>", app)
+	if !strings.Contains(who, "<") {
+		who += " <" + strings.ToLower(who) + "@example.com>"
+	}
+	args := append(strings.Fields(command)[1:], "--wait", "--reason", "because", "--author", who, app)
 	out, got := w.sluice(strings.Fields(command)[0], args...)
 	want = slices.Insert(want, 0, "asked: * in "+w.name+" (commit * on sluice/commands/"+w.name+")")
 	pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.Join(want, "\n")), `\*`, "(?s:.*)")
@@ -66,7 +70,7 @@ func TestCommands(t *testing.T) {
 	w.install()
 	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
 	refused := w.ask(3, "Ann", "pause", app+": a command by Ann was refused (*): Pause: no canary is under judgement")
-	if e := w.answered(refused); e.By != "Ann" || e.Type != rollout.CommandRefused {
+	if e := w.answered(refused); e.By != "Ann <ann@example.com>" || e.Type != rollout.CommandRefused {
 		t.Errorf("answered with %+v", e)
 	}
 
@@ -115,6 +119,67 @@ func TestCommands(t *testing.T) {
 	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
 		t.Errorf("%d requests found no pod", n-unserved)
 	}
+}
+
+// TestRollbackCommand: what was promoted and turns out bad is taken back by a person, at once and without a second canary. Git,
+// Helm's records and the status say the same, and what was taken back is not tried again by itself.
+func TestRollbackCommand(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	w.quiet()
+	list := w.file("main", requirements)
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
+	w.ask(3, "Ann", "rollback --to 0.0.128", app+": a command by Ann was refused (*): Rollback: 0.0.128 is none of the last 5 releases that served")
+	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
+	command := w.ask(0, "Ann", "rollback", app+": rolling back 0.0.130 to 0.0.129: rolled back by Ann: because",
+		"*"+app+": rolled back 0.0.130 to 0.0.129: rolled back by Ann: because")
+	began := w.answered(command)
+	for _, r := range w.writes(began.Time) {
+		if strings.HasSuffix(strings.SplitN(r.Path, "?", 2)[0], "/deployments/"+app) {
+			t.Logf("the Deployment was written %s after the command was taken", r.Time.Sub(began.Time))
+			break
+		}
+	}
+	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
+	if got := w.file("main", requirements); got != list {
+		t.Errorf("git says\n%s, want\n%s", got, list)
+	}
+	if tip := w.history("main")[0]; !strings.Contains(tip.Message, "rolled back by Ann: because") {
+		t.Errorf("the rollback commit does not say who asked: %s", tip.Message)
+	}
+	w.quiet()
+	w.servesGit()
+	w.awaitHelmHistory("1 deployed 0.0.129", "2 failed 0.0.130")
+	w.says("0.0.130 was rolled back: rolled back by Ann: because")
+	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
+		t.Errorf("%d requests found no pod", n-unserved)
+	}
+	if got := story(w.events()); slices.Contains(got[len(got)-3:], "RolloutStarted 0 0.0.129") {
+		t.Errorf("what served before is judged once more: %v", got)
+	}
+}
+
+// TestApproval: a release waits for somebody else than who asked for it, before it begins and before it is promoted.
+func TestApproval(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.install()
+	w.commit("approvals", map[string]string{"env/values.yaml": w.values("hello", 2) +
+		"    canaryAnalysis:\n      maxWeight: 10\n      approval: [begin, promote]\n      fourEyes: true\n"})
+	w.bump("0.0.130")
+	w.says("waiting: gate approval is closed: nobody has approved it yet")
+	w.ask(3, "A Person <person@example.com>", "approve", app+": a command by A Person was refused (*): Approve: A Person asked for 0.0.130: "+
+		"somebody else has to approve it")
+	w.ask(0, "Bob", "approve", app+": approved by Bob (0.0.129 -> 0.0.130): because")
+	w.awaitEvent(rollout.Waiting, "0.0.130", 2)
+	if shares := w.canaryShares(); len(shares) == 0 || slices.Max(shares) > 10 {
+		t.Errorf("the canary had %v", shares)
+	}
+	w.ask(0, "Bob", "approve", app+": approved by Bob (0.0.129 -> 0.0.130): because")
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 }
 
 // TestRetry: where git is put back by people alone, what was aborted is tried again when somebody asks.
