@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ type Commit struct {
 	AuthorTime, Time time.Time
 	// Message in full; its first line is Subject.
 	Message string
+	// Signature of Signed, in armour; empty: there is none.
+	Signature string
+	Signed    []byte
 
 	tree plumbing.Hash
 }
@@ -40,7 +44,31 @@ func (c Commit) Subject() string {
 
 var errCommit = errors.New("malformed commit")
 
-// parseCommit reads a commit object. Headers that it does not know, signatures among them, are skipped.
+// signatureKey is the header that holds a commit's signature.
+const signatureKey = "gpgsig"
+
+// cutSignature takes the signature out of the headers of a commit. What is left, with the message, is what was signed.
+func cutSignature(head []byte) (signature string, rest []byte) {
+	var sig strings.Builder
+	within := false
+	for line := range bytes.Lines(head) {
+		value, begins := bytes.CutPrefix(line, []byte(signatureKey+" "))
+		more, goesOn := bytes.CutPrefix(line, []byte(" "))
+		switch {
+		case begins:
+			sig.Write(value)
+			within = true
+		case within && goesOn:
+			sig.Write(more)
+		default:
+			rest = append(rest, line...)
+			within = false
+		}
+	}
+	return sig.String(), rest
+}
+
+// parseCommit reads a commit object. Headers that it does not know are skipped.
 func parseCommit(hash plumbing.Hash, raw []byte) (*Commit, error) {
 	c := &Commit{Hash: hash.String()}
 	head, message, ok := bytes.Cut(raw, []byte("\n\n"))
@@ -48,6 +76,10 @@ func parseCommit(hash plumbing.Hash, raw []byte) (*Commit, error) {
 		head = bytes.TrimSuffix(raw, []byte("\n")) // a commit without a message
 	}
 	c.Message = strings.ToValidUTF8(string(message), "\uFFFD")
+	if bytes.Contains(head, []byte("\n"+signatureKey+" ")) {
+		c.Signature, head = cutSignature(append(bytes.Clone(head), '\n'))
+		c.Signed = append(append(bytes.Clone(head), '\n'), message...)
+	}
 	tree := false
 	for line := range bytes.Lines(head) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
@@ -118,4 +150,11 @@ func encodeCommit(c *Commit) ([]byte, error) {
 	}
 	b.WriteString("\n" + message + "\n")
 	return b.Bytes(), nil
+}
+
+// sign puts a signature into a commit object.
+func sign(raw []byte, signature string) []byte {
+	head, message, _ := bytes.Cut(raw, []byte("\n\n"))
+	lines := strings.Split(strings.TrimRight(signature, "\n"), "\n")
+	return slices.Concat(head, []byte("\n"+signatureKey+" "+strings.Join(lines, "\n ")+"\n\n"), message)
 }

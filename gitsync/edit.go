@@ -23,6 +23,8 @@ type Change struct {
 	Author, Committer Identity
 	// Date of the commit; default now.
 	Date time.Time
+	// Sign makes an armoured signature of the commit; nil: it is not signed.
+	Sign func(commit []byte) (string, error)
 }
 
 // edit is a directory of a Change.
@@ -232,6 +234,13 @@ func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Tim
 	raw, err := encodeCommit(c)
 	if err != nil {
 		return nil, fmt.Errorf("building commit: %w", err)
+	}
+	if ch.Sign != nil {
+		signature, err := ch.Sign(raw)
+		if err != nil {
+			return nil, fmt.Errorf("signing the commit: %w", err)
+		}
+		raw = sign(raw, signature)
 	}
 	c.Hash = b.put(plumbing.CommitObject, raw).String()
 	return c, nil
