@@ -214,19 +214,33 @@ func dialAgent() (agent.ExtendedAgent, error) {
 // keys are what to sign in with.
 func (a Auth) keys() ([]ssh.Signer, error) {
 	if a.SSHKeyFile == "" {
-		keys, err := agentKeys()
-		if err != nil {
-			return nil, err
-		}
-		return keys.Signers()
-	}
-	key, err := os.ReadFile(a.SSHKeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the ssh key: %w", err)
+		return AgentKeys()
 	}
 	passphrase, err := secret(a.Passphrase, a.PassphraseFile)
 	if err != nil {
 		return nil, err
+	}
+	signer, err := ReadKey(a.SSHKeyFile, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	return []ssh.Signer{signer}, nil
+}
+
+// AgentKeys are those of the ssh-agent at $SSH_AUTH_SOCK.
+func AgentKeys() ([]ssh.Signer, error) {
+	keys, err := agentKeys()
+	if err != nil {
+		return nil, err
+	}
+	return keys.Signers()
+}
+
+// ReadKey reads a private key, which may need a passphrase.
+func ReadKey(file, passphrase string) (ssh.Signer, error) {
+	key, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the ssh key: %w", err)
 	}
 	signer, err := ssh.ParsePrivateKey(key)
 	if missing := new(ssh.PassphraseMissingError); errors.As(err, &missing) {
@@ -235,7 +249,7 @@ func (a Auth) keys() ([]ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the ssh key: %w", err)
 	}
-	return []ssh.Signer{signer}, nil
+	return signer, nil
 }
 
 // ssh reads the key and the host keys.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -29,6 +30,9 @@ type Commands struct {
 	// Names are who the commands have to be for.
 	Names audit.Names
 	Now   func() time.Time
+	// Verify says of a commit why its author is a claim; nil: all are. RequireSigned refuses claims.
+	Verify        func(gitsync.Commit) error
+	RequireSigned bool
 	// tip is the commit that was read last.
 	tip string
 
@@ -69,9 +73,7 @@ func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error
 			continue
 		}
 		seen[r.ID] = true
-		asked = append(asked, request{r.App, rollout.Command{
-			ID: c.Hash, Kind: r.Kind, By: c.Author.String(), To: r.To, Reason: r.Reason, Expires: r.Expires,
-		}})
+		asked = append(asked, request{r.App, b.command(c, r)})
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,6 +87,18 @@ func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error
 	}
 	b.asked = asked
 	return apps, faults
+}
+
+func (b *Commands) command(c gitsync.Commit, r audit.Request) rollout.Command {
+	out := rollout.Command{ID: c.Hash, Kind: r.Kind, By: c.Author.String(), To: r.To, Reason: r.Reason, Expires: r.Expires}
+	err := signature.ErrUnsigned
+	if b.Verify != nil {
+		err = b.Verify(c)
+	}
+	if out.Verified = err == nil; !out.Verified && b.RequireSigned {
+		out.Unfit = err.Error()
+	}
+	return out
 }
 
 // Pending are the commands that an app has not taken yet, oldest first. One of which it is not known what it took, as it is
@@ -155,6 +169,13 @@ func (r *Repository) readCommands(ctx context.Context) error {
 	commits, err := repo.Commits(ctx, tip.Commit, "", maxRequests)
 	if err != nil {
 		return err
+	}
+	if r.cfg.Signers != nil {
+		keys, err := r.cfg.Signers()
+		if err != nil {
+			return err
+		}
+		r.commands.Verify = func(c gitsync.Commit) error { return keys.Verify(c, r.commands.Now()) }
 	}
 	apps, faults := r.commands.Read(commits)
 	for _, f := range faults {

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -104,6 +105,26 @@ func TestCommandsOfAnotherHistory(t *testing.T) {
 	a.commits = a.commits[:1]
 	a.ask(rollout.Abort, "web")
 	a.want("web", rollout.State{LastSeq: 5, LastCommand: "of another history"}, "c2 Abort")
+}
+
+// Where signatures are asked for, a claim is refused and says why; elsewhere it is a claim in the log.
+func TestCommandsAreSigned(t *testing.T) {
+	for _, require := range []bool{false, true} {
+		a := newAsking(t)
+		a.branch.RequireSigned = require
+		a.branch.Verify = func(c gitsync.Commit) error {
+			if c.Hash == "c1" {
+				return nil
+			}
+			return errors.New("it is signed with a key that is not known")
+		}
+		a.ask(rollout.Pause, "web")
+		a.ask(rollout.Abort, "web")
+		got := a.branch.Pending("web", rollout.State{LastSeq: 5})
+		if len(got) != 2 || !got[0].Verified || got[0].Unfit != "" || got[1].Verified || (got[1].Unfit != "") != require {
+			t.Errorf("signatures required %v: %+v", require, got)
+		}
+	}
 }
 
 func TestCommandsOfOthers(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
@@ -28,6 +29,10 @@ type RepositoryConfig struct {
 	StatusBranch string
 	// DataDir keeps git objects; a cache.
 	DataDir string
+	// Signers are the keys that commands may be signed with, read each time that they are needed; nil: none are known.
+	// RequireSigned refuses commands that are not signed by their author.
+	Signers       func() (*signature.Keys, error)
+	RequireSigned bool
 	// Interval between looks at the branch; default 30 s.
 	Interval time.Duration
 	Log      *slog.Logger
@@ -61,6 +66,7 @@ func NewRepository(cfg RepositoryConfig) *Repository {
 		cfg: cfg, log: cfg.Log.With("environment", cfg.Environment),
 		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace},
 	}
+	r.commands.RequireSigned = cfg.RequireSigned
 	r.commands.Names, r.commands.Now = r.names(), time.Now //nolint:forbidigo // people's clocks are compared with this machine's
 	r.diffs = diffs{apps: r.digests, turn: make(chan struct{}, 1)}
 	return r

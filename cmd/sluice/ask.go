@@ -69,6 +69,7 @@ type asking struct {
 	ask
 	statusSource
 	all, full, wait, dryRun bool
+	sign                    bool
 	reason, author, to      string
 	expires, timeout        time.Duration
 }
@@ -114,6 +115,7 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 	fl.DurationVar(&f.expires, "expires", audit.DefaultExpiry, "when it is too late for it")
 	fl.BoolVar(&f.wait, "wait", false, "wait until it is answered, and what it began is over; exit code 3 when it is refused")
 	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait")
+	fl.BoolVar(&f.sign, "sign", false, "sign the commit with git's user.signingKey (default: as commit.gpgSign says)")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
 	if a.kind == rollout.Rollback {
 		fl.StringVar(&f.to, "to", "", "the version to go back to (default: the one that served before)")
@@ -132,7 +134,15 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	if err != nil {
 		return err
 	}
-	author, err := f.identity()
+	c, err := f.gitSettings()
+	if err != nil {
+		return err
+	}
+	author, err := f.identity(c)
+	if err != nil {
+		return err
+	}
+	sign, err := signer(ctx, c, f.sign)
 	if err != nil {
 		return err
 	}
@@ -170,7 +180,8 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 			}
 			defer answers.close()
 		}
-		hash, err := pushRequest(ctx, remote, filepath.Join(dir, "commands"), author, r, now)
+		change := gitsync.Change{Empty: true, Message: r.Message(), Author: author, Date: now, Sign: sign}
+		hash, err := pushRequest(ctx, remote, filepath.Join(dir, "commands"), r, change)
 		if err != nil {
 			return err
 		}
@@ -217,8 +228,39 @@ func (f *asking) names(ctx context.Context, app string) (names []string, version
 	return []string{app}, version, nil
 }
 
+// gitSettings are the clone's, if there is one, and the user's.
+type gitSettings []*gitconfig.Config
+
+// get is the value of a setting, of the nearest that has it.
+func (g gitSettings) get(section, key string) string {
+	for _, c := range g {
+		if v := c.Raw.Section(section).Option(key); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func (f *asking) gitSettings() (gitSettings, error) {
+	var out gitSettings
+	if dir, local := f.directory(); local {
+		if repo, err := git.PlainOpen(dir); err == nil {
+			c, err := repo.Config()
+			if err != nil {
+				return nil, fmt.Errorf("reading git's configuration of %s: %w", dir, err)
+			}
+			out = append(out, c)
+		}
+	}
+	c, err := gitconfig.LoadConfig(gitconfig.GlobalScope)
+	if err != nil {
+		return nil, fmt.Errorf("reading git's configuration: %w", err)
+	}
+	return append(out, c), nil
+}
+
 // identity is who git says the user is.
-func (f *asking) identity() (gitsync.Identity, error) {
+func (f *asking) identity(c gitSettings) (gitsync.Identity, error) {
 	if f.author != "" {
 		name, rest, ok := strings.Cut(f.author, "<")
 		email, after, closed := strings.Cut(rest, ">")
@@ -231,20 +273,11 @@ func (f *asking) identity() (gitsync.Identity, error) {
 	if id.Name != "" && id.Email != "" {
 		return id, nil
 	}
-	c, err := gitconfig.LoadConfig(gitconfig.GlobalScope)
-	if dir, local := f.directory(); local {
-		if repo, openErr := git.PlainOpen(dir); openErr == nil {
-			c, err = repo.ConfigScoped(gitconfig.GlobalScope)
-		}
-	}
-	if err != nil {
-		return id, fmt.Errorf("reading git's configuration: %w", err)
-	}
 	if id.Name == "" {
-		id.Name = c.User.Name
+		id.Name = c.get("user", "name")
 	}
 	if id.Email == "" {
-		id.Email = c.User.Email
+		id.Email = c.get("user", "email")
 	}
 	if id.Name == "" || id.Email == "" {
 		return id, errors.New("git does not know who you are: set user.name and user.email with git config --global, or use --author")
@@ -260,25 +293,23 @@ their status branches. Nothing here needs to be edited.
 `
 
 // pushRequest commits a request to the command branch and returns the commit's hash.
-func pushRequest(
-	ctx context.Context, remote gitsync.Remote, dir string, author gitsync.Identity, r audit.Request, now time.Time,
-) (string, error) {
-	writer, err := gitsync.NewWriter(gitsync.WriterConfig{Remote: remote, Identity: author, Create: true}, dir)
+func pushRequest(ctx context.Context, remote gitsync.Remote, dir string, r audit.Request, change gitsync.Change) (string, error) {
+	writer, err := gitsync.NewWriter(gitsync.WriterConfig{Remote: remote, Identity: change.Author, Create: true}, dir)
 	if err != nil {
 		return "", err
 	}
 	defer writer.Close() //nolint:errcheck // its store is temporary
 	var there string
 	hash, err := writer.Commit(ctx, func(tip *gitsync.Snapshot) (*gitsync.Change, error) {
-		if known, err := audit.ParseRequest(tip.Message, now); err == nil && known.ID == r.ID {
+		if known, err := audit.ParseRequest(tip.Message, change.Date); err == nil && known.ID == r.ID {
 			there = tip.Commit // the answer to a push was lost
 			return nil, nil
 		}
-		change := &gitsync.Change{Empty: true, Message: r.Message(), Date: now}
+		change := change
 		if tip.Commit == "" {
 			change.Files = map[string][]byte{"README.md": []byte(readme)}
 		}
-		return change, nil
+		return &change, nil
 	})
 	if hash == "" {
 		hash = there

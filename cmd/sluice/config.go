@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/sluice-cd/sluice/gitsync/signature"
 )
 
 // config is the agent's configuration file. Unknown keys are refused.
@@ -63,9 +65,27 @@ type envConfig struct {
 	Interval duration `yaml:"interval"`
 	// StatusBranch; default sluice/status/<name>[/<cluster>].
 	StatusBranch string `yaml:"statusBranch"`
+	// Commands says whose commands count.
+	Commands commandsConfig `yaml:"commands"`
 	// CheckInterval overrides the analysis interval of every policy; for rehearsals and demos.
 	CheckInterval duration `yaml:"checkInterval"`
 }
+
+// commandsConfig says whose signatures of commands are known. The files are read each time that a command comes.
+type commandsConfig struct {
+	// AllowedSigners is a list of SSH keys, in the format of ssh-keygen(1); Keyring has armoured OpenPGP public keys.
+	AllowedSigners string `yaml:"allowedSigners"`
+	Keyring        string `yaml:"keyring"`
+	// RequireSigned refuses commands that are not signed by their author with one of those.
+	RequireSigned bool `yaml:"requireSigned"`
+}
+
+// keys reads the files.
+func (c commandsConfig) keys() (*signature.Keys, error) {
+	return signature.Load(c.AllowedSigners, c.Keyring)
+}
+
+func (c commandsConfig) any() bool { return c.AllowedSigners != "" || c.Keyring != "" }
 
 // repositoryConfig is a git remote and how to sign in to it. Secrets come from files, so that they can rotate.
 type repositoryConfig struct {
@@ -187,6 +207,12 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 		fault("repository.url", "missing", "a URL such as https://git.example.com/production.git")
 		return wrong
 	}
+	if e.Commands.RequireSigned && !e.Commands.any() {
+		fault("commands.requireSigned", "is set, and no key is known", "commands.allowedSigners or commands.keyring")
+	}
+	if _, err := e.Commands.keys(); err != nil {
+		fault("commands", err.Error(), "")
+	}
 	remote := e.Repository.remote()
 	if err := remote.Validate(); err != nil {
 		fault("repository", strings.ReplaceAll(err.Error(), "\n", "; "), "")
@@ -236,6 +262,7 @@ func (c *config) files() []*string {
 	}
 	for i := range c.Environments {
 		r := &c.Environments[i].Repository
+		out = append(out, &c.Environments[i].Commands.AllowedSigners, &c.Environments[i].Commands.Keyring)
 		out = append(out, &r.PasswordFile, &r.TokenFile, &r.CAFile, &r.SSHKeyFile, &r.PassphraseFile, &r.KnownHostsFile)
 	}
 	return out

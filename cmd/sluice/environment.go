@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
@@ -59,7 +60,12 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	charts.CheckInterval = time.Duration(e.CheckInterval)
 	env := &environment{envConfig: e, client: client}
 	env.newAgent = func() *reconcile.Agent {
+		var signers func() (*signature.Keys, error)
+		if e.Commands.any() {
+			signers = e.Commands.keys
+		}
 		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
+			Signers: signers, RequireSigned: e.Commands.RequireSigned,
 			Environment: e.Name, Cluster: d.config.Cluster, Namespace: namespace,
 			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,

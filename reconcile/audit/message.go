@@ -74,8 +74,23 @@ func eventMessage(n Names, app string, e rollout.Event) string {
 		{"Branch", e.Branch},
 		{"By", e.By},
 		{"Command", e.Command},
+		{"Signed", signed(e)},
 		{"Reason", e.Reason},
 	})
+}
+
+// verified says of a command that its signature is that of who asked, claimed that nothing says so but the commit.
+const verified, claimed = "verified", "claimed"
+
+func signed(e rollout.Event) string {
+	switch {
+	case e.Command == "":
+		return ""
+	case e.Verified:
+		return verified
+	default:
+		return claimed
+	}
 }
 
 // faultMessage is the message of a commit that tells of a fault, or that it is gone. app is empty for the environment.
@@ -131,7 +146,7 @@ func ParseMessage(msg string) (Entry, bool) {
 			Reason: t["Reason"],
 			Commit: t["Commit"],
 			Branch: t["Branch"],
-			By:     t["By"], Command: t["Command"],
+			By:     t["By"], Command: t["Command"], Verified: t["Signed"] == verified,
 		},
 	}
 	if e.Environment == "" || e.Type == "" {

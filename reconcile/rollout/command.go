@@ -14,6 +14,10 @@ type Command struct {
 	Kind CommandKind
 	// By is the person, as git has it: "Ann <ann@example.com>". Reason is what they say.
 	By, Reason string
+	// Verified: a signature says that it was that person; else it is a claim.
+	Verified bool
+	// Unfit says why it does not count, whatever it asks; empty: it does.
+	Unfit string
 	// To is the version that it is about; empty: whichever there is.
 	To string
 	// Expires is when it is no longer to be taken; zero: never.
@@ -120,6 +124,8 @@ func (t *turn) obey() (turned bool) {
 func (t *turn) try(c Command) (refusal string) {
 	row, known := commands[c.Kind]
 	switch {
+	case c.Unfit != "":
+		return c.Unfit
 	case !known:
 		return "nobody knows this command"
 	case !c.Expires.IsZero() && !t.o.Now.Before(c.Expires):

@@ -64,7 +64,8 @@ type Event struct {
 	// Commit is the rollback commit of RollbackCommitted and RollbackProposed, Branch where the latter waits.
 	Commit string `json:"commit,omitempty"`
 	Branch string `json:"branch,omitempty"`
-	// By is the person whose command this event answers, Command its ID.
-	By      string `json:"by,omitempty"`
-	Command string `json:"command,omitempty"`
+	// By is the person whose command this event answers, Command its ID. Verified: a signature says that it was that person.
+	By       string `json:"by,omitempty"`
+	Command  string `json:"command,omitempty"`
+	Verified bool   `json:"verified,omitempty"`
 }

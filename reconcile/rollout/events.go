@@ -20,7 +20,7 @@ func (t *turn) emit(typ EventType, reason string, results []analysis.Result) {
 func (t *turn) record(e Event) {
 	t.LastSeq++
 	e.Seq, e.Time = t.LastSeq, t.o.Now
-	e.By, e.Command = t.asking.By, t.asking.ID
+	e.By, e.Command, e.Verified = t.asking.By, t.asking.ID, t.asking.Verified
 	t.Outbox = append(t.Outbox, e)
 	t.events = append(t.events, e)
 }

@@ -1,12 +1,19 @@
 package e2e
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/pem"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile"
@@ -244,6 +251,40 @@ func TestCommandsAreTakenOnce(t *testing.T) {
 	}
 	w.sluice("advance", "--full", "--reason", "enough", "--wait", app)
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+}
+
+// Where the agent asks for signatures, a command counts only with one of its author's.
+func TestSignedCommands(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.must(os.WriteFile(filepath.Join(w.dir, "signers"), []byte("ann@example.com "+w.key("ann")), 0o600))
+	w.commands = "allowedSigners: signers, requireSigned: true"
+	w.must(os.WriteFile(filepath.Join(w.dir, ".gitconfig"), []byte("[gpg]\n\tformat = ssh\n[user]\n\tsigningKey = ~/ann\n"), 0o600))
+	w.install()
+	w.ask(3, "Ann", "hold", app+": a command by Ann was refused (*): Hold: its commit is not signed")
+	w.ask(3, "Bob", "hold --sign", app+": a command by Bob was refused (*): Hold: it is signed with key SHA256:*, which is not one of bob@example.com now")
+	command := w.ask(0, "Ann", "hold --sign", app+": held by Ann, nothing begins (*): because")
+	if e := w.answered(command); !e.Verified {
+		t.Errorf("what is verified is told as a claim: %+v", e)
+	}
+	w.must(os.WriteFile(filepath.Join(w.dir, ".gitconfig"), []byte("[gpg]\n\tformat = ssh\n[user]\n\tsigningKey = ~/bob\n"), 0o600))
+	w.key("bob")
+	w.ask(3, "Ann", "unhold --sign", app+": a command by Ann was refused (*): Unhold: it is signed with key SHA256:*, which is not known")
+	// Keys come and go while the agent runs.
+	w.must(os.WriteFile(filepath.Join(w.dir, "signers"), []byte("ann@example.com "+w.key("bob")), 0o600))
+	w.ask(0, "Ann", "unhold --sign", app+": the hold was ended by Ann (*): because")
+}
+
+// key is a person's public key; the private one is in the world's directory, under their name.
+func (w *world) key(name string) string {
+	w.Helper()
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte(name[:1]), ed25519.SeedSize))
+	block, err := ssh.MarshalPrivateKey(private, "")
+	w.must(err)
+	w.must(os.WriteFile(filepath.Join(w.dir, name), pem.EncodeToMemory(block), 0o600))
+	public, err := ssh.NewPublicKey(private.Public())
+	w.must(err)
+	return string(ssh.MarshalAuthorizedKey(public))
 }
 
 // byHand adds a commit with these trailers to the command branch.

@@ -89,6 +89,8 @@ type world struct {
 	image  string
 	// repository and charts are what the agent's configuration says of them; empty: git over HTTP, charts over HTTP.
 	repository, charts string
+	// commands is what the agent's configuration says of them.
+	commands string
 	// interval between looks at the branch, and checkInterval between checks.
 	interval, checkInterval time.Duration
 	kube                    kubernetes.Interface
@@ -238,7 +240,8 @@ environments:
   repository: {%s}
   interval: %s
   checkInterval: %s
-`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts, w.name, repository, w.interval, w.checkInterval)
+  commands: {%s}
+`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts, w.name, repository, w.interval, w.checkInterval, w.commands)
 	w.must(os.WriteFile(config, []byte(text), 0o600))
 	w.agent = exec.Command(program, "agent", "--config", config)
 	w.agent.Stderr = w.log
@@ -278,7 +281,7 @@ func (w *world) run(command string, args ...string) (stdout, stderr string, code
 		command, "--repo", w.bed.Git.URL(w.name), "--username", bed.User, "--password-file", filepath.Join(w.dir, "password"),
 		"--environment", w.name,
 	}, args...)...)
-	cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=Carol", "GIT_AUTHOR_EMAIL=carol@example.com")
+	cmd.Env = append(os.Environ(), "HOME="+w.dir, "GIT_AUTHOR_NAME=Carol", "GIT_AUTHOR_EMAIL=carol@example.com")
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	err := cmd.Run()
