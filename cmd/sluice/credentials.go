@@ -69,7 +69,7 @@ func signedIn(ctx context.Context, r gitsync.Remote, do func(gitsync.Remote) err
 		verdict = "reject"
 	}
 	if _, fault := credential(ctx, verdict, asked); fault != nil && err == nil {
-		return nil //nolint:nilerr // it was of use, though it may be asked for again
+		return nil // it was of use, though it may be asked for again
 	}
 	return err
 }

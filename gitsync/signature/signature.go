@@ -78,13 +78,13 @@ func Load(allowedSigners, keyring string) (*Keys, error) {
 func parseLine(line string) (k sshKey, used bool, err error) {
 	principals, rest, ok := strings.Cut(line, " ")
 	if !ok {
-		return k, false, errors.New("no key; expected an address and a key, as in ann@example.com ssh-ed25519 AAAA...")
+		return k, false, errors.New("has no key; expected an address and a key, such as ann@example.com ssh-ed25519 AAAAC3Nz")
 	}
 	k.principals = strings.Split(strings.Trim(principals, `"`), ",")
 	var options []string
 	k.key, _, options, _, err = ssh.ParseAuthorizedKey([]byte(rest))
 	if err != nil {
-		return k, false, errors.New("is not understood; expected an address and a key, as in ann@example.com ssh-ed25519 AAAA...")
+		return k, false, errors.New("is not understood; expected an address and a key, such as ann@example.com ssh-ed25519 AAAAC3Nz")
 	}
 	for _, o := range options {
 		name, value, _ := strings.Cut(o, "=")

@@ -154,7 +154,7 @@ func TestPGP(t *testing.T) {
 func TestLoad(t *testing.T) {
 	key := newSSHKey(t, 1)
 	for text, want := range map[string]string{
-		"\nann@example.com":                                             ":2: no key; expected an address and a key",
+		"\nann@example.com":                                             ":2: has no key; expected an address and a key",
 		"ann@example.com ssh-ed25519 AAAA":                              ":1: is not understood; expected an address and a key",
 		line("*@example.com", "cert-authority ", key):                   ":1: option cert-authority is not supported",
 		line("ann@example.com", `valid-before="tomorrow" `, key):        `:1: "tomorrow" is no time; expected one such as 20260301`,
