@@ -89,8 +89,16 @@ func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error
 	return apps, faults
 }
 
+// person is "Ann <ann@example.com>".
+func person(id gitsync.Identity) string {
+	if id.Email == "" {
+		return id.Name
+	}
+	return id.String()
+}
+
 func (b *Commands) command(c gitsync.Commit, r audit.Request) rollout.Command {
-	out := rollout.Command{ID: c.Hash, Kind: r.Kind, By: c.Author.String(), To: r.To, Reason: r.Reason, Expires: r.Expires}
+	out := rollout.Command{ID: c.Hash, Kind: r.Kind, By: person(c.Author), To: r.To, Reason: r.Reason, Expires: r.Expires}
 	err := signature.ErrUnsigned
 	if b.Verify != nil {
 		err = b.Verify(c)

@@ -153,7 +153,7 @@ func (r *Repository) Author(commit string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return s.Author.String(), nil
+	return person(s.Author), nil
 }
 
 // At is the environment at a commit that was fetched.

@@ -24,6 +24,8 @@ type Request struct {
 	Expires time.Time
 	// Source is the program that wrote the commit.
 	Source string
+	// By is who asks where that is no commit's author: of a request that is left in the cluster.
+	By string
 	// ID tells requests apart that are equal in all else: of commits with the same one the first counts, so that a push whose
 	// answer was lost can be made again. Empty: the commit stands for itself.
 	ID string
@@ -80,6 +82,7 @@ func (r Request) Message() string {
 		{"Reason", r.Reason},
 		{"Expires", expires},
 		{"Source", r.Source},
+		{"By", r.By},
 		{"Id", r.ID},
 	})
 }
@@ -95,7 +98,7 @@ func ParseRequest(msg string, made time.Time) (Request, error) {
 	r := Request{
 		Names: Names{Environment: t["Environment"], Cluster: t["Cluster"]}, App: t["App"], Kind: rollout.CommandKind(clean(word, 40)),
 		To:     t["To"],
-		Reason: clean(t["Reason"], longestText), Source: t["Source"], ID: t["Id"], Expires: made.Add(DefaultExpiry),
+		Reason: clean(t["Reason"], longestText), Source: t["Source"], By: t["By"], ID: t["Id"], Expires: made.Add(DefaultExpiry),
 	}
 	for kind, w := range words {
 		if w == word {

@@ -14,7 +14,7 @@ func TestRequest(t *testing.T) {
 	for kind := range words {
 		r := Request{
 			Names: Names{Environment: "production", Cluster: "eu"}, App: "web", Kind: kind, To: "1.2.3", Reason: "while we look",
-			Expires: made.Add(time.Minute), Source: "sluice 1.0", ID: "x1",
+			Expires: made.Add(time.Minute), Source: "sluice 1.0", By: "Ann <ann@example.com>", ID: "x1",
 		}
 		if got, err := ParseRequest(r.Message(), made); err != nil || got != r {
 			t.Errorf("got %+v, %v\nwant %+v", got, err, r)
@@ -45,10 +45,10 @@ Sluice-Reason: while we look
 
 func TestRequestByHand(t *testing.T) {
 	for msg, want := range map[string]string{
-		"a note to all":                                                   ErrNoRequest.Error(),
-		"x\n\nSluice-Command: pause":                                      "no trailer Sluice-App: expected",
-		"x\n\nSluice-Command:pause":                                       ErrNoRequest.Error(),
-		"x\n\nSluice-App: a\nSluice-Command: p":                           "",
+		"a note to all":                         ErrNoRequest.Error(),
+		"x\n\nSluice-Command: pause":            "no trailer Sluice-App: expected",
+		"x\n\nSluice-Command:pause":             ErrNoRequest.Error(),
+		"x\n\nSluice-App: a\nSluice-Command: p": "",
 		"x\n\nSluice-App: a\nSluice-Command: pause\nSluice-Expires: soon": `Sluice-Expires is "soon": expected a time`,
 	} {
 		r, err := ParseRequest(msg, time.Time{})

@@ -95,7 +95,7 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 	plan, faults := c.claimed(m, plan)
 	c.intend(m, plan)
 	if c.mustSave(m) {
-		if err := c.write(ctx, m, nil); err != nil {
+		if err := c.write(ctx, m, nil, ""); err != nil {
 			return r, err
 		}
 	}
@@ -108,7 +108,7 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 		faults = append(faults, c.prune(ctx, m, s.Phase, plan, onlyCanary, &r)...)
 	}
 	if c.mustSave(m) {
-		if err := c.write(ctx, m, nil); err != nil {
+		if err := c.write(ctx, m, nil, ""); err != nil {
 			faults = append(faults, err)
 		}
 	}

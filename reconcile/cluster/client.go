@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
@@ -103,6 +104,9 @@ type Client struct {
 	// claims says whose an object is.
 	claims   map[objects.Key]claim
 	onChange func(app string)
+	// direct are the commands beside the states; watching begins with the first LoadStates.
+	direct   *direct
+	watching sync.Once
 }
 
 // New prepares a client; it asks the API server nothing yet. The watches that it starts later end with ctx.
@@ -124,6 +128,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("preparing clients of %s: %w", rc.Host, err)
 	}
 	c.releases = newReleases(c)
+	c.direct = &direct{news: c.asked, asked: map[string]rollout.Command{}}
 	return c, nil
 }
 

@@ -17,8 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sluice-cd/sluice/reconcile/delivery"
@@ -53,11 +51,8 @@ const (
 func (c *Client) LoadStates(ctx context.Context) (out map[string]delivery.Saved, broken map[string]error, err error) {
 	out, broken = map[string]delivery.Saved{}, map[string]error{}
 	apps := map[string]*memory{}
-	opts := metav1.ListOptions{
-		Limit:         statePage,
-		LabelSelector: labels.Set{environmentLabel: labelValue(c.cfg.Environment)}.String(),
-		FieldSelector: fields.OneTermEqualSelector("type", stateSecretType).String(), // or charts' own Secrets came too
-	}
+	opts := states(c.cfg.Environment)
+	opts.Limit = statePage
 	for {
 		list, err := c.core.Secrets(c.cfg.Namespace).List(ctx, opts)
 		if err != nil {
@@ -93,6 +88,7 @@ func (c *Client) LoadStates(ctx context.Context) (out map[string]delivery.Saved,
 			c.claims[k] = claim{owner: name}
 		}
 	}
+	c.watching.Do(c.watchDirect)
 	return out, broken, nil
 }
 
@@ -170,7 +166,7 @@ func (c *Client) SaveState(ctx context.Context, s delivery.Saved) (delivery.Save
 	if state, err = packed(state); err != nil {
 		return s, fmt.Errorf("encoding the state of %s: %w", s.App.Name, err)
 	}
-	return s, c.write(ctx, c.of(s.App), state)
+	return s, c.write(ctx, c.of(s.App), state, s.State.LastDirect)
 }
 
 // gzipMagic begins what packed has compressed; no JSON begins so.
@@ -206,8 +202,9 @@ func unpacked(b []byte) ([]byte, error) {
 	return state, err
 }
 
-// write saves the inventory, and the state unless it is nil: then the saved one stays.
-func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
+// write saves the inventory, and the state unless it is nil: then the saved one stays. taken is the command beside it that the
+// state has taken last.
+func (c *Client) write(ctx context.Context, m *memory, state []byte, taken string) error {
 	if err := c.ensureNamespace(ctx, c.cfg.Namespace); err != nil {
 		return err
 	}
@@ -230,6 +227,9 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte) error {
 		return err
 	}
 	secret.Annotations[writerAnnotation] = try
+	if asked, ok := c.direct.of(secret.Name); ok && asked.ID == taken {
+		secret.Annotations[commandAnnotation] = "" // one that came since is safe: it made another version
+	}
 	written, err := c.send(ctx, m, secret)
 	if err != nil {
 		c.lostNamespace(err)
@@ -375,8 +375,10 @@ func (c *Client) DeleteState(ctx context.Context, s delivery.Saved) error {
 }
 
 // stateName is the name of an app's Secret, unique for the environment and the app.
-func (c *Client) stateName(app string) string {
-	return "sluice." + objectName(c.cfg.Environment) + "." + objectName(app)
+func (c *Client) stateName(app string) string { return stateSecretName(c.cfg.Environment, app) }
+
+func stateSecretName(environment, app string) string {
+	return "sluice." + objectName(environment) + "." + objectName(app)
 }
 
 // objectName makes a name that Kubernetes allows; a changed or shortened one gets a hash so that it stays unique.

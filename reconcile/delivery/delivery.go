@@ -51,6 +51,8 @@ type Facts struct {
 	// Commands are what people have asked since the state's LastCommand, oldest first; Gates are the app's.
 	Commands []rollout.Command
 	Gates    []rollout.Gate
+	// Direct is what somebody has left beside the state; nil: nothing.
+	Direct *rollout.Command
 	// WatchedSince is since when the cluster has answered without a gap; zero: always.
 	WatchedSince time.Time
 	// Unfinished: the last decision was not acted upon to its end, or nobody knows.

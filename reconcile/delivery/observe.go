@@ -25,7 +25,8 @@ func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (r
 	s := l.state
 	o := rollout.Observation{
 		Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead, Reverted: l.Reverted, WatchedSince: l.WatchedSince,
-		Applied: seen.Applied, Exposed: seen.Exposed, Stable: seen.Stable, Canary: seen.Canary, Commands: l.Commands, Gates: l.Gates,
+		Applied: seen.Applied, Exposed: seen.Exposed, Stable: seen.Stable, Canary: seen.Canary, Commands: l.Commands, Direct: l.Direct,
+		Gates: l.Gates,
 	}
 	if s.Plan != nil {
 		o.Plan = *s.Plan

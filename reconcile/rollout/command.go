@@ -98,21 +98,30 @@ func (c Command) asked(now time.Time) *Asked { return &Asked{By: c.By, Reason: c
 // words say who asked, for the reason of a decision.
 func (c Command) words(what string) string { return what + " by " + c.asked(time.Time{}).String() }
 
-// pending are the commands that were not taken, oldest first.
-func (s State) pending(o Observation) []Command {
+// pending is the command to take next; ok is false where there is none.
+func (s State) pending(o Observation) (next Command, direct, ok bool) {
+	if o.Direct != nil && o.Direct.ID != s.LastDirect {
+		return *o.Direct, true, true
+	}
 	i := slices.IndexFunc(o.Commands, func(c Command) bool { return c.ID == s.LastCommand })
-	return o.Commands[i+1:]
+	if i+1 == len(o.Commands) {
+		return Command{}, false, false
+	}
+	return o.Commands[i+1], false, true
 }
 
 // obey takes the oldest command, and reports whether that was a transition. It is answered by an event that names it, and
 // with that it is done: the State that says so is saved before anything follows from it.
 func (t *turn) obey() (turned bool) {
-	pending := t.pending(t.o)
-	if len(pending) == 0 {
+	c, direct, ok := t.pending(t.o)
+	if !ok {
 		return false
 	}
-	c := pending[0]
-	t.LastCommand, t.asking = c.ID, c
+	if t.asking = c; direct {
+		t.LastDirect = c.ID
+	} else {
+		t.LastCommand = c.ID
+	}
 	defer func() { t.asking = Command{} }()
 	if refusal := t.try(c); refusal != "" {
 		t.tell(CommandRefused, fmt.Sprintf("%s: %s", c.Kind, refusal))

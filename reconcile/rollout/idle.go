@@ -173,5 +173,5 @@ func (t *turn) removing() {
 		gone = t.Target
 	}
 	t.record(Event{Type: Removed, From: gone, Reason: reason})
-	t.State = State{Rollouts: t.Rollouts, LastSeq: t.LastSeq, Outbox: t.Outbox, LastCommand: t.LastCommand}
+	t.State = State{Rollouts: t.Rollouts, LastSeq: t.LastSeq, Outbox: t.Outbox, LastCommand: t.LastCommand, LastDirect: t.LastDirect}
 }

@@ -58,8 +58,8 @@ func CheckTransition(before State, o Observation, after State, events []Event) e
 
 // asks reports whether the next command is one of a kind.
 func (s State) asks(o Observation, k CommandKind) bool {
-	pending := s.pending(o)
-	return len(pending) > 0 && pending[0].Kind == k
+	c, _, ok := s.pending(o)
+	return ok && c.Kind == k
 }
 
 // checkGates: nothing gets past a closed gate.
@@ -82,11 +82,15 @@ func checkGates(before State, o Observation, after State) error {
 // checkCommands: the oldest command is taken, once, and an event answers it; what a person keeps where it is stays there.
 func checkCommands(before State, o Observation, after State, events []Event) error {
 	var faults []error
-	want := before.LastCommand
-	if pending := before.pending(o); len(pending) > 0 {
-		want = pending[0].ID
-		if !slices.ContainsFunc(events, func(e Event) bool { return e.Command == want && e.By == pending[0].By }) {
-			faults = append(faults, fmt.Errorf("command %s is not answered", want))
+	want, wantDirect := before.LastCommand, before.LastDirect
+	if c, direct, ok := before.pending(o); ok {
+		if direct {
+			wantDirect = c.ID
+		} else {
+			want = c.ID
+		}
+		if !slices.ContainsFunc(events, func(e Event) bool { return e.Command == c.ID && e.By == c.By }) {
+			faults = append(faults, fmt.Errorf("command %s is not answered", c.ID))
 		}
 	} else {
 		if before.Pause != nil && after.Weight > max(before.Weight, before.Peak) {
@@ -96,8 +100,9 @@ func checkCommands(before State, o Observation, after State, events []Event) err
 			faults = append(faults, fmt.Errorf("%s begins in a hold", after.Phase))
 		}
 	}
-	if after.LastCommand != want {
-		faults = append(faults, fmt.Errorf("the last command is %q, want %q", after.LastCommand, want))
+	if after.LastCommand != want || after.LastDirect != wantDirect {
+		faults = append(faults, fmt.Errorf("the last commands are %q and %q, want %q and %q",
+			after.LastCommand, after.LastDirect, want, wantDirect))
 	}
 	return errors.Join(faults...)
 }

@@ -68,6 +68,8 @@ type State struct {
 	Approved []Approval `json:"approved,omitempty"`
 	// LastCommand is the ID of the newest command that was taken, be it done or refused.
 	LastCommand string `json:"lastCommand,omitempty"`
+	// LastDirect is the ID of the newest that was taken of those that people leave beside the State.
+	LastDirect string `json:"lastDirect,omitempty"`
 	// Reason of the last decision, in numbers.
 	Reason string `json:"reason,omitempty"`
 	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted, Recovered; empty before the
@@ -182,6 +184,9 @@ type Observation struct {
 	Ahead int64
 	// Commands are what people have asked since State.LastCommand, oldest first.
 	Commands []Command
+	// Direct is the command that somebody has left beside the State, as while git is away; nil: there is none. It is taken before
+	// the others.
+	Direct *Command
 	// Gates of the app, as they are for Desired.
 	Gates []Gate
 }

@@ -58,9 +58,11 @@ type world struct {
 	// commands are all that was ever asked.
 	commands []rollout.Command
 	gates    []rollout.Gate
+	// direct is the command that stands beside the state.
+	direct *rollout.Command
 }
 
-// ask is "ask <kind> [by=..] [reason=(..)] [to=VERSION] [for=DURATION]".
+// ask is "ask <kind> [by=..] [reason=(..)] [to=VERSION] [direct] [for=DURATION]".
 func (w *world) ask(d *datadriven.TestData) {
 	c := rollout.Command{
 		ID: fmt.Sprint("k", len(w.commands)+1), Kind: rollout.CommandKind(d.CmdArgs[0].Key), By: "Ann", Reason: arg(d, "reason"),
@@ -71,6 +73,11 @@ func (w *world) ask(d *datadriven.TestData) {
 	c.To = arg(d, "to")
 	if lasts := arg(d, "for"); lasts != "" {
 		c.Expires = w.now.Add(duration(d, lasts))
+	}
+	if d.HasArg("direct") {
+		c.ID = fmt.Sprint("d", len(w.commands)+1)
+		w.direct = &c
+		return
 	}
 	w.commands = append(w.commands, c)
 }
@@ -163,7 +170,7 @@ func (w *world) observation() rollout.Observation {
 		Now: w.now, Desired: w.desired, Removed: w.removed, Plan: w.plan, Recorded: w.recorded,
 		FromStable: change(w.state.Stable, w.desired), FromTarget: change(w.state.Target, w.desired),
 		Applied: true, WatchedSince: w.watched, Stable: track("ready"), Canary: track("ready"),
-		Commands: w.since(w.state.LastCommand), Gates: w.gates,
+		Commands: w.since(w.state.LastCommand), Direct: w.direct, Gates: w.gates,
 	}
 }
 
@@ -284,7 +291,7 @@ func same(x, y rollout.State) bool {
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
 		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
-		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.Returning == y.Returning && slices.Equal(x.Served, y.Served) && x.LastCommand == y.LastCommand &&
+		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.Returning == y.Returning && slices.Equal(x.Served, y.Served) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 

@@ -40,6 +40,14 @@ func (p *ports) OnChange(news func(string)) {
 	}
 }
 
+// Direct implements reconcile.Cluster.
+func (p *ports) Direct(app string) *rollout.Command {
+	if app != appName {
+		return nil
+	}
+	return p.w.cluster.direct
+}
+
 // LoadStates implements reconcile.Cluster.
 func (p *ports) LoadStates(context.Context) (map[string]delivery.Saved, map[string]error, error) {
 	out := map[string]delivery.Saved{}
@@ -84,6 +92,9 @@ func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, 
 	err := p.write(what, func() {
 		if !w.skipSave {
 			w.cluster.saved = []byte(normal(s.State))
+			if d := w.cluster.direct; d != nil && d.ID == s.State.LastDirect {
+				w.cluster.direct = nil
+			}
 		}
 		w.cluster.intend(p.intended)
 		// Told even if the agent dies before it hears of it: what was decided is saved.
@@ -102,7 +113,7 @@ func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, 
 func (p *ports) DeleteState(context.Context, delivery.Saved) error {
 	return p.write("forget", func() {
 		c := p.w.cluster
-		c.saved, c.inventory, c.records = nil, nil, nil
+		c.saved, c.inventory, c.records, c.direct = nil, nil, nil, nil
 		clear(p.w.watch.answered)
 	})
 }

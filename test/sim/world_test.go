@@ -42,6 +42,8 @@ type world struct {
 	strategy      environments.Strategy
 	promotionStep int
 	approval      []environments.Approval
+	// directs counts the commands beside the state.
+	directs int
 	// approvedAt is when somebody last approved what waits for it.
 	approvedAt time.Time
 	// protected: the environment branch takes rollback commits from people only.
@@ -300,8 +302,16 @@ var asks = []rollout.CommandKind{
 	rollout.Unhold, rollout.Unhold, rollout.Approve, rollout.Approve, rollout.Rollback, rollout.Rollback, "Dance",
 }
 
-// ask has somebody ask something.
+// ask has somebody ask something, where they can now and then beside the state.
 func (w *world) ask(k rollout.CommandKind) {
+	if c := w.cluster; c.saved != nil && c.direct == nil && w.chance(20) {
+		w.directs++
+		c.direct = &rollout.Command{ID: fmt.Sprint("d", w.directs), Kind: k, By: "Ann", Expires: w.now.Add(5 * time.Minute)}
+		c.touched = true
+		w.logf("Ann asks %s beside the state: %s", c.direct.ID, k)
+		w.told()
+		return
+	}
 	r := audit.Request{
 		Names: audit.Names{Environment: "production"}, App: appName, Kind: k, Expires: w.now.Add(5 * time.Minute),
 	}
@@ -356,7 +366,7 @@ func (w *world) edit() {
 		return
 	}
 	if w.chance(10) && w.cluster.losable() {
-		w.cluster.saved, w.cluster.touched = nil, true // the inventory is still in the agent's memory
+		w.cluster.saved, w.cluster.direct, w.cluster.touched = nil, nil, true // the inventory is still in the agent's memory
 		w.logf("somebody deletes the saved state")
 		return
 	}
@@ -449,7 +459,15 @@ func (w *world) resting() bool {
 		w.git.push(func(c *commit) { c.digest = "good1" })
 		return false
 	}
-	if len(p.commands.Pending(appName, s)) > 0 {
+	if len(p.commands.Pending(appName, s)) > 0 || w.cluster.direct != nil && s.LastDirect != w.cluster.direct.ID {
+		return false
+	}
+	switch { // an older command from git may have come after the one that was left beside the state
+	case s.Pause != nil:
+		w.ask(rollout.Resume)
+		return false
+	case s.Hold != nil:
+		w.ask(rollout.Unhold)
 		return false
 	}
 	if s.Waiting == rollout.ApprovalGate {
