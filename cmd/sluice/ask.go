@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -68,6 +69,8 @@ var asks = []ask{
 type asking struct {
 	ask
 	statusSource
+	kubeconfig, context     string
+	namespace               string
 	all, full, wait, dryRun bool
 	sign                    bool
 	reason, author, to      string
@@ -115,6 +118,9 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 	fl.DurationVar(&f.expires, "expires", audit.DefaultExpiry, "when it is too late for it")
 	fl.BoolVar(&f.wait, "wait", false, "wait until it is answered, and what it began is over; exit code 3 when it is refused")
 	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait")
+	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "leave it beside the apps' states in this cluster, as while git is away")
+	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
+	fl.StringVar(&f.namespace, "namespace", "", "namespace of the states (default jx-<environment>)")
 	fl.BoolVar(&f.sign, "sign", false, "sign the commit with git's user.signingKey (default: as commit.gpgSign says)")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
 	if a.kind == rollout.Rollback {
@@ -130,6 +136,9 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 }
 
 func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
+	if f.kubeconfig != "" {
+		return f.direct(ctx, w, app)
+	}
 	apps, version, err := f.names(ctx, app)
 	if err != nil {
 		return err
@@ -147,10 +156,7 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 		return err
 	}
 	now := time.Now().Truncate(time.Second)
-	r := audit.Request{
-		Names: audit.Names{Environment: f.environment, Cluster: f.cluster}, App: app, Kind: f.kind, Reason: f.reason,
-		To: f.to, Expires: now.Add(f.expires), Source: "sluice " + versionText(), ID: strings.ToLower(rand.Text()),
-	}
+	r := f.request(app, now)
 	if f.kind == rollout.Approve && r.To == "" {
 		r.To = version // and nothing that takes its place meanwhile
 	}
@@ -192,6 +198,78 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 		defer cancel()
 		return answers.await(ctx, w, hash, apps, f.course)
 	})
+}
+
+func (f *asking) request(app string, now time.Time) audit.Request {
+	return audit.Request{
+		Names: audit.Names{Environment: f.environment, Cluster: f.cluster}, App: app, Kind: f.kind, Reason: f.reason,
+		To: f.to, Expires: now.Add(f.expires), Source: "sluice " + versionText(), ID: strings.ToLower(rand.Text()),
+	}
+}
+
+// direct leaves the request in the cluster, and asks git for nothing.
+func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
+	if f.environment == "" {
+		return usagef("--environment: missing; beside --kubeconfig git is not asked for it")
+	}
+	settings, err := f.gitSettings()
+	if err != nil {
+		return err
+	}
+	author, err := f.identity(settings)
+	if err != nil {
+		return err
+	}
+	cfg, err := cluster.LoadREST(f.kubeconfig, f.context, true) // it is the user's own
+	if err != nil {
+		return err
+	}
+	namespace := f.namespace
+	if namespace == "" {
+		namespace = "jx-" + f.environment
+	}
+	asker, err := cluster.NewAsker(cfg, namespace, f.environment)
+	if err != nil {
+		return err
+	}
+	apps := []string{app}
+	if app == audit.AllApps {
+		if apps, err = asker.Apps(ctx); err != nil {
+			return err
+		}
+	}
+	var faults []error
+	for _, name := range apps {
+		r := f.request(name, time.Now())
+		r.By = author.String()
+		if f.dryRun {
+			_, err = fmt.Fprintf(w, "namespace %s\n\n%s", namespace, r.Message())
+		} else if err = asker.Ask(ctx, name, r); err == nil {
+			_, err = fmt.Fprintf(w, "asked: %s (in the cluster, namespace %s)\n", r.Subject(), namespace)
+		}
+		faults = append(faults, err)
+	}
+	if err := errors.Join(faults...); err != nil || !f.wait || f.dryRun {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it was not answered within %s", f.timeout))
+	defer cancel()
+	for _, name := range apps {
+		for taken := false; !taken; {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("waiting for %s: %w", name, context.Cause(ctx))
+			case <-time.After(waitPause / 4):
+			}
+			if taken, err = asker.Taken(ctx, name); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintf(w, "%s has taken it; the status branch tells the outcome\n", name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // names finds the environment's name where no flag says it, which apps are asked, and the version that git lists of the one.

@@ -287,6 +287,34 @@ func (w *world) key(name string) string {
 	return string(ssh.MarshalAuthorizedKey(public))
 }
 
+// While git is away a command goes to the cluster, where it is done; the audit log has the answer when git is back.
+func TestCommandWhileGitIsAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.slowly()
+	w.install()
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	repository := w.bed.Git.Path(w.name)
+	w.must(os.Rename(repository, repository+".away"))
+	out, said, code := w.run("abort", "--kubeconfig", w.bed.Kubeconfig, "--reason", "it fails", "--wait", app)
+	if want := "asked: abort " + app + " in " + w.name + " (in the cluster, namespace jx-" + w.name + ")\n" +
+		app + " has taken it; the status branch tells the outcome\n"; code != 0 || out != want {
+		t.Errorf("exits with %d and says %s%s; want %s", code, out, said, want)
+	}
+	w.settled()
+	if _, said, code := w.run("hold", "--kubeconfig", w.bed.Kubeconfig, "--reason", "x", "another"); code != 1 || !strings.Contains(said, `has no app "another" here`) {
+		t.Errorf("another app: exits with %d and says %s", code, said)
+	}
+	w.must(os.Rename(repository+".away", repository))
+	e := w.awaitEvent(rollout.RollbackStarted, "0.0.130", 1)
+	if e.By != "Carol <carol@example.com>" || e.Reason != "aborted by Carol: it fails" {
+		t.Errorf("answered with %+v", e.Event)
+	}
+	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
+	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
+}
+
 // byHand adds a commit with these trailers to the command branch.
 func (w *world) byHand(trailers string) {
 	w.Helper()
