@@ -59,6 +59,8 @@ type Git interface {
 	At(commit string) (source.Commit, error)
 	// Cause is the commit that asked for what tip says of an app, looked for as far back as stop.
 	Cause(ctx context.Context, app, tip, stop string) (string, error)
+	// Accepted says who has accepted a commit in spite of a fault that waits for a person, and why; empty: nobody has.
+	Accepted(commit string) string
 	// Author of a commit of the branch's history, as "Ann <ann@example.com>".
 	Author(commit string) (string, error)
 	// Revert writes a rollback commit, or says why there is none. An error means: try again.
@@ -104,6 +106,9 @@ type Agent struct {
 	// source is the newest readable commit; envFault why the newest commit is not readable.
 	source   source.Commit
 	envFault error
+	// refused is the newest commit, where only a person can accept it; nil: it is not. accepted says who did.
+	refused  *source.Commit
+	accepted string
 	// releaseNames counts the apps of the environment by release name.
 	releaseNames map[string]int
 	apps         map[string]*app
@@ -249,8 +254,11 @@ func (a *Agent) Asked(app string) {
 		return
 	}
 	a.mu.Lock()
-	all := slices.Collect(maps.Keys(a.apps))
+	all, refused := slices.Collect(maps.Keys(a.apps)), a.refused
 	a.mu.Unlock()
+	if refused != nil {
+		a.Read(*refused, nil)
+	}
 	for _, name := range all {
 		a.changed(name)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/charts"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render"
 )
 
@@ -114,8 +115,13 @@ func newReader(tb testing.TB) *Agent {
 	}
 	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
 	log := slog.New(slog.DiscardHandler)
-	return New(Config{Log: log}, NewRepository(RepositoryConfig{Environment: "staging", Log: log}), nil, c, nil)
+	return New(Config{Log: log}, NewRepository(RepositoryConfig{Environment: "staging", Log: log}), noCluster{}, c, nil)
 }
+
+// noCluster is one of which nothing is asked but whether somebody has left a command there, which nobody has.
+type noCluster struct{ Cluster }
+
+func (noCluster) Direct(string) *rollout.Command { return nil }
 
 // reads has the agent read a snapshot, as Follow does.
 func (a *Agent) reads(s *gitsync.Snapshot) { a.Read(a.git.(*Repository).load(s)) }

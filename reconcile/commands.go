@@ -37,8 +37,9 @@ type Commands struct {
 	tip string
 
 	mu sync.Mutex
-	// asked are the requests for this cluster, oldest first.
-	asked []request
+	// asked are the requests for this cluster, oldest first. accepted are the commits whose fault somebody accepts.
+	asked    []request
+	accepted map[string]rollout.Command
 }
 
 // request is a command and the app that it is for, which may be audit.AllApps.
@@ -53,6 +54,7 @@ func (r request) isFor(app string) bool { return r.app == app || r.app == audit.
 // what is wrong with new commits that nobody can answer.
 func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error) {
 	var asked []request
+	accepted := map[string]rollout.Command{}
 	seen := map[string]bool{}
 	news := len(commits)
 	if i := slices.IndexFunc(commits, func(c gitsync.Commit) bool { return c.Hash == b.tip }); i >= 0 {
@@ -73,7 +75,15 @@ func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error
 			continue
 		}
 		seen[r.ID] = true
-		asked = append(asked, request{r.App, b.command(c, r)})
+		command := b.command(c, r)
+		if r.Kind == rollout.Accept && r.App == audit.AllApps && command.Unfit == "" {
+			accepted[r.To] = command
+			if i < news {
+				apps = []string{audit.AllApps}
+			}
+			continue
+		}
+		asked = append(asked, request{r.App, command})
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,7 +95,7 @@ func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error
 			apps = append(apps, r.app)
 		}
 	}
-	b.asked = asked
+	b.asked, b.accepted = asked, accepted
 	return apps, faults
 }
 
@@ -142,6 +152,20 @@ func (b *Commands) Pending(app string, s rollout.State) []rollout.Command {
 	}
 	return out
 }
+
+// Accepted says who has accepted a commit of the environment branch in spite of its fault, and why; empty: nobody has.
+func (b *Commands) Accepted(commit string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c, ok := b.accepted[commit]
+	if !ok {
+		return ""
+	}
+	return "accepted by " + rollout.Asked{By: c.By, Reason: c.Reason}.String()
+}
+
+// Accepted implements Git.
+func (r *Repository) Accepted(commit string) string { return r.commands.Accepted(commit) }
 
 // Commands are what people ask of an app on the command branch, after the command that its state names as the last, oldest
 // first.

@@ -15,8 +15,15 @@ func (a *Agent) Read(c source.Commit, err error) {
 	env := c.Env
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.refused, a.accepted = nil, ""
 	if err == nil {
-		err = a.emptied(env)
+		if err = a.emptied(env); err != nil {
+			if a.accepted = a.git.Accepted(c.Commit); a.accepted != "" {
+				err = nil
+			} else {
+				a.refused = &c
+			}
+		}
 	}
 	known := text(a.envFault)
 	a.envFault = err
@@ -90,7 +97,7 @@ func (a *Agent) emptied(env *environments.Environment) error {
 		return nil
 	}
 	return fmt.Errorf("the environment lists no app, and %d are delivered: nothing is removed for that; expected at least one "+
-		"app in the list (to remove all, leave one, and take that away in a commit of its own)", delivered)
+		"app in the list (to remove all, run sluice accept --all)", delivered)
 }
 
 // helmName is the name of an app's Helm records: its release name, unless it shares that with others, as all apps of

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -38,6 +39,51 @@ func readerOf(t *testing.T, commits []map[string]string) (*Agent, []*gitsync.Sna
 		snapshots = append(snapshots, s)
 	}
 	return a, snapshots
+}
+
+// TestEmptied: a commit that takes all apps off the list at once removes none, until a person accepts that very commit.
+func TestEmptied(t *testing.T) {
+	const chart = "apiVersion: v1\nname: env\nversion: 0.0.1\n"
+	list := "dependencies:\n- {name: a, version: 1.0.0, repository: http://x}\n- {name: b, version: 1.0.0, repository: http://x}\n"
+	a, snapshots := readerOf(t, []map[string]string{
+		{"env/Chart.yaml": chart, "env/requirements.yaml": list}, {"env/Chart.yaml": chart, "env/requirements.yaml": "dependencies: []\n"},
+	})
+	a.reads(snapshots[0])
+	for _, ap := range a.apps {
+		ap.saved.State.Stable = rollout.Release{Version: "1.0.0", Digest: "1"}
+	}
+	removed := func() (n int) {
+		for _, ap := range a.apps {
+			if ap.removed {
+				n++
+			}
+		}
+		return n
+	}
+	a.reads(snapshots[1])
+	if a.envFault == nil || !strings.Contains(a.envFault.Error(), "run sluice accept --all") || removed() != 0 {
+		t.Fatalf("%d are removed, %v", removed(), a.envFault)
+	}
+	accept := func(commit string) {
+		commands := &a.git.(*Repository).commands
+		r := audit.Request{
+			Names: audit.Names{Environment: "staging"}, App: audit.AllApps, Kind: rollout.Accept, To: commit, Reason: "we move out",
+		}
+		apps, faults := commands.Read([]gitsync.Commit{{
+			Hash: "accepting " + commit, Message: r.Message(), Time: commands.Now(), Author: gitsync.Identity{Name: "Ann"},
+		}})
+		if len(faults) > 0 || len(apps) != 1 {
+			t.Fatalf("read for %v, %v", apps, faults)
+		}
+		a.Asked(apps[0])
+	}
+	if accept(snapshots[0].Commit); a.envFault == nil || removed() != 0 {
+		t.Errorf("another commit was accepted: %d are removed", removed())
+	}
+	accept(snapshots[1].Commit)
+	if b := a.batch(); a.envFault != nil || removed() != 2 || b.Accepted != "accepted by Ann: we move out" {
+		t.Errorf("%d are removed, %v, %q", removed(), a.envFault, b.Accepted)
+	}
 }
 
 // TestPolicyEditIsFollowed: a policy that changes in sluice.yaml is followed, without the app being another release.

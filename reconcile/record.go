@@ -91,7 +91,7 @@ func (a *Agent) Record(ctx context.Context) error {
 func (a *Agent) batch() audit.Batch {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b := audit.Batch{Fault: text(a.envFault), Now: a.now()}
+	b := audit.Batch{Fault: text(a.envFault), Accepted: a.accepted, Now: a.now()}
 	if a.source.Snapshot != nil {
 		b.Commit = a.source.Commit
 	}

@@ -62,6 +62,10 @@ var asks = []ask{
 		kind: rollout.Approve, short: "Let a release pass the approval gate",
 		long: "Approves what the policy wants approved (analysis.approval): that a rollout begins, or\nonce it is under way that its release is promoted. It counts for that release alone.",
 	},
+	{
+		kind: rollout.Accept, short: "Accept a commit whose fault waits for a person",
+		long: "Accepts the newest commit of the environment branch, or that of --to, in spite of a fault that\nwaits for a person: that it takes all apps off the list. It is for the environment: --all.",
+	},
 	{kind: rollout.Unhold, short: "End a hold", long: "Ends a hold: what git asks for begins."},
 }
 
@@ -96,6 +100,9 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 			if f.all == (len(args) == 1) {
 				return usagef("expected the name of one app, or --all\nSee '%s --help'", cmd.CommandPath())
 			}
+			if f.kind == rollout.Accept && (!f.all || f.kubeconfig != "" || f.wait) {
+				return usagef("accept is for the environment, through git: expected --all, and neither --kubeconfig nor --wait")
+			}
 			if strings.TrimSpace(f.reason) == "" {
 				return usagef("--reason: missing; expected why, for whoever reads the log")
 			}
@@ -123,6 +130,9 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 	fl.StringVar(&f.namespace, "namespace", "", "namespace of the states (default jx-<environment>)")
 	fl.BoolVar(&f.sign, "sign", false, "sign the commit with git's user.signingKey (default: as commit.gpgSign says)")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
+	if a.kind == rollout.Accept {
+		fl.StringVar(&f.to, "to", "", "the commit that is accepted (default: the branch's tip)")
+	}
 	if a.kind == rollout.Rollback {
 		fl.StringVar(&f.to, "to", "", "the version to go back to (default: the one that served before)")
 	}
@@ -139,7 +149,7 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	if f.kubeconfig != "" {
 		return f.direct(ctx, w, app)
 	}
-	apps, version, err := f.names(ctx, app)
+	apps, now, err := f.names(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -155,10 +165,10 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now().Truncate(time.Second)
-	r := f.request(app, now)
-	if f.kind == rollout.Approve && r.To == "" {
-		r.To = version // and nothing that takes its place meanwhile
+	at := time.Now().Truncate(time.Second)
+	r := f.request(app, at)
+	if r.To == "" && (f.kind == rollout.Approve || f.kind == rollout.Accept) {
+		r.To = now // and nothing that takes its place meanwhile
 	}
 	branch := reconcile.CommandBranch(f.environment)
 	if f.dryRun {
@@ -186,7 +196,7 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 			}
 			defer answers.close()
 		}
-		change := gitsync.Change{Empty: true, Message: r.Message(), Author: author, Date: now, Sign: sign}
+		change := gitsync.Change{Empty: true, Message: r.Message(), Author: author, Date: at, Sign: sign}
 		hash, err := pushRequest(ctx, remote, filepath.Join(dir, "commands"), r, change)
 		if err != nil {
 			return err
@@ -272,8 +282,9 @@ func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 	return nil
 }
 
-// names finds the environment's name where no flag says it, which apps are asked, and the version that git lists of the one.
-func (f *asking) names(ctx context.Context, app string) (names []string, version string, err error) {
+// names finds the environment's name where no flag says it, which apps are asked, and what git has now: the version of the
+// one app, or the commit.
+func (f *asking) names(ctx context.Context, app string) (names []string, now string, err error) {
 	_, tip, done, err := f.open(ctx, "")
 	if err != nil {
 		return nil, "", err
@@ -288,10 +299,13 @@ func (f *asking) names(ctx context.Context, app string) (names []string, version
 		return nil, "", err
 	}
 	f.environment = env.Name
+	if f.kind == rollout.Accept {
+		return nil, tip.Commit, nil
+	}
 	for i := range env.Apps {
 		names = append(names, env.Apps[i].Name)
 		if env.Apps[i].Name == app {
-			version = env.Apps[i].Chart.Version
+			now = env.Apps[i].Chart.Version
 		}
 	}
 	slices.Sort(names)
@@ -303,7 +317,7 @@ func (f *asking) names(ctx context.Context, app string) (names []string, version
 	case !slices.Contains(names, app) && env.Incomplete == nil:
 		return nil, "", fmt.Errorf("environment %s lists no app %q at %.10s; it lists %s", env.Name, app, tip.Commit, strings.Join(names, ", "))
 	}
-	return []string{app}, version, nil
+	return []string{app}, now, nil
 }
 
 // gitSettings are the clone's, if there is one, and the user's.

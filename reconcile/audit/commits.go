@@ -20,7 +20,9 @@ type Batch struct {
 	// Fault says why the environment can't be read; empty: it can. It is looked at when FaultChanged.
 	Fault        string
 	FaultChanged bool
-	Apps         []App
+	// Accepted says who has accepted what was its fault, and why; empty: nobody has.
+	Accepted string
+	Apps     []App
 	// Now dates what is no event.
 	Now time.Time
 }
@@ -212,7 +214,7 @@ func (w *writing) settle(r Record, a App, known bool, at time.Time) (Record, err
 	if !known && r.Since.IsZero() {
 		r.Since = r.Updated
 	}
-	return r, w.step(at, r, faultMessage(w.batch.Names, r.App, fault, w.batch.Now), w.batch.Now)
+	return r, w.step(at, r, faultMessage(w.batch.Names, r.App, fault, "", w.batch.Now), w.batch.Now)
 }
 
 // record reads an app's record. One that is damaged counts as absent: the alternative, to write nothing at all for
@@ -263,7 +265,7 @@ func (w *writing) environment() error {
 	}
 	if now.Fault != was.Fault {
 		w.commits = append(w.commits, Commit{
-			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Fault, b.Now), Date: b.Now,
+			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Fault, b.Accepted, b.Now), Date: b.Now,
 		})
 	}
 	if len(w.commits) == 0 {

@@ -16,7 +16,7 @@ type Request struct {
 	// App by name, or AllApps.
 	App  string
 	Kind rollout.CommandKind
-	// To is the version that it is about; empty: whichever there is.
+	// To is the version that it is about; empty: whichever there is. Of an Accept it is the commit.
 	To string
 	// Reason is what the person says.
 	Reason string
@@ -45,6 +45,7 @@ var words = map[rollout.CommandKind]string{
 	rollout.Pause: "pause", rollout.Resume: "resume", rollout.Advance: "advance", rollout.AdvanceFully: "advance-full",
 	rollout.Abort: "abort", rollout.Retry: "retry", rollout.Hold: "hold", rollout.Unhold: "unhold",
 	rollout.Approve: "approve", rollout.Rollback: "rollback",
+	rollout.Accept: "accept",
 }
 
 // Word is what a kind of request is called in commits and on the command line.

@@ -46,6 +46,8 @@ const (
 	Unhold CommandKind = "Unhold"
 	// Rollback goes back to a release that served before, and has git say so.
 	Rollback CommandKind = "Rollback"
+	// Accept is for a fault that waits for a person. No fault of an app does; one of the environment is the agent's to accept.
+	Accept CommandKind = "Accept"
 	// Approve opens the approval gate for the release that comes to it.
 	Approve CommandKind = "Approve"
 )
@@ -67,6 +69,7 @@ var commands = map[CommandKind]struct {
 	Hold:         {do: (*turn).hold},
 	Unhold:       {do: (*turn).unhold},
 	Approve:      {do: (*turn).approve},
+	Accept:       {do: (*turn).accept},
 	Rollback:     {do: (*turn).undo, turns: true},
 }
 
@@ -234,6 +237,8 @@ func (t *turn) retry(c Command) string {
 	t.dropRevertOf(t.o.Desired, c.words("tried again"))
 	return ""
 }
+
+func (t *turn) accept(Command) string { return "nothing of this app waits for it" }
 
 func (t *turn) hold(c Command) string {
 	if t.Hold != nil {

@@ -341,7 +341,7 @@ func (d *dice) observation() rollout.Observation {
 // kinds of commands, and one that is none.
 var kinds = []rollout.CommandKind{
 	rollout.Pause, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold,
-	rollout.Unhold, rollout.Approve, rollout.Rollback, "Dance",
+	rollout.Unhold, rollout.Approve, rollout.Rollback, rollout.Accept, "Dance",
 }
 
 func (d *dice) track() rollout.Track {

@@ -324,6 +324,9 @@ func (p *ports) Cause(_ context.Context, _, tip, _ string) (string, error) {
 	return p.w.git.cause(tip), nil
 }
 
+// Accepted implements reconcile.Git.
+func (p *ports) Accepted(string) string { return "" }
+
 // Author implements reconcile.Git.
 func (p *ports) Author(string) (string, error) { return "Ann", nil }
 
