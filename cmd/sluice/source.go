@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,6 +90,14 @@ func (f *sourceFlags) pushRemote(branch string) (gitsync.Remote, error) {
 		}
 	}
 	r := gitsync.Remote{URL: origin.repo, Branch: branch, CAFile: f.caFile, Auth: f.auth()}
+	if u, err := url.Parse(r.URL); err == nil && u.User != nil && strings.HasPrefix(u.Scheme, "http") {
+		// A clone may keep its credentials there.
+		if password, ok := u.User.Password(); ok && r.Auth.PasswordFile == "" {
+			r.Auth.Username, r.Auth.Password = u.User.Username(), password
+		}
+		u.User = nil
+		r.URL = u.String()
+	}
 	if path, on := origin.directory(); on {
 		if r.URL, err = filepath.Abs(path); err != nil {
 			return r, fmt.Errorf("resolving %s: %w", path, err)
