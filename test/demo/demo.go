@@ -531,6 +531,8 @@ func (d *demo) lookAround(ctx context.Context) error {
 	}
 	d.out.heading("Everything is left running; Ctrl-C ends it")
 	d.out.block(strings.Join(d.commands(), "\n"))
+	d.out.heading("Ask something of it, and watch it here: go back to 0.0.129, begin 0.0.130 anew, and abort that")
+	d.out.block(strings.Join(d.asks(), "\n"))
 	for {
 		select {
 		case <-ctx.Done():
@@ -563,6 +565,21 @@ func (d *demo) commands() []string {
 		"go run ./cmd/sluice status --environment production --repo " + clone,
 		"curl " + quoted(d.bed.PrometheusURL+"/api/v1/query?query=istio_requests_total"),
 		"less " + quoted(filepath.Join(d.dir, "agent.log")),
+	}
+}
+
+// asks are what people can ask of what is left running, in this order.
+func (d *demo) asks() []string {
+	clone := quoted(filepath.Join(d.dir, "look", "production"))
+	ask := func(command, reason string) string {
+		return "go run ./cmd/sluice " + command + " --environment production --repo " + clone + " --author 'You <you@example.com>' --wait --reason '" +
+			reason + "' " + demoApp
+	}
+	git := "git -C " + clone + " -c user.name=You -c user.email=you@example.com "
+	return []string{
+		ask("rollback", "just to see"),
+		git + "pull -q && " + git + "revert --no-edit HEAD && " + git + "push -q",
+		ask("abort", "I have seen enough"),
 	}
 }
 

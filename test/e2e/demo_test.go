@@ -4,6 +4,7 @@ import (
 	"context"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,6 +63,63 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	told(t, out)
+}
+
+// What is left running takes what it says that one can ask of it, as it is printed.
+func TestDemoKept(t *testing.T) {
+	bedtest.Need(t, shared)
+	root, err := bed.FindRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "run", "./cmd/demo", "--dir", t.TempDir(), "--keep")
+	out := &lockedBuffer{}
+	cmd.Dir, cmd.Stdout, cmd.Stderr = root, out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
+		_ = cmd.Wait()
+	})
+	says := func(what string, times int) {
+		t.Helper()
+		err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 5*time.Minute, true, func(context.Context) (bool, error) {
+			return strings.Count(out.tail(1<<20), what) >= times, nil
+		})
+		if err != nil {
+			t.Fatalf("the demo does not say %q:\n%s", what, out.tail(1<<20))
+		}
+	}
+	says("--reason 'I have seen enough'", 1)
+	printed := func(part string) string {
+		t.Helper()
+		for line := range strings.Lines(out.tail(1 << 20)) {
+			if strings.Contains(line, part) {
+				return line
+			}
+		}
+		t.Fatalf("the demo prints no line with %q", part)
+		return ""
+	}
+	for _, try := range []struct{ line, want string }{
+		{"git clone ", ""},
+		{"sluice rollback", "rolled back 0.0.130 to 0.0.129: rolled back by You: just to see"},
+		{"revert --no-edit", ""},
+		{"sluice abort", "rolled back 0.0.130 to 0.0.129: aborted by You: I have seen enough"},
+	} {
+		if try.line == "sluice abort" {
+			says("advanced to 10% (0.0.129 -> 0.0.130)", 2) // the first time was in the story
+		}
+		sh := exec.CommandContext(ctx, "sh", "-c", printed(try.line))
+		sh.Dir = root
+		if said, err := sh.CombinedOutput(); err != nil || !strings.Contains(string(said), try.want) {
+			t.Fatalf("%s: %v\n%s\nthe demo:\n%s", printed(try.line), err, said, out.tail(3000))
+		}
+	}
 }
 
 // The bed's cluster, whose pods are played, stands in for one of the user's.
