@@ -29,8 +29,9 @@ type Cluster interface {
 	delivery.Records
 	// LoadStates returns the state of every app by its name; broken says by the app's name which can't be read.
 	LoadStates(ctx context.Context) (states map[string]delivery.Saved, broken map[string]error, err error)
-	// Direct is the command that somebody has left beside an app's state; nil: there is none. News of it are a change of the app.
-	Direct(app string) *rollout.Command
+	// Direct is the command that somebody has left beside an app's state, in the form of a commit's message, and its name; empty:
+	// there is none. News of it are a change of the app.
+	Direct(app string) (id, text string)
 	// OnChange names the function that is told which app needs a look. It is called before LoadStates.
 	OnChange(func(app string))
 }

@@ -18,7 +18,6 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/charts"
-	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render"
 )
 
@@ -121,7 +120,7 @@ func newReader(tb testing.TB) *Agent {
 // noCluster is one of which nothing is asked but whether somebody has left a command there, which nobody has.
 type noCluster struct{ Cluster }
 
-func (noCluster) Direct(string) *rollout.Command { return nil }
+func (noCluster) Direct(string) (id, text string) { return "", "" }
 
 // reads has the agent read a snapshot, as Follow does.
 func (a *Agent) reads(s *gitsync.Snapshot) { a.Read(a.git.(*Repository).load(s)) }

@@ -167,6 +167,25 @@ func (b *Commands) Accepted(commit string) string {
 // Accepted implements Git.
 func (r *Repository) Accepted(commit string) string { return r.commands.Accepted(commit) }
 
+// direct reads a command that stands beside a state. What is not understood is answered, too.
+func direct(id, text string) *rollout.Command {
+	if id == "" {
+		return nil
+	}
+	r, err := audit.ParseRequest(text, time.Time{})
+	c := &rollout.Command{ID: id, Kind: r.Kind, By: r.By, To: r.To, Reason: r.Reason, Expires: r.Expires}
+	switch {
+	case err != nil:
+		c.Unfit = err.Error()
+	case c.By == "":
+		c.Unfit = "it has no trailer Sluice-By"
+	}
+	if c.By == "" {
+		c.By = "somebody"
+	}
+	return c
+}
+
 // Commands are what people ask of an app on the command branch, after the command that its state names as the last, oldest
 // first.
 func (r *Repository) Commands(app string, s rollout.State) []rollout.Command {

@@ -127,6 +127,25 @@ func TestCommandsAreSigned(t *testing.T) {
 	}
 }
 
+// What stands beside a state and is not understood is answered all the same.
+func TestDirectCommand(t *testing.T) {
+	r := audit.Request{App: "web", Kind: rollout.Pause, By: "Ann <ann@example.com>", Expires: time.Unix(1e9, 0).UTC()}
+	if got := direct("d1", r.Message()); *got != (rollout.Command{ID: "d1", Kind: rollout.Pause, By: r.By, Expires: r.Expires}) {
+		t.Errorf("got %+v", *got)
+	}
+	for text, want := range map[string]string{
+		"x": "it has no trailer Sluice-Command", "x\n\nSluice-Command: pause": "it has no trailer Sluice-App",
+		"x\n\nSluice-Command: pause\nSluice-App: web": "it has no trailer Sluice-By",
+	} {
+		if got := direct("d1", text); got.By != "somebody" || !strings.Contains(got.Unfit, want) {
+			t.Errorf("%q: got %+v", text, *got)
+		}
+	}
+	if got := direct("", ""); got != nil {
+		t.Errorf("of nothing: %+v", *got)
+	}
+}
+
 func TestCommandsOfOthers(t *testing.T) {
 	a := newAsking(t)
 	r := audit.Request{Names: audit.Names{Environment: "production", Cluster: "us"}, App: "web", Kind: rollout.Pause}

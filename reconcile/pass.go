@@ -62,7 +62,7 @@ func (a *Agent) begin(name string) (work, bool) {
 		w.facts.Desired, w.facts.Fault = r.desired, r.fault
 		w.facts.Removed = w.facts.Removed || r.off
 	}
-	w.facts.Commands, w.facts.Direct = a.git.Commands(name, ap.saved.State), a.cluster.Direct(name)
+	w.facts.Commands, w.facts.Direct = a.git.Commands(name, ap.saved.State), direct(a.cluster.Direct(name))
 	if a.cfg.Gates != nil {
 		w.facts.Gates = a.cfg.Gates(name)
 	}

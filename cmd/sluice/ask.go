@@ -254,7 +254,7 @@ func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 		r.By = author.String()
 		if f.dryRun {
 			_, err = fmt.Fprintf(w, "namespace %s\n\n%s", namespace, r.Message())
-		} else if err = asker.Ask(ctx, name, r); err == nil {
+		} else if err = asker.Ask(ctx, name, r.Message()); err == nil {
 			_, err = fmt.Fprintf(w, "asked: %s (in the cluster, namespace %s)\n", r.Subject(), namespace)
 		}
 		faults = append(faults, err)

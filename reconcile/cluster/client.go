@@ -22,7 +22,6 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 
-	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
@@ -128,7 +127,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("preparing clients of %s: %w", rc.Host, err)
 	}
 	c.releases = newReleases(c)
-	c.direct = &direct{news: c.asked, asked: map[string]rollout.Command{}}
+	c.direct = &direct{news: c.asked, asked: map[string]string{}}
 	return c, nil
 }
 

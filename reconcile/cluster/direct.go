@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,9 +19,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
-
-	"github.com/sluice-cd/sluice/reconcile/audit"
-	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // commandAnnotation, on the Secret of an app's state, is a command in the form of a commit's message on the command branch.
@@ -34,7 +30,7 @@ type direct struct {
 	news func(secret string)
 
 	mu    sync.Mutex
-	asked map[string]rollout.Command
+	asked map[string]string
 }
 
 var _ cache.ReflectorStore = (*direct)(nil)
@@ -45,11 +41,11 @@ func (d *direct) Add(obj any) error {
 	if !ok {
 		return fmt.Errorf("an object of type %T came from the watch of states", obj)
 	}
-	c, ok := commandOf(o)
+	text := o.GetAnnotations()[commandAnnotation]
 	d.mu.Lock()
-	fresh := ok && d.asked[o.GetName()].ID != c.ID
-	if ok {
-		d.asked[o.GetName()] = c
+	fresh := text != "" && d.asked[o.GetName()] != text
+	if text != "" {
+		d.asked[o.GetName()] = text
 	} else {
 		delete(d.asked, o.GetName())
 	}
@@ -58,29 +54,6 @@ func (d *direct) Add(obj any) error {
 		d.news(o.GetName())
 	}
 	return nil
-}
-
-// commandOf reads the annotation. What is not understood is a command that nobody knows, so that it is answered.
-func commandOf(o metav1.Object) (rollout.Command, bool) {
-	text := o.GetAnnotations()[commandAnnotation]
-	if text == "" {
-		return rollout.Command{}, false
-	}
-	r, err := audit.ParseRequest(text, time.Time{})
-	c := rollout.Command{ID: r.ID, Kind: r.Kind, By: r.By, To: r.To, Reason: r.Reason, Expires: r.Expires}
-	switch {
-	case err != nil:
-		c.Unfit = err.Error()
-	case r.ID == "" || r.By == "":
-		c.Unfit = "it has no trailer Sluice-Id, or none Sluice-By"
-	}
-	if c.ID == "" {
-		c.ID = digest([]byte(text))
-	}
-	if c.By == "" {
-		c.By = "somebody"
-	}
-	return c, true
 }
 
 // Update implements cache.ReflectorStore.
@@ -112,20 +85,19 @@ func (d *direct) Replace(list []any, _ string) error {
 // Resync implements cache.ReflectorStore.
 func (d *direct) Resync() error { return nil }
 
-func (d *direct) of(secret string) (rollout.Command, bool) {
+// of is the command on a Secret, and its name; empty: there is none.
+func (d *direct) of(secret string) (id, text string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c, ok := d.asked[secret]
-	return c, ok
+	if text = d.asked[secret]; text == "" {
+		return "", ""
+	}
+	return digest([]byte(text)), text
 }
 
-// Direct is the command that somebody has left beside the state of an app; nil: there is none that is known of.
-func (c *Client) Direct(app string) *rollout.Command {
-	if asked, ok := c.direct.of(c.stateName(app)); ok {
-		return &asked
-	}
-	return nil
-}
+// Direct is the command that somebody has left beside the state of an app, as it was written, and its name; empty: there is
+// none that is known of.
+func (c *Client) Direct(app string) (id, text string) { return c.direct.of(c.stateName(app)) }
 
 // states selects the Secrets of an environment's states.
 func states(environment string) metav1.ListOptions {
@@ -206,8 +178,8 @@ func (a *Asker) Apps(ctx context.Context) ([]string, error) {
 // ErrAsked is returned where another command is there that was not answered yet.
 var ErrAsked = errors.New("another command is not answered yet")
 
-// Ask leaves a request, which needs an ID, beside the state of an app.
-func (a *Asker) Ask(ctx context.Context, app string, r audit.Request) error {
+// Ask leaves a command beside the state of an app. No two may have the same text.
+func (a *Asker) Ask(ctx context.Context, app, text string) error {
 	name := stateSecretName(a.environment, app)
 	s, err := a.secrets.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -220,7 +192,7 @@ func (a *Asker) Ask(ctx context.Context, app string, r audit.Request) error {
 		return fmt.Errorf("asking %s: %w", app, ErrAsked)
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"resourceVersion": s.ResourceVersion, "annotations": map[string]string{commandAnnotation: r.Message()},
+		"resourceVersion": s.ResourceVersion, "annotations": map[string]string{commandAnnotation: text},
 	}})
 	if err != nil {
 		return err

@@ -227,7 +227,7 @@ func (c *Client) write(ctx context.Context, m *memory, state []byte, taken strin
 		return err
 	}
 	secret.Annotations[writerAnnotation] = try
-	if asked, ok := c.direct.of(secret.Name); ok && asked.ID == taken {
+	if id, _ := c.direct.of(secret.Name); id != "" && id == taken {
 		secret.Annotations[commandAnnotation] = "" // one that came since is safe: it made another version
 	}
 	written, err := c.send(ctx, m, secret)

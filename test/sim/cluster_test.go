@@ -23,8 +23,8 @@ type cluster struct {
 	// touched: the saved state is not the one that the agent knows: somebody else has written or deleted it, or the answer to
 	// a write of the agent's was lost.
 	touched bool
-	// direct is the command that somebody has left beside the saved state.
-	direct *rollout.Command
+	// direct is the command that somebody has left beside the saved state, directID its name; empty: there is none.
+	direct, directID string
 	// told is the state that the Helm records say.
 	told string
 	// records are the Helm records, by their revision less one.

@@ -41,11 +41,11 @@ func (p *ports) OnChange(news func(string)) {
 }
 
 // Direct implements reconcile.Cluster.
-func (p *ports) Direct(app string) *rollout.Command {
+func (p *ports) Direct(app string) (id, text string) {
 	if app != appName {
-		return nil
+		return "", ""
 	}
-	return p.w.cluster.direct
+	return p.w.cluster.directID, p.w.cluster.direct
 }
 
 // LoadStates implements reconcile.Cluster.
@@ -92,8 +92,8 @@ func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, 
 	err := p.write(what, func() {
 		if !w.skipSave {
 			w.cluster.saved = []byte(normal(s.State))
-			if d := w.cluster.direct; d != nil && d.ID == s.State.LastDirect {
-				w.cluster.direct = nil
+			if w.cluster.directID == s.State.LastDirect {
+				w.cluster.directID = ""
 			}
 		}
 		w.cluster.intend(p.intended)
@@ -113,7 +113,7 @@ func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, 
 func (p *ports) DeleteState(context.Context, delivery.Saved) error {
 	return p.write("forget", func() {
 		c := p.w.cluster
-		c.saved, c.inventory, c.records, c.direct = nil, nil, nil, nil
+		c.saved, c.inventory, c.records, c.directID = nil, nil, nil, ""
 		clear(p.w.watch.answered)
 	})
 }

@@ -304,16 +304,15 @@ var asks = []rollout.CommandKind{
 
 // ask has somebody ask something, where they can now and then beside the state.
 func (w *world) ask(k rollout.CommandKind) {
-	if c := w.cluster; c.saved != nil && c.direct == nil && w.chance(20) {
+	r := audit.Request{
+		Names: audit.Names{Environment: "production"}, App: appName, Kind: k, By: "Ann", Expires: w.now.Add(5 * time.Minute),
+	}
+	if c := w.cluster; c.saved != nil && c.directID == "" && w.chance(20) {
 		w.directs++
-		c.direct = &rollout.Command{ID: fmt.Sprint("d", w.directs), Kind: k, By: "Ann", Expires: w.now.Add(5 * time.Minute)}
-		c.touched = true
-		w.logf("Ann asks %s beside the state: %s", c.direct.ID, k)
+		c.direct, c.directID, c.touched = r.Message(), fmt.Sprint("d", w.directs), true
+		w.logf("Ann asks %s beside the state: %s", c.directID, k)
 		w.told()
 		return
-	}
-	r := audit.Request{
-		Names: audit.Names{Environment: "production"}, App: appName, Kind: k, Expires: w.now.Add(5 * time.Minute),
 	}
 	c := gitsync.Commit{
 		Hash: fmt.Sprint("k", len(w.commands)+1), Author: gitsync.Identity{Name: "Ann"}, Time: w.now, Message: r.Message(),
@@ -366,7 +365,7 @@ func (w *world) edit() {
 		return
 	}
 	if w.chance(10) && w.cluster.losable() {
-		w.cluster.saved, w.cluster.direct, w.cluster.touched = nil, nil, true // the inventory is still in the agent's memory
+		w.cluster.saved, w.cluster.directID, w.cluster.touched = nil, "", true // the inventory is still in the agent's memory
 		w.logf("somebody deletes the saved state")
 		return
 	}
@@ -459,7 +458,7 @@ func (w *world) resting() bool {
 		w.git.push(func(c *commit) { c.digest = "good1" })
 		return false
 	}
-	if len(p.commands.Pending(appName, s)) > 0 || w.cluster.direct != nil && s.LastDirect != w.cluster.direct.ID {
+	if len(p.commands.Pending(appName, s)) > 0 || w.cluster.directID != "" && s.LastDirect != w.cluster.directID {
 		return false
 	}
 	switch { // an older command from git may have come after the one that was left beside the state
