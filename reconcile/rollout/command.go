@@ -183,8 +183,10 @@ func (t *turn) resume(c Command) string {
 
 func (t *turn) advanceNow(c Command) string {
 	switch {
+	case t.Phase == Starting:
+		return "the canary has no traffic yet"
 	case t.Phase != Analyzing:
-		return "no canary has traffic"
+		return "no canary is under judgement"
 	case !t.o.Canary.Available:
 		return because("the canary is not available", t.o.Canary)
 	}

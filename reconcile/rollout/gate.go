@@ -69,10 +69,10 @@ func (t *turn) approve(c Command) string {
 	}
 	r := t.passing(t.o, at)
 	switch {
-	case !slices.Contains(t.o.Plan.Approval, at):
-		return "no approval is asked for " + approvedFor[at]
 	case r.IsZero() || at == AtBegin && r.Digest == t.Stable.Digest || at == AtPromotion && !t.Phase.trait().pausable:
 		return "there is nothing to approve"
+	case !slices.Contains(t.o.Plan.Approval, at):
+		return "no approval is asked for " + approvedFor[at]
 	case c.To != "" && c.To != r.Version:
 		return label(r) + " waits for it, and not " + c.To
 	case t.approved(r, at):

@@ -51,7 +51,7 @@ func CheckTransition(before State, o Observation, after State, events []Event) e
 	o = o.fit(before)
 	return errors.Join(
 		Check(after), checkWeight(before, o, after), checkTracks(before, o, after),
-		checkNumbers(before, o, after, events), checkDecisions(before, o, after, events), checkGates(before, o, after),
+		checkNumbers(before, o, after, events), checkDecisions(before, o, after, events), checkGates(before, o, after, events),
 		checkCommands(before, o, after, events),
 	)
 }
@@ -62,18 +62,19 @@ func (s State) asks(o Observation, k CommandKind) bool {
 	return ok && c.Kind == k
 }
 
-// checkGates: nothing gets past a closed gate.
-func checkGates(before State, o Observation, after State) error {
+// checkGates: nothing gets past a closed gate, but for what a person takes back.
+func checkGates(before State, o Observation, after State, events []Event) error {
 	var faults []error
 	must := func(at Moment, moved bool) {
-		// An approval may be given in the very turn; the release is the one that passes.
 		was := before
-		was.Approved = after.Approved
+		if slices.ContainsFunc(events, func(e Event) bool { return e.Type == Approved }) { // in this very turn
+			was.Approved = []Approval{{Digest: before.passing(o, at).Digest, Moment: at}}
+		}
 		if names, _ := was.closed(o, at); moved && len(names) > 0 {
 			faults = append(faults, fmt.Errorf("from %q to %q past gate %s", before.Phase, after.Phase, names))
 		}
 	}
-	must(AtBegin, before.Phase == Idle && (after.Phase == Installing || after.Rollouts > before.Rollouts))
+	must(AtBegin, !before.asks(o, Rollback) && before.Phase == Idle && (after.Phase == Installing || after.Rollouts > before.Rollouts))
 	must(AtStep, after.Weight > max(before.Weight, before.Peak))
 	must(AtPromotion, after.Phase == Promoting && before.Phase != Promoting)
 	return errors.Join(faults...)

@@ -220,5 +220,5 @@ func (t *turn) rest() {
 func (t *turn) clearRun() {
 	t.Step, t.Weight, t.Peak, t.Drained = 0, 0, 0, false
 	t.FailedChecks, t.InconclusiveChecks, t.Lost = 0, 0, false
-	t.LastCheck, t.Pause, t.Returning = time.Time{}, nil, false
+	t.LastCheck, t.Pause, t.Returning, t.Approved = time.Time{}, nil, false, nil
 }

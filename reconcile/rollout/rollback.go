@@ -24,7 +24,7 @@ func (t *turn) takeBack(from, to Release, reason string) {
 	if t.Revert != nil {
 		why := "git had moved on to " + label(from)
 		if t.Returning {
-			why = label(from) + " has failed too"
+			why = "the rollback to " + label(from) + " was given up"
 		}
 		t.closeRevert(RollbackSkipped, why, nil)
 	}

@@ -64,7 +64,7 @@ type State struct {
 	Hold  *Asked `json:"hold,omitempty"`
 	// Waiting names the closed gates that the app waits for; empty: none.
 	Waiting string `json:"waiting,omitempty"`
-	// Approved are the approvals of the release under way, or at rest of the one that is to begin.
+	// Approved are the approvals of the release under way, or at rest of the one that is to begin. They are for one try.
 	Approved []Approval `json:"approved,omitempty"`
 	// LastCommand is the ID of the newest command that was taken, be it done or refused.
 	LastCommand string `json:"lastCommand,omitempty"`

@@ -128,6 +128,8 @@ func (w *world) run(d *datadriven.TestData) string {
 		return "ok"
 	case "observe":
 		return w.observe(d)
+	case "try":
+		return w.try()
 	case "due":
 		return w.due()
 	case "show":
@@ -237,6 +239,39 @@ func (w *world) observe(d *datadriven.TestData) string {
 		text += "\n  " + describeEvent(e)
 	}
 	return text
+}
+
+// try says what each command would do now, and does none of them.
+func (w *world) try() string {
+	var lines []string
+	for _, k := range kinds {
+		o := w.observation()
+		o.Commands, o.Direct = []rollout.Command{{ID: "k", Kind: k, By: "Ann"}}, nil
+		next, events := checkedNext(w.t, w.state, o)
+		line := string(k) + ":"
+		for _, e := range events {
+			if e.Command == "" {
+				line += fmt.Sprintf(" (%s)", e.Type)
+				continue
+			}
+			line += " " + string(e.Type)
+			if e.Reason != "" {
+				line += ": " + strings.TrimPrefix(e.Reason, string(k)+": ")
+			}
+		}
+		if next.Phase != w.state.Phase {
+			line += fmt.Sprintf(" -> %s", orIdle(next.Phase))
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func orIdle(p rollout.Phase) string {
+	if p == rollout.Idle {
+		return "Idle"
+	}
+	return string(p)
 }
 
 // checkedNext is Next with what must hold of every call.
