@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -313,6 +314,41 @@ func TestCommandWhileGitIsAway(t *testing.T) {
 	}
 	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
 	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
+}
+
+// A commit that takes every app off the list removes none until a person says that it is meant, and git says who did.
+func TestAccept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.must(w.bed.Charts.AddChart(small()))
+	w.commit("two apps", map[string]string{requirements: w.smallApps(2, "1.0.0"), "env/values.yaml": "{}\n"})
+	w.start()
+	w.await("both apps to serve", func() (bool, string) { n := w.ready(); return n == 2, fmt.Sprint(n) })
+	emptied := w.commit("none", map[string]string{requirements: "dependencies: []\n"})
+	w.says("the environment lists no app, and 2 are delivered: nothing is removed for that")
+	w.intervals(2)
+	if n := w.ready(); n != 2 {
+		t.Errorf("%d apps serve", n)
+	}
+	if _, said, code := w.run("accept", "--reason", "we move out", "app-0"); code != 2 || !strings.Contains(said, "accept is for the environment") {
+		t.Errorf("exits with %d: %s", code, said)
+	}
+	w.sluice("accept", "--all", "--reason", "we move out")
+	if asked := w.history(reconcile.CommandBranch(w.name))[0]; !strings.Contains(asked.Message, "Sluice-To: "+emptied) {
+		t.Errorf("the command names another commit: %s", asked.Message)
+	}
+	w.await("both apps to be gone", func() (bool, string) {
+		names := w.names("apps", "v1", "deployments")
+		return len(names) == 0, strings.Join(names, ", ")
+	})
+	w.await("git to say who accepted it", func() (bool, string) {
+		for _, c := range w.history(w.statusBranch()) {
+			if strings.Contains(c.Message, "accepted by Carol: we move out") {
+				return true, ""
+			}
+		}
+		return false, ""
+	})
 }
 
 // byHand adds a commit with these trailers to the command branch.
