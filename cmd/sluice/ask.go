@@ -298,7 +298,9 @@ func (f *asking) names(ctx context.Context, app string) (names []string, now str
 		}
 		return nil, "", err
 	}
-	f.environment = env.Name
+	if f.environment = env.Name; env.Name == "" {
+		return nil, "", usagef("--environment: missing, and sluice.yaml names none")
+	}
 	if f.kind == rollout.Accept {
 		return nil, tip.Commit, nil
 	}
