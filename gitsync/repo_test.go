@@ -125,6 +125,23 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+func TestBranches(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		if names, err := Branches(t.Context(), r, ""); err != nil || len(names) > 0 {
+			t.Errorf("an empty repository: %v, %v", names, err)
+		}
+		o.commit("first", nil)
+		for _, branch := range []string{"status/b", "status/a/x", "other"} {
+			o.git(o.work, "push", "-q", "origin", "HEAD:refs/heads/"+branch)
+		}
+		r.Branch = "nowhere"
+		names, err := Branches(t.Context(), r, "status/")
+		if err != nil || !slices.Equal(names, []string{"status/a/x", "status/b"}) {
+			t.Errorf("branches %v, %v", names, err)
+		}
+	})
+}
+
 func TestReopenedAfterRestart(t *testing.T) {
 	o := newOrigin(t)
 	srv := o.serveHTTP("", "")

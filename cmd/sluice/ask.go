@@ -185,16 +185,23 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 			return fmt.Errorf("making a directory for git objects: %w", err)
 		}
 		defer os.RemoveAll(dir) //nolint:errcheck // it is a temporary directory
-		var answers *answers
-		if f.wait {
+		logs, err := f.statusBranches(ctx, remote)
+		if err != nil {
+			return err
+		}
+		var from []*answers
+		for i, log := range logs {
+			if !f.wait {
+				break
+			}
 			status := remote
-			if status.Branch, err = f.name(); err != nil {
+			status.Branch = log
+			a, err := openAnswers(ctx, status, filepath.Join(dir, fmt.Sprint("status-", i)))
+			if err != nil {
 				return err
 			}
-			if answers, err = openAnswers(ctx, status, filepath.Join(dir, "status")); err != nil {
-				return err
-			}
-			defer answers.close()
+			defer a.close()
+			from = append(from, a)
 		}
 		change := gitsync.Change{Empty: true, Message: r.Message(), Author: author, Date: at, Sign: sign}
 		hash, err := pushRequest(ctx, remote, filepath.Join(dir, "commands"), r, change)
@@ -206,8 +213,46 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 		}
 		ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it was not answered, or not over, within %s", f.timeout))
 		defer cancel()
-		return answers.await(ctx, w, hash, apps, f.course)
+		for _, a := range from {
+			if werr := a.await(ctx, w, hash, apps, f.course); err == nil {
+				err = werr
+			}
+		}
+		return err
 	})
+}
+
+// statusBranches are where the answers come: of the one cluster, or of all that there are. It refuses an environment that no agent
+// has ever told of where agents tell of others: that is a typing error.
+func (f *asking) statusBranches(ctx context.Context, remote gitsync.Remote) ([]string, error) {
+	own, err := f.name()
+	if err != nil || f.branchName != "" {
+		return []string{own}, err
+	}
+	all, err := gitsync.Branches(ctx, remote, statusPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var logs, others []string
+	for _, b := range all {
+		switch {
+		case b == own || f.cluster == "" && strings.HasPrefix(b, own+"/"):
+			logs = append(logs, b)
+		default:
+			others = append(others, strings.TrimPrefix(b, statusPrefix))
+		}
+	}
+	if len(logs) == 0 && len(others) > 0 {
+		where := f.environment
+		if f.cluster != "" {
+			where += "/" + f.cluster
+		}
+		return nil, fmt.Errorf("no agent has told of %s here; there is %s", where, strings.Join(others, ", "))
+	}
+	if len(logs) == 0 {
+		logs = []string{own} // nobody has told of anything yet
+	}
+	return logs, nil
 }
 
 func (f *asking) request(app string, now time.Time) audit.Request {

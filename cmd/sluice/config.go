@@ -249,9 +249,12 @@ func (e *envConfig) complete(cluster string) {
 	}
 }
 
+// statusPrefix begins the names of all status branches.
+const statusPrefix = "sluice/status/"
+
 // statusBranch is where an environment's audit log is.
 func statusBranch(environment, cluster string) string {
-	return strings.TrimSuffix("sluice/status/"+environment+"/"+cluster, "/")
+	return strings.TrimSuffix(statusPrefix+environment+"/"+cluster, "/")
 }
 
 // files are the fields that name files or directories, which are relative to the configuration.

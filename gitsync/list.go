@@ -1,0 +1,50 @@
+package gitsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Branches lists the branches of a remote whose names begin with prefix, sorted. The remote's own branch need not be there.
+func Branches(ctx context.Context, remote Remote, prefix string) ([]string, error) {
+	if err := remote.Validate(); err != nil {
+		return nil, fmt.Errorf("listing branches: %w", err)
+	}
+	l, err := newLink(remote.withDefaults())
+	if err != nil {
+		return nil, fmt.Errorf("listing branches: %w", err)
+	}
+	names, err := l.branches(ctx, prefix)
+	if err != nil {
+		return nil, l.fault("listing the branches of", err)
+	}
+	return names, nil
+}
+
+func (l *link) branches(ctx context.Context, prefix string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.remote.Timeout)
+	defer cancel()
+	session, err := l.uploadPack(ctx)
+	if err != nil {
+		return nil, cause(ctx, err)
+	}
+	defer session.Close() //nolint:errcheck // nothing was sent
+	refs, _, err := advertised(ctx, session, l.remote.Branch)
+	if err != nil && !errors.Is(err, ErrBranchNotFound) {
+		return nil, err
+	}
+	if refs == nil {
+		return nil, nil
+	}
+	var names []string
+	for name := range refs.References {
+		if branch, ok := strings.CutPrefix(name, "refs/heads/"); ok && strings.HasPrefix(branch, prefix) {
+			names = append(names, branch)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
