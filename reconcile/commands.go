@@ -102,9 +102,9 @@ func (b *Commands) Read(commits []gitsync.Commit) (apps []string, faults []error
 // person is "Ann <ann@example.com>".
 func person(id gitsync.Identity) string {
 	if id.Email == "" {
-		return id.Name
+		return audit.Person(id.Name)
 	}
-	return id.String()
+	return audit.Person(id.String())
 }
 
 func (b *Commands) command(c gitsync.Commit, r audit.Request) rollout.Command {

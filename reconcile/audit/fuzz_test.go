@@ -37,6 +37,31 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
+// FuzzRequest holds that what people write on the command branch is read or refused, and that nothing of it is too long, or
+// on more than one line, for what it ends up in.
+func FuzzRequest(f *testing.F) {
+	f.Add("pause web\n\nSluice-App: web\nSluice-Command: pause\nSluice-Expires: 2026-03-01T12:00:00Z\n")
+	f.Add("x\n\nSluice-App: *\r\nSluice-Command: \x00\nSluice-By: \u2028\nSluice-Reason: " + strings.Repeat("y", 5000))
+	f.Fuzz(func(t *testing.T, msg string) {
+		r, err := ParseRequest(msg, noon)
+		if err != nil {
+			return
+		}
+		for _, text := range []string{string(r.Kind), r.To, r.Reason, r.By, r.Source, r.ID} {
+			if len(text) > longestText || strings.ContainsAny(text, "\n\r\x00") {
+				t.Fatalf("%q", text)
+			}
+		}
+		if r.App != clean(r.App, longestText) || r.Environment != clean(r.Environment, longestText) || r.Cluster != clean(r.Cluster, longestText) {
+			return // by hand, and nobody's name
+		}
+		again, err := ParseRequest(r.Message(), noon)
+		if err != nil || again.App != r.App || again.Kind != r.Kind || again.Reason != r.Reason || again.To != r.To {
+			t.Fatalf("%q\nreads back as %+v, %v", msg, again, err)
+		}
+	})
+}
+
 // FuzzParseMessage holds that no message is too strange to be looked at.
 func FuzzParseMessage(f *testing.F) {
 	f.Add(eventMessage(names, "web", life()[5]))

@@ -88,18 +88,30 @@ func (r Request) Message() string {
 	})
 }
 
+// longestName bounds what a request says besides its reason, longestMessage its message: it ends up in states and in git.
+const (
+	longestName    = 200
+	longestMessage = 64 << 10
+)
+
+// Person is who asks, as git has it, on one line of bearable length.
+func Person(by string) string { return clean(by, longestName) }
+
 // ParseRequest reads the message of a commit that was made at a time. It returns ErrNoRequest for one that asks nothing. A
 // word that it does not know becomes the Kind as it is, so that whoever asked hears that nobody knows it.
 func ParseRequest(msg string, made time.Time) (Request, error) {
+	if len(msg) > longestMessage {
+		return Request{}, fmt.Errorf("its message has %d bytes: expected at most %d", len(msg), longestMessage)
+	}
 	t := parseTrailers(msg)
-	word := strings.ToLower(t["Command"])
+	word := clean(strings.ToLower(t["Command"]), 40)
 	if word == "" {
 		return Request{}, ErrNoRequest
 	}
 	r := Request{
-		Names: Names{Environment: t["Environment"], Cluster: t["Cluster"]}, App: t["App"], Kind: rollout.CommandKind(clean(word, 40)),
-		To:     t["To"],
-		Reason: clean(t["Reason"], longestText), Source: t["Source"], By: t["By"], ID: t["Id"], Expires: made.Add(DefaultExpiry),
+		Names: Names{Environment: t["Environment"], Cluster: t["Cluster"]}, App: t["App"], Kind: rollout.CommandKind(word),
+		To:     clean(t["To"], longestName),
+		Reason: clean(t["Reason"], longestText), Source: clean(t["Source"], longestName), By: Person(t["By"]), ID: clean(t["Id"], longestName), Expires: made.Add(DefaultExpiry),
 	}
 	for kind, w := range words {
 		if w == word {

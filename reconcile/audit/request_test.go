@@ -45,10 +45,10 @@ Sluice-Reason: while we look
 
 func TestRequestByHand(t *testing.T) {
 	for msg, want := range map[string]string{
-		"a note to all":                                                   ErrNoRequest.Error(),
-		"x\n\nSluice-Command: pause":                                      "no trailer Sluice-App: expected",
-		"x\n\nSluice-Command:pause":                                       ErrNoRequest.Error(),
-		"x\n\nSluice-App: a\nSluice-Command: p":                           "",
+		"a note to all":                         ErrNoRequest.Error(),
+		"x\n\nSluice-Command: pause":            "no trailer Sluice-App: expected",
+		"x\n\nSluice-Command:pause":             ErrNoRequest.Error(),
+		"x\n\nSluice-App: a\nSluice-Command: p": "",
 		"x\n\nSluice-App: a\nSluice-Command: pause\nSluice-Expires: soon": `Sluice-Expires is "soon": expected a time`,
 	} {
 		r, err := ParseRequest(msg, time.Time{})
