@@ -49,6 +49,7 @@ func TestRequestByHand(t *testing.T) {
 		"x\n\nSluice-Command: pause":            "no trailer Sluice-App: expected",
 		"x\n\nSluice-Command:pause":             ErrNoRequest.Error(),
 		"x\n\nSluice-App: a\nSluice-Command: p": "",
+
 		"x\n\nSluice-App: a\nSluice-Command: pause\nSluice-Expires: soon": `Sluice-Expires is "soon": expected a time`,
 	} {
 		r, err := ParseRequest(msg, time.Time{})
