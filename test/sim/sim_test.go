@@ -42,6 +42,9 @@ func TestSimulation(t *testing.T) {
 		}
 		w := newWorld(seed)
 		if err := w.run(troubledSteps); err != nil {
+			if *rolloutsFlag > 0 {
+				fmt.Fprintf(os.Stderr, "seed %d FAILS: %v\n", seed, err) // such a run is long, and may be ended
+			}
 			t.Errorf("seed %d: %v\n%s\nall of it: go test ./test/sim -run TestSimulation -v -seed %d", seed, err, w.tail(40), seed)
 		}
 		for typ, n := range w.seen {
