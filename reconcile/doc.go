@@ -3,7 +3,7 @@
 //
 // The Agent is the queue and the wiring, and the one place where an outcome changes what is known of an app: in decided
 // and acted. A pass over one app is a look of package delivery, which is given facts and gives a decision. Repository is
-// git. What the loop needs of the world are the ports Cluster, Git, Renderer and Clock; it links neither Kubernetes' client
+// git, Commands what the command branch says. What the loop needs of the world are the ports Cluster, Git, Renderer and Clock; it links neither Kubernetes' client
 // nor Helm's engine, and runs in test/sim as it does in the agent.
 //
 // Concurrency: an Agent runs one goroutine that follows the branch, one that writes the audit log and the
@@ -11,6 +11,6 @@
 // goroutines meet in the Agent's mutex and in the queue, nowhere else.
 //
 // Invariants: nothing is applied that was not saved before; an event leaves the state's outbox only when the
-// status branch holds it; git, the metrics server and the chart repositories may be away for any time without
+// status branch holds it; a command is taken with the state that says so; git, the metrics server and the chart repositories may be away for any time without
 // changing what a rollout decides.
 package reconcile

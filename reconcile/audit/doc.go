@@ -1,5 +1,6 @@
-// Package audit is what the agent says in git: the files and commits of the status branch, the message of a rollback
-// commit, and the sentences in which events are told everywhere else. It formats and parses; others push.
+// Package audit is what the agent says in git, and what people say to it there: the files and commits of the status branch, the
+// messages of rollback commits and of commands, and the sentences in which events are told everywhere else. It formats and
+// parses; others push.
 //
 // The status branch holds
 //
@@ -8,6 +9,8 @@
 //	apps/<app>.yaml   the Record of an app
 //
 // and its history is the audit log: one commit for each event, whose trailers a program reads back with ParseMessage.
+// The command branch holds what people ask, a Request each, in commits that change nothing.
+//
 // A Record is a fold over the app's events and nothing else, so that the branch can't say what the log doesn't.
 //
 // Everything here is a pure function of the branch's tip and of what is to be added to it, safe for concurrent use.
