@@ -31,7 +31,7 @@ func (l *link) branches(ctx context.Context, prefix string) ([]string, error) {
 	if err != nil {
 		return nil, cause(ctx, err)
 	}
-	defer session.Close() //nolint:errcheck // nothing was sent
+	defer session.Close()
 	refs, _, err := advertised(ctx, session, l.remote.Branch)
 	if err != nil && !errors.Is(err, ErrBranchNotFound) {
 		return nil, err
