@@ -69,6 +69,9 @@ func (t *turn) dropRevertOf(r Release, reason string) {
 func (t *turn) begin() {
 	t.dropRevertOf(t.o.Desired, "asked for again by commit "+t.o.Desired.Commit)
 	t.clearRun()
+	if t.Phase == Idle {
+		t.StablePlan = t.Plan
+	}
 	t.Target = t.o.Desired
 	t.Rollouts++
 	if t.o.Plan.Canary() {
@@ -151,7 +154,7 @@ func (t *turn) remove() {
 	case t.Phase == Removing:
 		t.removing()
 	case t.Phase != Idle || !t.Stable.IsZero():
-		t.Weight, t.Drained, t.Pause = 0, false, nil
+		t.Weight, t.Drained, t.Pause, t.Returning = 0, false, nil, false
 		t.enter(Removing)
 	}
 }

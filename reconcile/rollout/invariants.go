@@ -33,7 +33,7 @@ func Check(s State) error {
 	must(s.Step >= 0 && s.FailedChecks >= 0 && s.InconclusiveChecks >= 0, "a negative counter")
 	must(len(s.Rejected) <= maxRejected, "%d rejected releases", len(s.Rejected))
 	must(len(s.Served) <= maxServed, "%d releases that served", len(s.Served))
-	must(!s.Returning || row.rollout, "going back in %s", s.Phase)
+	must(!s.Returning || s.Phase == Updating || s.Phase == Draining, "going back in %s", s.Phase)
 	for i, e := range s.Outbox {
 		want := s.LastSeq - int64(len(s.Outbox)-1-i)
 		must(e.Seq == want && e.Seq > 0, "event %d stands where %d belongs", e.Seq, want)

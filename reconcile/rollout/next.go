@@ -212,7 +212,7 @@ func (t *turn) setWeight(w int) {
 // rest ends whatever was under way.
 func (t *turn) rest() {
 	t.enter(Idle)
-	t.Target = Release{}
+	t.Target, t.StablePlan = Release{}, nil
 	t.clearRun()
 }
 

@@ -51,7 +51,7 @@ func (t *turn) retreat(outcome, event EventType, reason string, results []analys
 	}
 	t.Drained = t.Drained || t.Peak == 0
 	t.Outcome = outcome
-	t.Pause = nil
+	t.Pause, t.Returning = nil, false
 	t.enter(RollingBack)
 	t.emit(event, reason, results)
 }

@@ -75,6 +75,8 @@ type State struct {
 	// Outcome of the last rollout: Installed, Promoted, RolledBack, Superseded, Aborted, Recovered; empty before the
 	// first. During RollingBack it already is what this rollout will end as.
 	Outcome EventType `json:"outcome,omitempty"`
+	// StablePlan is Stable's plan while another release is under way, and Plan is that one's.
+	StablePlan *Plan `json:"stablePlan,omitempty"`
 	// Returning: the rolling update under way goes back to a release that served before, because a person asked.
 	Returning bool `json:"returning,omitempty"`
 	// Served are the releases that were stable before Stable, newest first, at most 5.
@@ -90,10 +92,11 @@ type State struct {
 	Outbox  []Event `json:"outbox,omitempty"`
 }
 
-// Served is a release that was stable, until another took its place.
+// Served is a release that was stable, until another took its place, and the plan that its projection followed; nil: not known.
 type Served struct {
 	Release Release   `json:"release"`
 	Until   time.Time `json:"until"`
+	Plan    *Plan     `json:"plan,omitempty"`
 }
 
 // Rejection remembers a release that failed. It is not tried again until git asks anew (another Commit) or a

@@ -326,7 +326,7 @@ func same(x, y rollout.State) bool {
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
 		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
-		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.Returning == y.Returning && slices.Equal(x.Served, y.Served) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
+		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.Returning == y.Returning && reflect.DeepEqual(x.Served, y.Served) && reflect.DeepEqual(x.StablePlan, y.StablePlan) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 

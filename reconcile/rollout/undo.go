@@ -14,7 +14,7 @@ func (t *turn) served() {
 		return
 	}
 	before := t.without(t.Target)
-	t.Served = slices.Insert(before, 0, Served{Release: t.Stable, Until: t.o.Now})
+	t.Served = slices.Insert(before, 0, Served{Release: t.Stable, Until: t.o.Now, Plan: t.StablePlan})
 	t.Served = t.Served[:min(len(t.Served), maxServed)]
 }
 
@@ -63,7 +63,10 @@ func (t *turn) undo(c Command) string {
 	t.reject(bad, reason)
 	t.takeBack(bad, back.Release, reason)
 	t.Returning = true
-	t.Target = back.Release
+	t.Target, t.StablePlan = back.Release, t.Plan
+	if back.Plan != nil {
+		t.Plan = back.Plan // what git says now is of what is taken back
+	}
 	t.enter(Updating)
 	t.Reason = reason
 	t.record(Event{Type: RollbackStarted, Rollout: t.Rollouts, From: t.Target, To: bad, Reason: reason})

@@ -163,6 +163,7 @@ func (c *watch) routed(before, weight int64) {
 	if weight <= c.peak {
 		return
 	}
+	c.asked = c.w.now // the step begins; the answer to what decided it may have been lost
 	switch p := c.pass; {
 	case c.forced:
 	case c.peak == 0 && weight > 20:
