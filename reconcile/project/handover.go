@@ -129,7 +129,12 @@ func (t *tracks) madeFor(leaving list, plan rollout.Plan) *unstructured.Unstruct
 	if len(t.coming) == 0 && !plan.Canary() {
 		return nil // nothing is routed
 	}
-	if comes, err := FindTarget(t.release, plan.Target); err != nil || comes == nil || t.before.find(objects.KeyOf(comes)) != nil {
+	comes, err := FindTarget(t.release, plan.Target)
+	if err != nil || comes == nil {
+		// What somebody goes back to may be of another policy, which is not known any more.
+		comes, err = FindTarget(t.release, environments.Target{})
+	}
+	if err != nil || comes == nil || t.before.find(objects.KeyOf(comes)) != nil {
 		return nil
 	}
 	workload, err := FindTarget(leaving, environments.Target{})
