@@ -138,6 +138,8 @@ type app struct {
 	// to the app.
 	saved  delivery.Saved
 	broken bool
+	// unsure: the cluster may hold a newer state, for the answer to a write was lost.
+	unsure bool
 	// recorded is the newest event that the status branch holds; recordedFault the fault text there, nil while that is
 	// not known.
 	recorded int64
@@ -391,7 +393,7 @@ func (a *Agent) load(ctx context.Context, which delivery.App) error {
 		if ap.broken {
 			a.renders.Urge(which.Name) // nobody could say what for
 		}
-		ap.broken = false
+		ap.broken, ap.unsure = false, false
 		if found {
 			ap.saved = saved
 		}
@@ -399,16 +401,21 @@ func (a *Agent) load(ctx context.Context, which delivery.App) error {
 	return err
 }
 
-// mend reads a state again that could not be read. Until it can, or is deleted, nobody knows what the app was in the
+// mend reads a state again that could not be read, or of which it is not known whether it was saved. Until it can, or is deleted, nobody knows what the app was in the
 // middle of.
 func (a *Agent) mend(ctx context.Context, name string) error {
 	a.mu.Lock()
-	broken := a.apps[name] != nil && a.apps[name].broken
+	ap := a.apps[name]
+	broken, unsure := ap != nil && ap.broken, ap != nil && ap.unsure
+	app := delivery.App{Name: name}
+	if unsure {
+		app = ap.saved.App
+	}
 	a.mu.Unlock()
-	if !broken {
+	if !broken && !unsure {
 		return nil
 	}
-	return a.load(ctx, delivery.App{Name: name})
+	return a.load(ctx, app)
 }
 
 // failed counts a pass that failed, and says when to try again: as backoff does, but no later than retryInFlight while a

@@ -85,6 +85,7 @@ func (a *Agent) decided(ctx context.Context, name string, d delivery.Decision) {
 		if d.Blind {
 			ap.since = a.now()
 		}
+		ap.unsure = d.Unsure && ap.saved.App.Name != ""
 		ap.saved.State = d.Saved.State // which may have seen what is not worth a write
 		if d.Moved {
 			ap.saved, ap.ahead = d.Saved, 0

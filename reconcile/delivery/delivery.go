@@ -68,6 +68,9 @@ type Decision struct {
 	Saved  Saved
 	Moved  bool
 	Events []rollout.Event
+	// Unsure: it is not known whether the state was saved. It has to be loaded before the next look: what was answered by it
+	// may not be asked again.
+	Unsure bool
 	// Fault says why what git asks for can't be delivered; nil: it can.
 	Fault error
 	// Again is when time alone could change the answer; zero: never.
@@ -305,7 +308,7 @@ func (l *look) save(ctx context.Context, dec *Decision, next rollout.State, befo
 	}
 	saved, err := l.States.SaveState(ctx, Saved{App: l.app, State: next})
 	if err != nil {
-		dec.Moved = false
+		dec.Moved, dec.Unsure = false, !errors.Is(err, ErrConflict) && !Refused(err)
 		return fmt.Errorf("saving the state of %s: %w", l.app.Name, err)
 	}
 	dec.Saved = saved

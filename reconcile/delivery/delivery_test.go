@@ -32,7 +32,7 @@ type cluster struct {
 	// another: the releases have two workloads.
 	another bool
 	// What they answer.
-	unlisted, unkept, lost, away error
+	unlisted, unkept, unsaved, lost, away error
 	// again is why a lost release can't be rendered again.
 	again error
 }
@@ -51,7 +51,7 @@ func (c *cluster) LoadState(context.Context, App) (Saved, bool, error) { return 
 func (c *cluster) Intend(App, project.Desired)                         {}
 func (c *cluster) SaveState(_ context.Context, s Saved) (Saved, error) {
 	c.saved = s.State
-	return s, nil
+	return s, c.unsaved
 }
 
 func (c *cluster) DeleteState(context.Context, Saved) error {
@@ -122,6 +122,20 @@ func decide(t *testing.T, c *cluster, f Facts, s rollout.State) (Decision, error
 		Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) },
 	}
 	return d.Decide(t.Context(), f)
+}
+
+// A save whose answer is lost leaves nobody sure of what the cluster holds; one that was refused, or beaten, does not.
+func TestSaveWithoutAnswer(t *testing.T) {
+	for unsaved, want := range map[error]bool{
+		errors.New("http2: client connection lost"): true, ErrConflict: false, ErrStateTooLarge: false,
+		apierrors.NewForbidden(schema.GroupResource{}, "", nil): false,
+	} {
+		c := &cluster{unsaved: unsaved, seen: Seen{Applied: true, Exposed: true, Canary: rollout.Track{Failed: true}}}
+		dec, err := decide(t, c, Facts{Desired: asks(2)}, under(rollout.Analyzing))
+		if !errors.Is(err, unsaved) || dec.Unsure != want || dec.Moved {
+			t.Errorf("%v: unsure %v, moved %v; %v", unsaved, dec.Unsure, dec.Moved, err)
+		}
+	}
 }
 
 // A release that can't be kept, whatever is wrong with its record, keeps no canary from being judged, and is told.

@@ -111,6 +111,9 @@ func (p *ports) SaveState(_ context.Context, s delivery.Saved) (delivery.Saved, 
 
 // DeleteState implements delivery.States.
 func (p *ports) DeleteState(context.Context, delivery.Saved) error {
+	if p.w.cluster.touched {
+		return delivery.ErrConflict
+	}
 	return p.write("forget", func() {
 		c := p.w.cluster
 		c.saved, c.inventory, c.records, c.directID = nil, nil, nil, ""
