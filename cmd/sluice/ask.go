@@ -179,47 +179,50 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	if err != nil {
 		return err
 	}
-	return signedIn(ctx, remote, func(remote gitsync.Remote) error {
-		dir, err := os.MkdirTemp("", "sluice-")
-		if err != nil {
-			return fmt.Errorf("making a directory for git objects: %w", err)
-		}
-		defer os.RemoveAll(dir) //nolint:errcheck // it is a temporary directory
-		logs, err := f.statusBranches(ctx, remote)
-		if err != nil {
-			return err
-		}
-		var from []*answers
-		for i, log := range logs {
-			if !f.wait {
-				break
-			}
-			status := remote
-			status.Branch = log
-			a, err := openAnswers(ctx, status, filepath.Join(dir, fmt.Sprint("status-", i)))
-			if err != nil {
-				return err
-			}
-			defer a.close()
-			from = append(from, a)
-		}
-		change := gitsync.Change{Empty: true, Message: r.Message(), Author: author, Date: at, Sign: sign}
-		hash, err := pushRequest(ctx, remote, filepath.Join(dir, "commands"), r, change)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "asked: %s (commit %.10s on %s)\n", r.Subject(), hash, branch); err != nil || !f.wait {
-			return err
-		}
-		ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it was not answered, or not over, within %s", f.timeout))
-		defer cancel()
-		for _, a := range from {
-			if werr := a.await(ctx, w, hash, apps, f.course); err == nil {
-				err = werr
-			}
-		}
+	change := gitsync.Change{Empty: true, Message: r.Message(), Author: author, Date: at, Sign: sign}
+	return signedIn(ctx, remote, func(remote gitsync.Remote) error { return f.push(ctx, w, remote, r, change, apps) })
+}
+
+// push commits the request, and waits for the answers of these apps where somebody wants that.
+func (f *asking) push(ctx context.Context, w io.Writer, remote gitsync.Remote, r audit.Request, change gitsync.Change, apps []string) error {
+	dir, err := os.MkdirTemp("", "sluice-")
+	if err != nil {
+		return fmt.Errorf("making a directory for git objects: %w", err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // it is a temporary directory
+	logs, err := f.statusBranches(ctx, remote)
+	if err != nil {
 		return err
-	})
+	}
+	if !f.wait {
+		logs = nil
+	}
+	var clusters []*answers
+	for i, log := range logs {
+		status := remote
+		status.Branch = log
+		a, err := openAnswers(ctx, status, filepath.Join(dir, fmt.Sprint("status-", i)))
+		if err != nil {
+			return err
+		}
+		defer a.close()
+		clusters = append(clusters, a)
+	}
+	hash, err := pushRequest(ctx, remote, filepath.Join(dir, "commands"), r, change)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "asked: %s (commit %.10s on %s)\n", r.Subject(), hash, remote.Branch); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it was not answered, or not over, within %s", f.timeout))
+	defer cancel()
+	for _, a := range clusters {
+		if unanswered := a.await(ctx, w, hash, apps, f.course); err == nil {
+			err = unanswered
+		}
+	}
+	return err
 }
 
 // statusBranches are where the answers come: of the one cluster, or of all that there are. It refuses an environment that no agent
@@ -507,6 +510,7 @@ const waitPause = 2 * time.Second
 
 // await prints what is answered to a command until every app has answered, and, if it has a course, that is over.
 func (a *answers) await(ctx context.Context, w io.Writer, command string, apps []string, course bool) error {
+	apps = slices.Clone(apps)
 	refused, taken := false, map[string]bool{}
 	for len(apps) > 0 {
 		select {
