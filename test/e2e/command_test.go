@@ -227,7 +227,7 @@ func TestCommandsAreTakenOnce(t *testing.T) {
 	}
 	people.Wait()
 	w.sluice("abort", "--reason", "late", "--expires", "1ns", app)
-	w.sluice("abort", "--reason", "elsewhere", "--cluster", "eu", app)
+	w.byHand("Sluice-App: " + app + "\nSluice-Cluster: eu\nSluice-Command: abort")
 	w.byHand("Sluice-App: another\nSluice-Command: abort")
 	w.byHand("Sluice-Command: abort")
 	asked := w.history(reconcile.CommandBranch(w.name))
