@@ -101,6 +101,12 @@ func TestBroken(t *testing.T) {
 				return after
 			}
 		}, "once more"},
+		{"a command beside the state is not remembered", func(w *world) {
+			w.spoilState = func(before, after rollout.State) rollout.State {
+				after.LastDirect = before.LastDirect
+				return after
+			}
+		}, "once more"},
 		{"a lost state is not noticed", func(w *world) {
 			w.spoilFound = func(f rollout.Found) rollout.Found { return rollout.Found{Stable: f.Stable} }
 		}, ""},
@@ -112,6 +118,14 @@ func TestBroken(t *testing.T) {
 				return nil
 			}
 		}, "not at rest"},
+		{"a rollback by command does not know what it goes back to", func(w *world) {
+			w.spoilState = func(_, after rollout.State) rollout.State {
+				if after.Returning && after.Phase == rollout.Updating {
+					after.Target = after.Stable
+				}
+				return after
+			}
+		}, ""},
 		{"news takes a due check out of its lane", func(w *world) {
 			w.spoilNews = func(p *process, _ string) bool {
 				for _, t := range p.timers {

@@ -47,6 +47,8 @@ type watch struct {
 	canaryUp, stableUp bool
 	// failed are releases, by digest and commit, that were rolled back.
 	failed map[string]bool
+	// back is where the last rollback goes.
+	back string
 	// owed are the events of saved states, in order.
 	owed   []rollout.Event
 	writes int
@@ -264,6 +266,12 @@ func (c *watch) decided(events []rollout.Event, s rollout.State) {
 			c.w.failf("%s is rolled back although nothing was wrong with it: %s", e.To.Digest, e.Reason)
 		}
 		c.tried(e)
+		switch {
+		case e.Type == rollout.RollbackStarted:
+			c.back = e.From.Digest
+		case e.Type == rollout.RolledBack && (e.From.Digest != c.back || s.Phase == rollout.Idle && s.Stable.Digest != c.back):
+			c.w.failf("rolled back to %s, and %s was meant", describe(s.Stable), c.back)
+		}
 		c.unknown = e.Type == rollout.Recovered && e.To.IsZero() || c.unknown && e.Type != rollout.RolloutStarted
 	}
 	c.owe(events)
