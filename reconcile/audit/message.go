@@ -95,20 +95,20 @@ func signed(e rollout.Event) string {
 
 // faultMessage is the message of a commit that tells of a fault, or that it is gone, and why. app is empty for the environment.
 func faultMessage(n Names, app, fault, gone string, now time.Time) string {
-	typ, subject := FaultCleared, app
+	typ, subject, reason := FaultCleared, app, gone
 	if fault != "" {
-		typ, gone = Fault, ""
+		typ, reason = Fault, fault
 	}
 	if app == "" {
 		subject = n.Environment
 	}
-	return message(Subject(subject, rollout.Event{Type: typ}), []string{clean(fault+gone, longestText)}, []trailer{
+	return message(Subject(subject, rollout.Event{Type: typ}), []string{clean(reason, longestText)}, []trailer{
 		{"Environment", n.Environment},
 		{"Cluster", n.Cluster},
 		{"App", app},
 		{"Event", string(typ)},
 		{"Time", now.UTC().Format(time.RFC3339Nano)},
-		{"Reason", fault + gone},
+		{"Reason", reason},
 	})
 }
 

@@ -44,8 +44,7 @@ const DefaultExpiry = time.Hour
 var words = map[rollout.CommandKind]string{
 	rollout.Pause: "pause", rollout.Resume: "resume", rollout.Advance: "advance", rollout.AdvanceFully: "advance-full",
 	rollout.Abort: "abort", rollout.Retry: "retry", rollout.Hold: "hold", rollout.Unhold: "unhold",
-	rollout.Approve: "approve", rollout.Rollback: "rollback",
-	rollout.Accept: "accept",
+	rollout.Approve: "approve", rollout.Rollback: "rollback", rollout.Accept: "accept",
 }
 
 // Word is what a kind of request is called in commits and on the command line.
@@ -110,8 +109,8 @@ func ParseRequest(msg string, made time.Time) (Request, error) {
 	}
 	r := Request{
 		Names: Names{Environment: t["Environment"], Cluster: t["Cluster"]}, App: t["App"], Kind: rollout.CommandKind(word),
-		To:     clean(t["To"], longestName),
-		Reason: clean(t["Reason"], longestText), Source: clean(t["Source"], longestName), By: Person(t["By"]), ID: clean(t["Id"], longestName), Expires: made.Add(DefaultExpiry),
+		To: clean(t["To"], longestName), Reason: clean(t["Reason"], longestText), Source: clean(t["Source"], longestName),
+		By: Person(t["By"]), ID: clean(t["Id"], longestName), Expires: made.Add(DefaultExpiry),
 	}
 	for kind, w := range words {
 		if w == word {
