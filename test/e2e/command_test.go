@@ -69,6 +69,17 @@ func (w *world) slowly() {
 	w.checkInterval = 4 * time.Second
 }
 
+// newCanary is a world in which 0.0.130 is at its first step.
+func newCanary(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.slowly()
+	w.install()
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	return w
+}
+
 // TestCommands: what people ask of a rollout is done, answered once, and told with their name and reason. Nobody goes
 // unserved, and of the routing only the weights change.
 func TestCommands(t *testing.T) {
@@ -213,11 +224,7 @@ func TestRetry(t *testing.T) {
 // another cluster's or another app's: each is answered once, or not at all.
 func TestCommandsAreTakenOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.slowly()
-	w.install()
-	w.bump("0.0.130")
-	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	w := newCanary(t)
 	w.kill()
 	var people sync.WaitGroup
 	for _, who := range []string{"Ann", "Bob"} {
@@ -291,11 +298,7 @@ func (w *world) key(name string) string {
 // While git is away a command goes to the cluster, where it is done; the audit log has the answer when git is back.
 func TestCommandWhileGitIsAway(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.slowly()
-	w.install()
-	w.bump("0.0.130")
-	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
+	w := newCanary(t)
 	repository := w.bed.Git.Path(w.name)
 	w.must(os.Rename(repository, repository+".away"))
 	out, said, code := w.run("abort", "--kubeconfig", w.bed.Kubeconfig, "--reason", "it fails", "--wait", app)
