@@ -282,10 +282,7 @@ func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 	if err != nil {
 		return err
 	}
-	namespace := f.namespace
-	if namespace == "" {
-		namespace = "jx-" + f.environment
-	}
+	namespace := namespaceOf(f.environment, f.namespace)
 	asker, err := cluster.NewAsker(cfg, namespace, f.environment)
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os/exec"
 	"strings"
 	"testing"
@@ -13,30 +12,6 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
-
-// answer writes events of apps to a status branch, as the agent of a cluster does.
-func answer(t *testing.T, remote gitsync.Remote, apps ...audit.App) {
-	t.Helper()
-	w, err := gitsync.NewWriter(gitsync.WriterConfig{Remote: remote, Create: true}, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	_, err = w.CommitAll(t.Context(), func(tip *gitsync.Snapshot) (out []*gitsync.Change, err error) {
-		var fsys fs.FS
-		if tip.Commit != "" {
-			fsys = tip.FS()
-		}
-		commits, _, err := audit.Commits(fsys, audit.Batch{Names: audit.Names{Environment: "production"}, Apps: apps, Now: time.Unix(1e9, 0)})
-		for _, c := range commits {
-			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date})
-		}
-		return out, err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // The apps of every cluster are waited for, and one that refuses makes the exit code.
 func TestEveryClusterAnswers(t *testing.T) {
@@ -62,7 +37,13 @@ func TestEveryClusterAnswers(t *testing.T) {
 		if cluster == "us" {
 			web = event("web", rollout.CommandRefused)
 		}
-		answer(t, remote, event("api", rollout.Held), web, event("other", rollout.Held))
+		batch := audit.Batch{
+			Names: audit.Names{Environment: "production"}, Now: time.Unix(1e9, 0),
+			Apps: []audit.App{event("api", rollout.Held), web, event("other", rollout.Held)},
+		}
+		if err := record(t.Context(), remote, t.TempDir(), batch); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i, want := range []string{"api: held by Ann|web: held by Ann|", "api: held by Ann|web: a command by Ann was refused|"} {
 		var out bytes.Buffer

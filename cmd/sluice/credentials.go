@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,40 +12,45 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 )
 
-// withOwnKeys completes how to sign in over ssh with what the user's own git would use: the ssh-agent, else a key in its usual
-// place, and the user's known_hosts.
-func withOwnKeys(a gitsync.Auth) gitsync.Auth {
+// overHTTP reports whether a repository is reached by http or https.
+func overHTTP(repo string) bool {
+	return strings.HasPrefix(repo, "https://") || strings.HasPrefix(repo, "http://")
+}
+
+// ownKeys completes how to sign in over ssh with what the user's own git would use: the ssh-agent, else a key in its usual
+// place, and the user's known_hosts. A remote that is reached otherwise stays as it is.
+func ownKeys(r gitsync.Remote) gitsync.Remote {
 	home, err := os.UserHomeDir()
-	if err != nil {
-		return a
+	if err != nil || overHTTP(r.URL) {
+		return r
 	}
+	a := &r.Auth
 	if a.KnownHostsFile == "" {
 		a.KnownHostsFile = filepath.Join(home, ".ssh", "known_hosts")
 	}
 	if a.SSHKeyFile != "" {
-		return a
+		return r
 	}
 	if os.Getenv("SSH_AUTH_SOCK") != "" {
 		a.SSHAgent = true
-		return a
+		return r
 	}
 	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
 		file := filepath.Join(home, ".ssh", name)
 		if _, err := os.Stat(file); err == nil {
 			a.SSHKeyFile = file
-			return a
+			return r
 		}
 	}
 	a.SSHAgent = true // whose absence is told
-	return a
+	return r
 }
 
 // signedIn does something with a remote, and once more with what git's credential helpers know of it where the remote asks
 // for credentials and none were given.
 func signedIn(ctx context.Context, r gitsync.Remote, do func(gitsync.Remote) error) error {
 	err := do(r)
-	overHTTP := strings.HasPrefix(r.URL, "https://") || strings.HasPrefix(r.URL, "http://")
-	if !overHTTP || r.Auth != (gitsync.Auth{Username: r.Auth.Username}) || !gitsync.Unauthorized(err) {
+	if !overHTTP(r.URL) || r.Auth != (gitsync.Auth{Username: r.Auth.Username}) || !gitsync.Unauthorized(err) {
 		return err
 	}
 	asked, fault := credential(ctx, "fill", "url="+r.URL+"\n")
@@ -77,15 +81,20 @@ func signedIn(ctx context.Context, r gitsync.Remote, do func(gitsync.Remote) err
 // credential asks git's credential helpers, which may ask the user.
 func credential(ctx context.Context, what, about string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", "credential", what) //nolint:gosec // one of three words
-	cmd.Stdin = strings.NewReader(about)
-	var said bytes.Buffer
-	cmd.Stderr = &said
 	if fi, err := os.Stdin.Stat(); err != nil || fi.Mode()&os.ModeCharDevice == 0 {
 		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
 	}
+	return piped(cmd, about)
+}
+
+// piped runs a program on an input and returns its output. The error has what the program said, in one line.
+func piped(cmd *exec.Cmd, input string) (string, error) {
+	cmd.Stdin = strings.NewReader(input)
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
-		return "", errors.New("git credential " + what + ": " + strings.TrimSpace(strings.ReplaceAll(said.String(), "\n", " ")))
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.Join(strings.Fields(said.String()), " "))
 	}
 	return string(out), nil
 }

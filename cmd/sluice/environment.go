@@ -39,12 +39,17 @@ type environment struct {
 	standby atomic.Bool
 }
 
+// namespaceOf an environment's states, and of its apps where sluice.yaml says none: the named one, or that of Jenkins X.
+func namespaceOf(environment, named string) string {
+	if named != "" {
+		return named
+	}
+	return "jx-" + environment
+}
+
 // open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.
 func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error) {
-	namespace := e.Namespace
-	if namespace == "" {
-		namespace = "jx-" + e.Name
-	}
+	namespace := namespaceOf(e.Name, e.Namespace)
 	log := d.log.With("environment", e.Name)
 	client, err := cluster.New(ctx, cluster.Config{
 		REST: d.rest, Namespace: namespace, Environment: e.Name, Version: versionText(), Log: log,

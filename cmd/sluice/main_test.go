@@ -93,17 +93,24 @@ func writeHistory(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: history directory branch [fault]")
 	}
-	w, err := gitsync.NewWriter(gitsync.WriterConfig{
-		Remote: gitsync.Remote{URL: ts.MkAbs(args[0]), Branch: args[1], AllowFile: true}, Create: true,
-		Identity: gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"},
-	}, filepath.Join(ts.MkAbs("cache"), "history"))
-	ts.Check(err)
-	defer w.Close()
 	batch := story()
 	if len(args) > 2 {
 		batch.Apps = append(batch.Apps, audit.App{Name: "web", Fault: "env/requirements.yaml:7: dependencies.web.version: missing"})
 	}
-	_, err = w.CommitAll(context.Background(), func(tip *gitsync.Snapshot) ([]*gitsync.Change, error) {
+	remote := gitsync.Remote{URL: ts.MkAbs(args[0]), Branch: args[1], AllowFile: true}
+	ts.Check(record(context.Background(), remote, filepath.Join(ts.MkAbs("cache"), "history"), batch))
+}
+
+// record writes a batch to a status branch, as the agent does.
+func record(ctx context.Context, remote gitsync.Remote, dir string, batch audit.Batch) error {
+	w, err := gitsync.NewWriter(gitsync.WriterConfig{
+		Remote: remote, Create: true, Identity: gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"},
+	}, dir)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	_, err = w.CommitAll(ctx, func(tip *gitsync.Snapshot) ([]*gitsync.Change, error) {
 		var fsys fs.FS
 		if tip.Commit != "" {
 			fsys = tip.FS()
@@ -115,7 +122,7 @@ func writeHistory(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return out, err
 	})
-	ts.Check(err)
+	return err
 }
 
 // story is an install and a release that failed.

@@ -91,13 +91,5 @@ func signPGP(ctx context.Context, program, key string, commit []byte) (string, e
 	if key != "" {
 		args = append(args, "--local-user", key)
 	}
-	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // the program that the user's git runs
-	cmd.Stdin = bytes.NewReader(commit)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(strings.ReplaceAll(said.String(), "\n", " ")))
-	}
-	return string(out), nil
+	return piped(exec.CommandContext(ctx, program, args...), string(commit)) //nolint:gosec // the program that the user's git runs
 }

@@ -90,7 +90,7 @@ func (f *sourceFlags) pushRemote(branch string) (gitsync.Remote, error) {
 		}
 	}
 	r := gitsync.Remote{URL: origin.repo, Branch: branch, CAFile: f.caFile, Auth: f.auth()}
-	if u, err := url.Parse(r.URL); err == nil && u.User != nil && strings.HasPrefix(u.Scheme, "http") {
+	if u, err := url.Parse(r.URL); err == nil && u.User != nil && overHTTP(r.URL) {
 		// A clone may keep its credentials there.
 		if password, ok := u.User.Password(); ok && r.Auth.PasswordFile == "" {
 			r.Auth.Username, r.Auth.Password = u.User.Username(), password
@@ -112,14 +112,6 @@ func (f *sourceFlags) auth() gitsync.Auth {
 	return gitsync.Auth{
 		Username: f.username, PasswordFile: f.passwordFile, SSHKeyFile: f.sshKeyFile, KnownHostsFile: f.knownHostsFile,
 	}
-}
-
-// ownKeys completes how to sign in to a remote over ssh.
-func ownKeys(r gitsync.Remote) gitsync.Remote {
-	if !strings.HasPrefix(r.URL, "https://") && !strings.HasPrefix(r.URL, "http://") {
-		r.Auth = withOwnKeys(r.Auth)
-	}
-	return r
 }
 
 // isRemote tells a URL from a directory.
