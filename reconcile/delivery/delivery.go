@@ -144,11 +144,12 @@ func (l *look) decide(ctx context.Context) (dec Decision, err error) {
 	if err != nil {
 		return l.unfinished(dec, err)
 	}
-	o, err := l.observation(ctx, before, dec.Seen)
+	o, err := l.observation(ctx, dec.Seen)
 	if err != nil {
 		return l.unfinished(dec, err)
 	}
 	unprepared := l.prepare(ctx, &o)
+	l.check(ctx, before, &o)
 	next, events := rollout.Next(l.state, o)
 	if l.Removed && over(next) {
 		return l.forget(ctx, dec)

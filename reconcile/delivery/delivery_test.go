@@ -29,6 +29,8 @@ type cluster struct {
 	deleted bool
 	// found is what there is of an app without a state.
 	found rollout.Found
+	// asked is what metrics were asked about last.
+	asked []analysis.Check
 	// another: the releases have two workloads.
 	another bool
 	// What they answer.
@@ -75,7 +77,11 @@ func (c *cluster) ReleaseObjects(_ context.Context, _ App, n int) ([]*unstructur
 	return out, c.lost
 }
 func (c *cluster) SettleReleases(context.Context, App, rollout.State) error { return nil }
-func (c *cluster) Ask(context.Context, []analysis.Check) []analysis.Sample  { return nil }
+func (c *cluster) Ask(_ context.Context, checks []analysis.Check) []analysis.Sample {
+	c.asked = checks
+	return make([]analysis.Sample, len(checks))
+}
+
 func (c *cluster) Again(context.Context, string, rollout.Release) ([]*unstructured.Unstructured, error) {
 	return nil, c.again
 }
@@ -166,6 +172,26 @@ func TestReleaseThatCannotBeKept(t *testing.T) {
 	}
 }
 
+// While git asks for what can't be taken over, a canary is judged by the checks of its own plan, when that has them due.
+func TestUnfitPlan(t *testing.T) {
+	own, late := plan, plan
+	own.Interval, own.Metrics = 10*time.Second, []environments.Metric{{Name: "own", Query: "1"}}
+	late.Interval, late.Metrics = time.Hour, []environments.Metric{{Name: "late", Query: "1"}}
+	ready := rollout.Track{Ready: true}
+	c := &cluster{unkept: ErrReleaseTooLarge, seen: Seen{Applied: true, Stable: ready, Canary: ready}}
+	plain := asks(2)
+	plain.ID.Digest, plain.Plan = "2+1", late
+	plain.Release.Objects[0].SetAnnotations(map[string]string{"note": "1"})
+	s := under(rollout.Analyzing)
+	s.Plan, s.StepSince = &own, time.Date(2026, 3, 1, 11, 59, 50, 0, time.UTC)
+	if _, err := decide(t, c, Facts{Desired: plain}, s); !errors.Is(err, ErrReleaseTooLarge) {
+		t.Fatal(err)
+	}
+	if len(c.asked) != 1 || c.asked[0].Name != "own" || !c.saved.LastCheck.After(s.StepSince) {
+		t.Errorf("asked about %+v, last check at %s", c.asked, c.saved.LastCheck)
+	}
+}
+
 // A rollout that could not be carried through is not begun, and what is under way goes on.
 func TestUnfitRelease(t *testing.T) {
 	other := asks(3)
@@ -182,6 +208,7 @@ func TestUnfitRelease(t *testing.T) {
 	if err != nil || got.Fault == nil || got.Saved.State.Phase != rollout.Analyzing {
 		t.Errorf("under way: %q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
 	}
+
 	if got, err = decide(t, c, Facts{Desired: asks(4)}, under(rollout.Idle)); err != nil || got.Fault != nil || got.Saved.State.Phase != rollout.Starting {
 		t.Errorf("a mended one: %q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
 	}

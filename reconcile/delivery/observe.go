@@ -20,8 +20,8 @@ const (
 	slowPoll = 30 * time.Second
 )
 
-// observation gathers what Next may know.
-func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (rollout.Observation, error) {
+// observation gathers what Next may know but the verdict, which takes longest.
+func (l *look) observation(ctx context.Context, seen Seen) (rollout.Observation, error) {
 	s := l.state
 	o := rollout.Observation{
 		Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead, Reverted: l.Reverted, WatchedSince: l.WatchedSince,
@@ -41,18 +41,22 @@ func (l *look) observation(ctx context.Context, d project.Desired, seen Seen) (r
 			return o, err
 		}
 	}
-	// A check waits for a cluster that is not as desired, as after a hand edit, but not for long: an object that can't be
-	// applied must not keep a failing canary from being judged.
+	return o, nil
+}
+
+// check adds the verdict to an observation, if one is due. It waits for a cluster that is not as desired, as after a hand
+// edit, but not for long: an object that can't be applied must not keep a failing canary from being judged.
+func (l *look) check(ctx context.Context, d project.Desired, o *rollout.Observation) {
 	due := o.Now
-	if !seen.Applied {
+	if !o.Applied {
 		due = due.Add(-unapplied)
 	}
-	if s.CheckDue(o.Plan, due) {
-		v := l.judge(ctx, d, o.Plan)
-		// Next trusts no verdict from its future, so the clock is read again.
-		o.Verdict, o.Now = &v, l.Now()
+	if !l.state.CheckDue(*o, due) {
+		return
 	}
-	return o, nil
+	v := l.judge(ctx, d, o.Governing(l.state))
+	// Next trusts no verdict from its future, so the clock is read again.
+	o.Verdict, o.Now = &v, l.Now()
 }
 
 // change is how far what git asks for is from a release.

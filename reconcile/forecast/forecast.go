@@ -122,7 +122,7 @@ func (w *world) observation() rollout.Observation {
 	if w.state.Stable.Digest == w.to.ID.Digest {
 		o.FromStable = rollout.ChangeNone
 	}
-	if w.state.CheckDue(w.to.Plan, w.now) {
+	if w.state.CheckDue(o, w.now) {
 		o.Verdict = &analysis.Verdict{Outcome: analysis.Pass, At: w.now, Reason: "the checks pass"}
 	}
 	return o

@@ -99,7 +99,7 @@ func (t *turn) lose() {
 
 // counts reports whether a verdict judges the present weight, for long enough.
 func (t *turn) counts(v *analysis.Verdict) bool {
-	return v != nil && !v.At.After(t.o.Now) && t.CheckDue(t.o.Plan, v.At)
+	return v != nil && !v.At.After(t.o.Now) && t.CheckDue(t.o, v.At)
 }
 
 // judge acts upon a verdict that counts.

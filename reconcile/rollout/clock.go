@@ -2,11 +2,11 @@ package rollout
 
 import "time"
 
-// CheckDue reports whether the metrics are to be asked now: an interval has passed since the cluster was first seen to
-// hold the present weight, and since the last check.
-func (s State) CheckDue(p Plan, now time.Time) bool {
-	at := s.nextCheck(p)
-	return !at.IsZero() && !now.Before(at)
+// CheckDue reports whether the metrics of o.Governing are to be asked at an instant: an interval has passed since the
+// cluster was first seen to hold the present weight, and since the last check.
+func (s State) CheckDue(o Observation, at time.Time) bool {
+	due := s.nextCheck(o.Governing(s))
+	return !due.IsZero() && !at.Before(due)
 }
 
 // nextCheck is when the next check counts; zero: none does in this State.

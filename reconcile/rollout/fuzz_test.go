@@ -48,7 +48,7 @@ func FuzzBroken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input []byte) {
 		d := &dice{bytes: input}
 		s, o := d.broken(), d.observation()
-		s.CheckDue(o.Plan, o.Now)
+		s.CheckDue(o, o.Now)
 		s.Due(o)
 		s.Tracks()
 		for range 8 {
@@ -77,7 +77,7 @@ func checkDue(t testing.TB, s rollout.State, o rollout.Observation) {
 	later.Now = o.Now.Add(1000 * time.Hour)
 	if due := s.Due(o); due.After(o.Now) {
 		later.Now = due.Add(-time.Nanosecond)
-	} else if !due.IsZero() && !s.CheckDue(o.Plan, o.Now) {
+	} else if !due.IsZero() && !s.CheckDue(o, o.Now) {
 		t.Fatalf("due in the past, and no check is: %s", encode(t, s))
 	}
 	if next, _ := rollout.Next(s, later); !same(next, s) {
@@ -155,7 +155,7 @@ type sight func(rollout.State, *rollout.Observation)
 // says is a metrics server with one answer.
 func says(outcome analysis.Outcome) sight {
 	return func(s rollout.State, o *rollout.Observation) {
-		if s.CheckDue(o.Plan, o.Now) {
+		if s.CheckDue(*o, o.Now) {
 			o.Verdict = &analysis.Verdict{Outcome: outcome, At: o.Now}
 		}
 	}

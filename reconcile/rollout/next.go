@@ -113,11 +113,16 @@ func (o Observation) fit(s State) Observation {
 	if o.Unfit == "" {
 		return o
 	}
-	o.Desired, o.FromStable, o.FromTarget = Release{}, ChangeNone, ChangeNone
-	if s.Plan != nil {
-		o.Plan = *s.Plan
-	}
+	o.Desired, o.FromStable, o.FromTarget, o.Plan = Release{}, ChangeNone, ChangeNone, o.Governing(s)
 	return o
+}
+
+// Governing is the plan that Next goes by: an Unfit release brings none.
+func (o Observation) Governing(s State) Plan {
+	if o.Unfit != "" && s.Plan != nil {
+		return *s.Plan
+	}
+	return o.Plan
 }
 
 // Governed is the State with the plan that its projection follows, given what git asks for: that of the release under

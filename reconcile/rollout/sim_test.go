@@ -166,7 +166,7 @@ func (m *model) observation() rollout.Observation {
 		o.FromStable, o.FromTarget = change(m.state.Stable, m.git), change(m.state.Target, m.git)
 		o.Reverted = m.writeRollback()
 	}
-	if m.state.CheckDue(m.plan, m.now) {
+	if m.state.CheckDue(o, m.now) {
 		o.Verdict = m.verdict(m.canary.release)
 	}
 	return o

@@ -476,8 +476,8 @@ func describeEvent(e rollout.Event) string {
 }
 
 func (w *world) due() string {
-	at := w.state.Due(w.observation())
-	check := w.state.CheckDue(w.plan, w.now)
+	o := w.observation()
+	at, check := w.state.Due(o), w.state.CheckDue(o, w.now)
 	if at.IsZero() {
 		return fmt.Sprintf("never, check due: %v", check)
 	}
