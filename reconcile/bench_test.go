@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -105,6 +106,19 @@ func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 // bumped is the version that the nth bump brings.
 func bumped(n int) string { return fmt.Sprintf("1.0.%d", n) }
 
+const renderWorker = "render-worker"
+
+// TestMain is the worker that renders for the tests as well.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == renderWorker {
+		if err := render.Serve(os.Stdin, os.Stdout); err != nil {
+			panic(err)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
 // newReader is an agent that reads commits and renders, without a cluster.
 func newReader(tb testing.TB) *Agent {
 	tb.Helper()
@@ -112,7 +126,7 @@ func newReader(tb testing.TB) *Agent {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
+	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{Worker: []string{os.Args[0], renderWorker}})}
 	log := slog.New(slog.DiscardHandler)
 	return New(Config{Log: log}, NewRepository(RepositoryConfig{Environment: "staging", Log: log}), noCluster{}, c, nil)
 }

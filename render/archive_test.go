@@ -104,7 +104,7 @@ func TestDigestDoesNotDependOnPacking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := loadFiles(fromArchive)
+	root, err := loadFiles(fromArchive, Limits{}.withDefaults())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,8 +144,8 @@ func FuzzArchive(f *testing.F) {
 		if size > limits.Extracted || len(files) > limits.Files {
 			t.Errorf("%d files of %d bytes", len(files), size)
 		}
-		if root, err := loadFiles(files); err == nil {
-			newChart(root).volatile()
+		if root, err := loadFiles(files, Limits{}.withDefaults()); err == nil {
+			collectVolatile(root, map[string]bool{})
 		}
 	})
 }
@@ -164,7 +164,7 @@ func TestSameFilesAsHelm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := loadFiles(files)
+	got, err := loadFiles(files, Limits{}.withDefaults())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,11 +21,8 @@ type Chart struct {
 	root   *chart.Chart
 	digest string
 	size   int64
-	// volatile are the template functions in it whose results differ from run to run.
-	volatile func() []string
 	// helpers are the templates that apps see when this is their umbrella chart.
 	helpers func() *helperFiles
-	schemas schemas
 }
 
 // Name of the chart.
@@ -43,13 +40,25 @@ func (c *Chart) Digest() string { return c.digest }
 // Helm returns the chart as the Helm SDK knows it, which must not be changed.
 func (c *Chart) Helm() *chart.Chart { return c.root }
 
-// loadFiles makes a chart of its files. Helm's loader is kept from panicking on what it did not expect.
-func loadFiles(files []*loader.BufferedFile) (c *chart.Chart, err error) {
+// loadFiles makes a chart of its files. Helm's loader is kept from panicking on what it did not expect, and from reading
+// what would take more memory than there is.
+func loadFiles(files []*loader.BufferedFile, limits Limits) (c *chart.Chart, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("loading chart: %v", r)
 		}
 	}()
+	fields := 0
+	for _, f := range files {
+		if !slices.Contains(loaded, path.Base(f.Name)) {
+			continue
+		}
+		if fields += countFields(f.Data); fields > limits.Fields {
+			return nil, fmt.Errorf("loading chart: %w", &LimitError{
+				What: "number of fields up to and with " + quote(f.Name), Limit: int64(limits.Fields), Count: true,
+			})
+		}
+	}
 	c, err = loader.LoadFiles(files)
 	if err != nil {
 		return nil, fmt.Errorf("loading chart: %w", err)
@@ -57,6 +66,9 @@ func loadFiles(files []*loader.BufferedFile) (c *chart.Chart, err error) {
 	sortDependencies(c)
 	return c, nil
 }
+
+// loaded are the files of a chart, and of its subcharts, that Helm's loader decodes.
+var loaded = []string{"Chart.yaml", "Chart.lock", "values.yaml", "requirements.yaml", "requirements.lock"}
 
 // sortDependencies undoes the random order in which Helm loads subcharts.
 func sortDependencies(c *chart.Chart) {
@@ -76,7 +88,6 @@ func newChart(root *chart.Chart) *Chart {
 	h := sha256.New()
 	c.size = hashChart(h, root)
 	c.digest = hex.EncodeToString(h.Sum(nil))
-	c.volatile = sync.OnceValue(func() []string { return volatileFunctions(root) })
 	c.helpers = sync.OnceValue(func() *helperFiles { return newHelperFiles(root) })
 	return c
 }

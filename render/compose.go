@@ -1,6 +1,7 @@
 package render
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,15 +21,12 @@ import (
 	"github.com/sluice-cd/sluice/render/release"
 )
 
-// maxRendered bounds the text of one helmrelease. It could not be stored in a cluster long before.
-const maxRendered = 64 << 20
-
 // compose returns the chart to render and the values that a person would give helm template for it: the umbrella
 // rebuilt around the one app and no values, or the chart itself and the app's values.
-func (j *job) compose(s *said) (*chart.Chart, map[string]any, error) {
-	app := cloneForProcessing(j.in.Chart.root)
-	if j.in.Umbrella == nil {
-		return app, s.Values, j.process(app, s.Values)
+func (r *rendering) compose() (*chart.Chart, map[string]any, error) {
+	app, s := r.chart, &r.said
+	if r.task.Bare {
+		return app, s.Values, process(app, s.Values)
 	}
 	values := s.UmbrellaValues
 	if values == nil {
@@ -37,9 +35,9 @@ func (j *job) compose(s *said) (*chart.Chart, map[string]any, error) {
 	if s.Globals != nil {
 		values[chartutil.GlobalKey] = s.Globals
 	}
-	values[j.in.app()] = s.Values
+	values[r.app()] = s.Values
 	if s.Values == nil {
-		values[j.in.app()] = map[string]any{}
+		values[r.app()] = map[string]any{}
 	}
 	root := &chart.Chart{
 		Metadata: &chart.Metadata{
@@ -52,14 +50,12 @@ func (j *job) compose(s *said) (*chart.Chart, map[string]any, error) {
 		},
 		Values: values,
 	}
-	if u := j.in.Umbrella.Chart; u != nil {
-		root.Templates = u.helpers().files
-	}
+	root.Templates = r.task.Helpers
 	if err := root.Validate(); err != nil {
 		return nil, nil, fmt.Errorf("umbrella chart: %w", err)
 	}
 	root.AddDependency(app)
-	if err := j.process(root, nil); err != nil {
+	if err := process(root, nil); err != nil {
 		return nil, nil, err
 	}
 	if len(root.Dependencies()) != 1 {
@@ -68,7 +64,7 @@ func (j *job) compose(s *said) (*chart.Chart, map[string]any, error) {
 	return root, nil, nil
 }
 
-func (j *job) process(root *chart.Chart, values map[string]any) error {
+func process(root *chart.Chart, values map[string]any) error {
 	if values == nil {
 		values = map[string]any{}
 	}
@@ -79,12 +75,12 @@ func (j *job) process(root *chart.Chart, values map[string]any) error {
 }
 
 // execute runs the templates: it fills the release's values, text and hooks, and returns the rendered files.
-func (j *job) execute(root *chart.Chart, given map[string]any, out *release.Release) (map[string]string, error) {
-	if err := j.checkKubeVersion(out); err != nil {
+func (r *rendering) execute(root *chart.Chart, given map[string]any, out *product) (map[string]string, error) {
+	if err := r.checkKubeVersion(out); err != nil {
 		return nil, err
 	}
-	options := chartutil.ReleaseOptions{Name: out.Name, Namespace: out.Namespace, Revision: 1, IsInstall: true}
-	top, err := chartutil.ToRenderValuesWithSchemaValidation(root, given, options, j.caps.helm, true)
+	options := chartutil.ReleaseOptions{Name: r.said.ReleaseName, Namespace: r.said.Namespace, Revision: 1, IsInstall: true}
+	top, err := chartutil.ToRenderValuesWithSchemaValidation(root, given, options, r.caps.helm, true)
 	if err != nil {
 		return nil, fmt.Errorf("merging values: %w", err)
 	}
@@ -92,12 +88,9 @@ func (j *job) execute(root *chart.Chart, given map[string]any, out *release.Rele
 	if !ok {
 		return nil, errors.New("merging values: they are no map")
 	}
-	warnings, err := j.in.Chart.schemas.validate(root, values)
+	warnings, err := validate(root, values)
 	out.Warnings = append(out.Warnings, warnings...)
 	if err != nil {
-		return nil, err
-	}
-	if err := checkEndless(root, values); err != nil {
 		return nil, err
 	}
 	// The zero Engine looks nothing up: neither DNS nor the cluster.
@@ -105,20 +98,24 @@ func (j *job) execute(root *chart.Chart, given map[string]any, out *release.Rele
 	if err != nil {
 		return nil, withhold(err)
 	}
-	if out.Values = values; j.in.Umbrella != nil {
-		out.Values, _ = values[j.in.app()].(map[string]any)
+	var app any = values
+	if !r.task.Bare {
+		app = values[r.app()]
+	}
+	if out.Values, err = json.Marshal(app); err != nil {
+		return nil, fmt.Errorf("merging values: %w", err)
 	}
 	return files, composeText(root, files, out)
 }
 
 // checkKubeVersion refuses a chart that refuses the cluster. As a dependency Helm does not ask it, so neither do we.
-func (j *job) checkKubeVersion(out *release.Release) error {
-	want, have := j.in.Chart.root.Metadata.KubeVersion, j.caps.helm.KubeVersion.String()
+func (r *rendering) checkKubeVersion(out *product) error {
+	want, have := r.chart.Metadata.KubeVersion, r.caps.helm.KubeVersion.String()
 	if want == "" || chartutil.IsCompatibleRange(want, have) {
 		return nil
 	}
 	fault := fmt.Sprintf("chart requires kubeVersion %s, which is incompatible with Kubernetes %s", want, have)
-	if j.in.Umbrella == nil {
+	if r.task.Bare {
 		return errors.New(fault)
 	}
 	out.Warnings = append(out.Warnings, fault)
@@ -126,12 +123,8 @@ func (j *job) checkKubeVersion(out *release.Release) error {
 }
 
 // composeText sorts and joins the rendered files as helm template does.
-func composeText(root *chart.Chart, files map[string]string, out *release.Release) error {
-	size := 0
-	for name, text := range files {
-		if size += len(text); size > maxRendered {
-			return &LimitError{What: "rendered text", Limit: maxRendered}
-		}
+func composeText(root *chart.Chart, files map[string]string, out *product) error {
+	for name := range files {
 		if strings.HasSuffix(name, "NOTES.txt") {
 			delete(files, name)
 		}

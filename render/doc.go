@@ -2,7 +2,7 @@
 // helm template prints, and the objects in it, in the order in which they are applied.
 //
 // There are two halves. A Fetcher brings charts: from http(s) repositories, OCI registries, and directories of a
-// snapshot. A Renderer renders them; it does no I/O at all.
+// snapshot. A Renderer has them rendered by a worker, a process of its own, which does no I/O but to be asked and to answer.
 //
 // # Parity with Helm
 //
@@ -31,7 +31,9 @@
 //
 // # Trust
 //
-// Charts, indexes and archives are hostile input: every one is read through limits, links and paths that leave their
-// root are refused, digests are verified when an archive arrives and again when it is read from the cache. Credentials
+// Charts, indexes and archives are hostile input. Templates can take all memory, overflow the stack or never come to an
+// end, and nothing in a process can keep another part of it from that: [Serve] gives up files, network, environment and
+// all but so much memory, stack and CPU time before it reads a chart, and its death is the fault of what it rendered,
+// which is remembered. Everything is read through limits, links and paths that leave their root are refused, digests are verified when an archive arrives and again when it is read from the cache. Credentials
 // are sent to the origin that they were given for and to no other, and never appear in an error.
 package render

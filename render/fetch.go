@@ -448,7 +448,7 @@ func (f *Fetcher) load(r Ref, digest string, data []byte) (*Chart, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := loadFiles(files)
+	root, err := loadFiles(files, f.limits)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,10 @@ type indexEntry struct {
 	Digest string `json:"digest,omitempty"`
 }
 
+// maxIndexFields of an index.yaml; the largest public ones have a quarter of it. Each takes some 200 bytes while it is
+// read.
+const maxIndexFields = 2_000_000
+
 // parseIndex reads an index.yaml. Entries that are of no use (no version, no URL) are left out, as Helm does.
 func parseIndex(data []byte) (i *index, err error) {
 	defer func() {
@@ -47,6 +51,8 @@ func parseIndex(data []byte) (i *index, err error) {
 	}
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] == '{' {
 		err = json.Unmarshal(data, &raw)
+	} else if n := countFields(data); n > maxIndexFields {
+		err = &LimitError{What: "number of lines and fields", Limit: maxIndexFields, Count: true}
 	} else {
 		err = yaml.Unmarshal(data, &raw)
 	}

@@ -1,5 +1,7 @@
 package render
 
+import "bytes"
+
 // Limits bound what a chart or an index may cost, in bytes unless said otherwise. A zero field means its default.
 type Limits struct {
 	// Index of an http(s) repository as downloaded; default 50 MiB.
@@ -12,6 +14,9 @@ type Limits struct {
 	Extracted int64
 	// Files is the number of files of a chart, its packed subcharts' included; default 10,000.
 	Files int
+	// Fields is the number of fields and elements of all values.yaml and Chart.yaml of a chart together, estimated by
+	// its punctuation; default 500,000. A megabyte of YAML may take a gigabyte once it is read.
+	Fields int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -20,6 +25,7 @@ func (l Limits) withDefaults() Limits {
 	orDefault(&l.File, 5<<20)
 	orDefault(&l.Extracted, 100<<20)
 	orDefault(&l.Files, 10_000)
+	orDefault(&l.Fields, 500_000)
 	return l
 }
 
@@ -27,6 +33,14 @@ func orDefault[N int | int64](field *N, def N) {
 	if *field <= 0 {
 		*field = def
 	}
+}
+
+// countFields estimates, from above, how many fields and elements a YAML text has that is in the usual layout.
+func countFields(yaml []byte) (n int) {
+	for _, mark := range []string{"\n", ",", "[", "{"} {
+		n += bytes.Count(yaml, []byte(mark))
+	}
+	return n
 }
 
 // allowance is what is left of the limits while one chart is read.

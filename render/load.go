@@ -59,7 +59,7 @@ func (f *Fetcher) loadPath(ctx context.Context, p Path, left *allowance, depth i
 	if err != nil {
 		return nil, err
 	}
-	root, err := loadFiles(files)
+	root, err := loadFiles(files, f.limits)
 	if err != nil {
 		return nil, err
 	}

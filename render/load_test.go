@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"helm.sh/helm/v3/pkg/chart/loader"
 )
 
 func TestLoadDependencies(t *testing.T) {
@@ -233,5 +235,35 @@ func TestLRU(t *testing.T) {
 	}
 	if c.put("a", 5, 1); c.used != 5 {
 		t.Errorf("used %d", c.used)
+	}
+}
+
+// A few kilobytes packed can be a gigabyte of fields once they are read.
+func TestTooManyFields(t *testing.T) {
+	fill := strings.Repeat("{},", 200_000)
+	for name, files := range map[string]map[string]string{
+		"values":       {"values.yaml": "a: [" + fill + fill + "]"},
+		"of subcharts": {"charts/a/Chart.yaml": chartYAML, "charts/a/values.yaml": "a: [" + fill + "]", "values.yaml": "a: [" + fill + "]"},
+		"metadata":     {"Chart.yaml": chartYAML + "annotations: {a: [" + fill + fill + "]}"},
+		"lines":        {"values.yaml": "a:\n" + strings.Repeat("-\n", 600_000)},
+	} {
+		all := []*loader.BufferedFile{{Name: "Chart.yaml", Data: []byte(chartYAML)}}
+		for at, text := range files {
+			all = append(all, &loader.BufferedFile{Name: at, Data: []byte(text)})
+		}
+		before := allocated()
+		_, err := loadFiles(all, Limits{}.withDefaults())
+		var limit *LimitError
+		if !errors.As(err, &limit) || !strings.Contains(err.Error(), "over the limit of 500000") {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if used := allocated() - before; used > 1<<20 {
+			t.Errorf("%s: allocated %d MiB", name, used>>20)
+		}
+	}
+	_, err := parseIndex([]byte("apiVersion: v1\nentries: {a: [" + strings.Repeat("{},", 1_000_000) + "]}"))
+	var limit *LimitError
+	if !errors.As(err, &limit) {
+		t.Errorf("an index: %v", err)
 	}
 }

@@ -2,16 +2,15 @@ package render
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/render/manifest"
 	"github.com/sluice-cd/sluice/render/objects"
-	"github.com/sluice-cd/sluice/render/release"
 )
 
 // document is one YAML document of a release.
@@ -35,35 +34,55 @@ func (d document) String() string {
 // located is an object with the document that it came from.
 type located struct {
 	obj *unstructured.Unstructured
-	doc document
+	doc string
 }
 
-// decode turns the release's text into its objects. It returns the kinds whose scope nobody knew.
-func (j *job) decode(files map[string]string, out *release.Release) ([]schema.GroupVersionKind, error) {
+// decode turns the text into objects, none of them in its namespace yet.
+func (r *rendering) decode(files map[string]string, out *product) error {
 	crds, err := decodeAll(out.CRDs, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	all, err := decodeAll(out.Manifest, files)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	slices.SortStableFunc(all, func(a, b located) int { return cmp.Compare(manifest.Order(a.obj), manifest.Order(b.obj)) })
 	all = append(crds, all...)
 
-	warnings, err := j.caps.bringUpToDate(all)
+	warnings, err := r.caps.bringUpToDate(all)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	out.Warnings = append(out.Warnings, warnings...)
-	guessed := newScopes(all, j.in.Namespaced).place(all, out.Namespace)
-	if err := checkDuplicates(all); err != nil {
-		return nil, err
-	}
+	nodes := 0
 	for _, o := range all {
-		out.Objects = append(out.Objects, o.obj)
+		if nodes += countNodes(o.obj.Object); nodes > maxNodes {
+			return &LimitError{What: "number of fields in what the templates print", Limit: maxNodes, Count: true}
+		}
+		text, err := json.Marshal(o.obj.Object)
+		if err != nil {
+			return fmt.Errorf("%s: %w", o.doc, err)
+		}
+		out.Objects = append(out.Objects, object{JSON: text, Doc: o.doc})
 	}
-	return guessed, nil
+	return nil
+}
+
+// countNodes counts a value and all that is in it.
+func countNodes(v any) int {
+	n := 1
+	switch v := v.(type) {
+	case map[string]any:
+		for _, e := range v {
+			n += countNodes(e)
+		}
+	case []any:
+		for _, e := range v {
+			n += countNodes(e)
+		}
+	}
+	return n
 }
 
 // decodeAll decodes text that consists of documents with a Source comment each. Files are where they come from.
@@ -76,7 +95,7 @@ func decodeAll(text string, files map[string]string) ([]located, error) {
 			return nil, fmt.Errorf("%s: %w", doc, err)
 		}
 		for _, o := range decoded {
-			all = append(all, located{o, doc})
+			all = append(all, located{o, doc.String()})
 		}
 	}
 	return all, nil
@@ -102,7 +121,7 @@ func parseDocuments(text string) []document {
 
 // checkDuplicates refuses two objects with one identity, whatever their versions: only one of them could be applied.
 func checkDuplicates(all []located) error {
-	seen := make(map[objects.Key]document, len(all))
+	seen := make(map[objects.Key]string, len(all))
 	for _, o := range all {
 		k := objects.KeyOf(o.obj)
 		if first, ok := seen[k]; ok {

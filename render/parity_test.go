@@ -107,10 +107,27 @@ func appOf(source string) string {
 	return "env"
 }
 
-// TestMain silences Helm, which logs to the standard logger.
+// TestMain is the worker as well, and silences Helm, which logs to the standard logger.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == workerArg {
+		if err := Serve(os.Stdin, os.Stdout); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	log.SetOutput(io.Discard)
 	os.Exit(m.Run())
+}
+
+const workerArg = "render-worker"
+
+// cold keeps no release.
+var cold = newTestRenderer(RendererConfig{CacheBytes: -1})
+
+// newTestRenderer has this test binary for its worker.
+func newTestRenderer(cfg RendererConfig) *Renderer {
+	cfg.Worker = []string{os.Args[0], workerArg}
+	return NewRenderer(cfg)
 }
 
 func newTestFetcher(t testing.TB, cfg FetcherConfig) *Fetcher {
@@ -144,7 +161,7 @@ func TestUmbrellaAppsEqualHelmTemplate(t *testing.T) {
 			}
 			inputs := umbrellaInputs(t, f, whole)
 			rel := helmTemplate(t, f, whole, nil)
-			r := NewRenderer(RendererConfig{})
+			r := newTestRenderer(RendererConfig{})
 			var hooks []string
 			want := parts(rel.Manifest, appOf)
 			for app, in := range inputs {
@@ -228,7 +245,7 @@ func TestChartAloneEqualsHelmTemplate(t *testing.T) {
 	f.yaml(t, "values.yaml", &values)
 	rel := helmTemplate(t, f, whole, values)
 	c := load(t, newTestFetcher(t, FetcherConfig{}), f.fsys, "chart", false)
-	got, err := NewRenderer(RendererConfig{}).Render(context.Background(), Input{
+	got, err := cold.Render(context.Background(), Input{
 		ReleaseName: f.rel.Name, Namespace: f.rel.Namespace, Chart: c, Values: values,
 	})
 	if err != nil {

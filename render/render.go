@@ -15,7 +15,9 @@ import (
 
 	"golang.org/x/sync/singleflight"
 	"helm.sh/helm/v3/pkg/chartutil"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/sluice-cd/sluice/render/release"
 )
@@ -59,19 +61,21 @@ type Umbrella struct {
 	Chart *Chart
 }
 
-// RendererConfig configures a Renderer; the zero value is usable.
+// RendererConfig configures a Renderer.
 type RendererConfig struct {
+	// Worker is the command line of a program that calls [Serve]: templates run in a process of their own. Required.
+	Worker []string
 	// CacheBytes bounds the memory for releases that are kept; default 64 MiB, negative: none are kept.
 	CacheBytes int64
-	// Timeout of one rendering; default 60 s. Templates can't be interrupted: what takes longer goes on, once for each
-	// input, but nobody waits for it.
+	// Timeout of one rendering, after which its worker is killed; default 60 s.
 	Timeout time.Duration
 }
 
-// Renderer renders releases and keeps them, by the digest of their input.
+// Renderer renders releases and keeps them, by the digest of their input. It keeps what killed a worker as well.
 type Renderer struct {
-	timeout  time.Duration
+	workers  *workers
 	releases *lru[*cachedRelease]
+	deaths   *lru[error]
 	flights  singleflight.Group
 
 	mu   sync.Mutex
@@ -92,13 +96,15 @@ func NewRenderer(cfg RendererConfig) *Renderer {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = time.Minute
 	}
+	const deaths = 1000
 	return &Renderer{
-		timeout: cfg.Timeout, releases: newLRU[*cachedRelease](cfg.CacheBytes), caps: map[*chartutil.Capabilities]*capabilities{},
+		workers: newWorkers(cfg.Worker, cfg.Timeout), releases: newLRU[*cachedRelease](cfg.CacheBytes),
+		deaths: newLRU[error](deaths), caps: map[*chartutil.Capabilities]*capabilities{},
 	}
 }
 
 // Render renders a release, or returns it from the cache. An error means that the chart, with these values, can't be
-// delivered to this cluster; trying again does not help.
+// delivered to this cluster, and trying again does not help; or that there is no worker to be had.
 func (r *Renderer) Render(ctx context.Context, in Input) (*release.Release, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -117,30 +123,45 @@ func (r *Renderer) Render(ctx context.Context, in Input) (*release.Release, erro
 	return release, nil
 }
 
-// once renders overlapping equal inputs once, and waits no longer than the timeout.
+// once renders overlapping equal inputs once.
 func (r *Renderer) once(ctx context.Context, job *job) (*release.Release, error) {
+	if death, ok := r.deaths.get(job.key); ok {
+		return nil, death
+	}
 	done := r.flights.DoChan(job.key, func() (any, error) {
-		c, err := job.render()
-		if err != nil {
-			return nil, err
-		}
-		r.releases.put(job.key, c, cost(c.release))
-		return c.release, nil
+		// Whoever asks next for the same goes on waiting when the first has gone.
+		return r.render(context.WithoutCancel(ctx), job)
 	})
-	waiting, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
 	select {
 	case result := <-done:
 		if result.Err != nil {
 			return nil, result.Err
 		}
 		return result.Val.(*release.Release), nil
-	case <-waiting.Done():
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	if err := ctx.Err(); err != nil {
+}
+
+func (r *Renderer) render(ctx context.Context, job *job) (*release.Release, error) {
+	t, err := job.task()
+	if err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("the templates did not come to an end in %s", r.timeout)
+	a, err := r.workers.do(ctx, t)
+	var death *DeathError
+	if errors.As(err, &death) {
+		r.deaths.put(job.key, err, 1)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, err := job.release(a)
+	if err != nil {
+		return nil, err
+	}
+	r.releases.put(job.key, c, cost(c.release))
+	return c.release, nil
 }
 
 func (in Input) name() string {
@@ -218,38 +239,53 @@ func (r *Renderer) prepare(in Input) (*job, error) {
 	return j, nil
 }
 
-// render does the work. A chart that brings Helm's code to panic is an error like any other.
-func (j *job) render() (out *cachedRelease, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			out, err = nil, fmt.Errorf("Helm panicked: %v", r)
+// task is the job as a worker is given it.
+func (j *job) task() (task, error) {
+	chart, err := newSource(cloneForProcessing(j.in.Chart.root))
+	if err != nil {
+		return task{}, fmt.Errorf("chart %s: %w", j.in.Chart.Name(), err)
+	}
+	t := task{Said: j.text, Chart: chart, Bare: j.in.Umbrella == nil, Capabilities: j.caps.helm}
+	if u := j.in.Umbrella; u != nil && u.Chart != nil {
+		t.Helpers = u.Chart.helpers().files
+	}
+	return t, nil
+}
+
+// release is what a worker's answer comes to, on this cluster.
+func (j *job) release(a product) (*cachedRelease, error) {
+	if a.Fault != "" {
+		return nil, errors.New(a.Fault)
+	}
+	rel := &release.Release{
+		Name: j.in.ReleaseName, Namespace: j.in.Namespace, Version: j.in.Chart.Version(), AppVersion: j.in.Chart.root.AppVersion(),
+		ChartDigest: j.in.Chart.Digest(), Chart: j.in.Chart.root,
+		CRDs: a.CRDs, Manifest: a.Manifest, Hooks: a.Hooks, Volatile: a.Volatile, Warnings: a.Warnings,
+	}
+	all := make([]located, len(a.Objects))
+	for i, o := range a.Objects {
+		obj := &unstructured.Unstructured{}
+		if err := utiljson.Unmarshal(o.JSON, &obj.Object); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.Doc, err)
 		}
-	}()
+		all[i] = located{obj, o.Doc}
+		rel.Objects = append(rel.Objects, obj)
+	}
+	guessed := newScopes(all, j.in.Namespaced).place(all, rel.Namespace)
+	if err := checkDuplicates(all); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(a.Values, &rel.Values); err != nil {
+		return nil, fmt.Errorf("reading the values: %w", err)
+	}
 	var s said
-	// By way of JSON values are copied, and numbers become what they are for Helm, which reads values as JSON:
-	// a template prints 1000000 as 1e+06.
 	if err := json.Unmarshal(j.text, &s); err != nil {
 		return nil, fmt.Errorf("reading the values: %w", err)
 	}
-	root, values, err := j.compose(&s)
-	if err != nil {
-		return nil, err
-	}
-	release := &release.Release{
-		Name: s.ReleaseName, Namespace: s.Namespace, Version: s.Version, AppVersion: j.in.Chart.root.AppVersion(),
-		ChartDigest: s.Chart, Chart: j.in.Chart.root, Config: config(&s), Volatile: j.volatile(&s),
-	}
-	files, err := j.execute(root, values, release)
-	if err != nil {
-		return nil, err
-	}
-	guessed, err := j.decode(files, release)
-	if err != nil {
-		return nil, err
-	}
-	release.Digest = j.digest(release)
-	release.Warnings = append(release.Warnings, j.warnings(release)...)
-	return &cachedRelease{release: release, guessed: guessed}, nil
+	rel.Config = config(&s)
+	rel.Digest = j.digest(rel)
+	rel.Warnings = append(rel.Warnings, j.warnings(rel)...)
+	return &cachedRelease{release: rel, guessed: guessed}, nil
 }
 
 // config is what the environment set for the app.
@@ -262,22 +298,6 @@ func config(s *said) map[string]any {
 		c[chartutil.GlobalKey] = s.Globals
 	}
 	return c
-}
-
-func (j *job) volatile(s *said) []string {
-	found := map[string]bool{}
-	for _, name := range j.in.Chart.volatile() {
-		found[name] = true
-	}
-	if u := j.in.Umbrella; u != nil && u.Chart != nil {
-		for _, t := range u.Chart.helpers().files {
-			findVolatile(string(t.Data), found)
-		}
-	}
-	for _, v := range []map[string]any{s.Values, s.Globals} {
-		findVolatileInValues(v, found)
-	}
-	return slices.Sorted(maps.Keys(found))
 }
 
 func (j *job) digest(r *release.Release) string {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
@@ -14,12 +13,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
-// schemas holds the compiled values.schema.json of a chart and its subcharts.
-type schemas struct {
-	mu       sync.Mutex
-	compiled map[*byte]*compiledSchema // by the first byte of the schema's text, which copies of a chart share
-}
-
+// compiledSchema is a values.schema.json.
 type compiledSchema struct {
 	schema  *jsonschema.Schema
 	err     error
@@ -29,9 +23,9 @@ type compiledSchema struct {
 // validate checks values against the schemas of a chart and its subcharts, with Helm's rules and words.
 // Unlike Helm it never fetches what a schema refers to, neither files nor URLs: such a part accepts everything,
 // and a warning says so.
-func (s *schemas) validate(c *chart.Chart, values map[string]any) (warnings []string, err error) {
+func validate(c *chart.Chart, values map[string]any) (warnings []string, err error) {
 	var faults strings.Builder
-	s.check(c, values, &warnings, &faults)
+	checkSchemas(c, values, &warnings, &faults)
 	if faults.Len() > 0 {
 		return warnings, fmt.Errorf(
 			"values don't meet the specifications of the schema(s) in the following chart(s):\n%s", faults.String())
@@ -39,9 +33,9 @@ func (s *schemas) validate(c *chart.Chart, values map[string]any) (warnings []st
 	return warnings, nil
 }
 
-func (s *schemas) check(c *chart.Chart, values map[string]any, warnings *[]string, faults *strings.Builder) {
+func checkSchemas(c *chart.Chart, values map[string]any, warnings *[]string, faults *strings.Builder) {
 	if len(c.Schema) > 0 {
-		compiled := s.get(c.Schema)
+		compiled := compileSchema(c.Schema)
 		for _, url := range compiled.refused {
 			*warnings = append(*warnings, fmt.Sprintf(
 				"the values schema of chart %s refers to %s, which is not fetched: that part is not checked", c.Name(), redact.URL(url)))
@@ -54,25 +48,11 @@ func (s *schemas) check(c *chart.Chart, values map[string]any, warnings *[]strin
 		switch v := values[sub.Name()].(type) {
 		case nil:
 		case map[string]any:
-			s.check(sub, v, warnings, faults)
+			checkSchemas(sub, v, warnings, faults)
 		default:
 			fmt.Fprintf(faults, "%s:\ninvalid type for values: expected object (map), got %T\n", sub.Name(), v)
 		}
 	}
-}
-
-func (s *schemas) get(text []byte) *compiledSchema {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c, ok := s.compiled[&text[0]]; ok {
-		return c
-	}
-	if s.compiled == nil {
-		s.compiled = map[*byte]*compiledSchema{}
-	}
-	c := compileSchema(text)
-	s.compiled[&text[0]] = c
-	return c
 }
 
 const schemaURL = "file:///values.schema.json"

@@ -1,9 +1,7 @@
 package render
 
 import (
-	"maps"
 	"regexp"
-	"slices"
 	"text/template/parse"
 
 	"helm.sh/helm/v3/pkg/chart"
@@ -24,13 +22,7 @@ var (
 	ordering  = map[string]bool{"sortAlpha": true, "len": true, "has": true}
 )
 
-// volatileFunctions names the volatile functions that a chart or its subcharts call, sorted.
-func volatileFunctions(c *chart.Chart) []string {
-	found := map[string]bool{}
-	collectVolatile(c, found)
-	return slices.Sorted(maps.Keys(found))
-}
-
+// collectVolatile adds the volatile functions that a chart or its subcharts call.
 func collectVolatile(c *chart.Chart, found map[string]bool) {
 	for _, t := range c.Templates {
 		if t != nil {

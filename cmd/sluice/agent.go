@@ -20,6 +20,7 @@ import (
 	metrics "github.com/sluice-cd/sluice/analysis/prometheus"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/render"
 )
 
 func newAgent() *cobra.Command {
@@ -91,6 +92,9 @@ func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
 	})
 	if err != nil {
 		return err
+	}
+	if !render.Confined {
+		log.Warn("on this platform nothing bounds the memory and CPU time of templates: deliver only charts that you trust")
 	}
 	registry := prometheus.NewRegistry()
 	d := &deliveries{config: c, rest: rest, metrics: asker, onEvent: newEventMetrics(registry).observe, log: log}

@@ -149,7 +149,12 @@ func newCharts(dir string, credentials []chartCredential) (*charts.Charts, error
 	if err != nil {
 		return nil, err
 	}
-	return &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}, nil
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding the program that renders: %w", err)
+	}
+	renderer := render.NewRenderer(render.RendererConfig{Worker: []string{self, renderWorker}})
+	return &charts.Charts{Fetcher: fetcher, Renderer: renderer}, nil
 }
 
 // nothing is the environment before its first commit.
