@@ -302,7 +302,7 @@ func config(s *said) map[string]any {
 
 func (j *job) digest(r *release.Release) string {
 	h := sha256.New()
-	fields := []string{r.Version, r.CRDs, r.Manifest}
+	fields := []string{r.Version, r.Name, r.Namespace, r.CRDs, r.Manifest}
 	if len(r.Volatile) > 0 {
 		fields = []string{r.Version, j.inputs}
 	}

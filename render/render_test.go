@@ -334,6 +334,14 @@ func TestDigest(t *testing.T) {
 	if d3, _ := digest(plain, "2"); d3 == d1 {
 		t.Error("another manifest has the same digest")
 	}
+	for name, in := range map[string]Input{
+		"in another namespace": {ReleaseName: "rel", Namespace: "other"}, "by another name": {ReleaseName: "other", Namespace: "ns"},
+	} {
+		in.Chart, in.Values = chartOf(t, plain), map[string]any{"v": "1"}
+		if mustRender(t, in).Digest == d1 {
+			t.Errorf("%s the digest is the same", name)
+		}
+	}
 	plain["crds/x.yaml"] = "# y"
 	if d4, _ := digest(plain, "1"); d4 == d1 {
 		t.Error("another CRD has the same digest")

@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/forecast"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -231,6 +232,12 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 		case err != nil:
 			p.Action, p.From = "Unknown", was.Chart.Version
 			p.Warnings = append(p.Warnings, "what changes is not known, for the base can't be rendered: "+err.Error())
+			return p
+		}
+	}
+	if was != nil {
+		if err := delivery.Moved(app.Name, was.Namespace, app.Namespace); err != nil {
+			p.Action, p.Fault = "Fault", err.Error()
 			return p
 		}
 	}

@@ -106,7 +106,7 @@ func id(n int) rollout.Release {
 func asks(n int) *Desired {
 	want := id(n)
 	want.Revision = 0
-	return &Desired{ID: want, Release: &release.Release{Version: want.Version, Digest: want.Digest, Objects: objects(n)}, Plan: plan}
+	return &Desired{ID: want, Release: &release.Release{Namespace: "production", Version: want.Version, Digest: want.Digest, Objects: objects(n)}, Plan: plan}
 }
 
 func under(phase rollout.Phase) rollout.State {
@@ -211,6 +211,26 @@ func TestUnfitRelease(t *testing.T) {
 
 	if got, err = decide(t, c, Facts{Desired: asks(4)}, under(rollout.Idle)); err != nil || got.Fault != nil || got.Saved.State.Phase != rollout.Starting {
 		t.Errorf("a mended one: %q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
+	}
+}
+
+// An app that is to change its namespace stays where it is, whatever it is in the middle of, until git has it back.
+func TestMovedApp(t *testing.T) {
+	moved := asks(3)
+	moved.Release.Namespace = "elsewhere"
+	c := &cluster{seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}, Canary: rollout.Track{Ready: true}}}
+	for _, phase := range []rollout.Phase{rollout.Idle, rollout.Starting} {
+		s := under(phase)
+		got, err := decide(t, c, Facts{Desired: moved}, s)
+		if err != nil || got.Fault == nil || !strings.Contains(got.Fault.Error(), "web lives in namespace production, and git now says elsewhere") {
+			t.Errorf("%s: fault %v, %v", phase, got.Fault, err)
+		}
+		if now := got.Saved.State; now.Target.Digest == "3" || now.Stable != s.Stable {
+			t.Errorf("%s: %+v", phase, now)
+		}
+	}
+	if got, err := decide(t, c, Facts{Desired: asks(1)}, under(rollout.Idle)); err != nil || got.Fault != nil {
+		t.Errorf("back where it was: %v, %v", got.Fault, err)
 	}
 }
 

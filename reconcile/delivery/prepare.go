@@ -35,6 +35,9 @@ func (l *look) prepare(ctx context.Context, o *rollout.Observation) error {
 // would be no way back out. Of one that could, it gathers what people are to be warned of.
 func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	s := l.state
+	if err := Moved(l.app.Name, l.app.Namespace, l.Desired.Release.Namespace); err != nil {
+		return &unfitError{err}
+	}
 	if s.Stable.IsZero() || !s.InFlight() && o.FromStable != rollout.ChangePods {
 		return nil // nothing is on its way that could fail
 	}
@@ -52,6 +55,17 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 		o.Warnings = l.warnings(ctx, in)
 	}
 	return nil
+}
+
+// Moved refuses that an app changes its namespace; nil: it does not. Objects can't move: its own would be deleted while
+// their successors have yet to start.
+func Moved(app, from, to string) error {
+	if from == to {
+		return nil
+	}
+	return fmt.Errorf("%s lives in namespace %s, and git now says %s: what serves would be deleted before its successor is ready. "+
+		"Expected namespace %[2]s; to move it, list the chart a second time under another name with the new namespace, and take "+
+		"%[1]s off the list when that one serves", app, from, to)
 }
 
 // warnings tell of live objects that would not treat the canary like the stable pods. What can't be listed is told as

@@ -16,8 +16,8 @@ type Release struct {
 	Version, AppVersion string
 	// ChartDigest is a SHA-256 over the chart's files.
 	ChartDigest string
-	// Digest identifies the release: SHA-256 over Version, CRDs and Manifest. Equal digests hold equal objects, on one
-	// cluster. For a chart whose templates use random numbers, generated keys or the clock it covers Version,
+	// Digest identifies the release: SHA-256 over Version, Name, Namespace, CRDs and Manifest. Equal digests hold equal
+	// objects, on one cluster. For a chart whose templates use random numbers, generated keys or the clock it covers Version,
 	// ChartDigest, the values and the names instead, so that it changes when somebody changes something.
 	Digest string
 	// Volatile names the template functions because of which the text differs each time it is rendered, sorted; empty
