@@ -39,6 +39,8 @@ type FetcherConfig struct {
 	CacheDir string
 	// Access to repositories that are not open to everybody.
 	Access []Access
+	// Allow says why charts may not come from a repository; nil: it may be any.
+	Allow func(repository string) error
 	// Limits of indexes and archives.
 	Limits Limits
 	// Timeout of one fetch, index and archive together; default 60 s.
@@ -61,6 +63,7 @@ const missAge = 5 * time.Second
 
 // Fetcher brings charts from repositories and keeps them, on disk by digest and in memory as loaded.
 type Fetcher struct {
+	allow    func(repository string) error
 	limits   Limits
 	timeout  time.Duration
 	indexAge time.Duration
@@ -84,7 +87,7 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 		return nil, err
 	}
 	f := &Fetcher{
-		limits: cfg.Limits.withDefaults(), timeout: cfg.Timeout, indexAge: cfg.IndexAge, now: cfg.Now,
+		allow: cfg.Allow, limits: cfg.Limits.withDefaults(), timeout: cfg.Timeout, indexAge: cfg.IndexAge, now: cfg.Now,
 		sites: s, indexes: map[string]*index{},
 	}
 	if f.timeout <= 0 {
@@ -112,6 +115,11 @@ func (f *Fetcher) Fetch(ctx context.Context, r Ref) (*Chart, error) {
 	r, err := r.normalize()
 	if err != nil {
 		return nil, fmt.Errorf("fetching %s: %w", r, err)
+	}
+	if f.allow != nil {
+		if err := f.allow(r.Repository); err != nil {
+			return nil, fmt.Errorf("fetching %s: %w", r, err)
+		}
 	}
 	c, err := f.once(ctx, "chart\n"+r.Repository+"\n"+r.Name+"\n"+r.Version, func(ctx context.Context) (any, error) {
 		return f.fetch(ctx, r)

@@ -267,3 +267,26 @@ func TestTooManyFields(t *testing.T) {
 		t.Errorf("an index: %v", err)
 	}
 }
+
+// Where charts may come from holds for what they depend on too.
+func TestAllowedRepositories(t *testing.T) {
+	repo := newChartRepo(t)
+	repo.publish("app", "1.0.0", simpleChart(t, "app", "1.0.0", "1"))
+	refused := errors.New("not from there")
+	f := newTestFetcher(t, FetcherConfig{Allow: func(repository string) error {
+		if strings.HasPrefix(repository, repo.URL) {
+			return refused
+		}
+		return nil
+	}})
+	if _, err := f.Fetch(t.Context(), Ref{Name: "app", Version: "1.0.0", Repository: repo.URL + "/charts"}); !errors.Is(err, refused) {
+		t.Errorf("a chart: %v", err)
+	}
+	local := fstest.MapFS{"top/Chart.yaml": {Data: []byte("apiVersion: v2\nname: top\nversion: 1.0.0\ndependencies:\n- {name: app, version: 1.0.0, repository: '" + repo.URL + "/charts'}\n")}}
+	if _, err := f.Load(t.Context(), Path{FS: local, Dir: "top"}); !errors.Is(err, refused) {
+		t.Errorf("a dependency: %v", err)
+	}
+	if asked := repo.seen(); len(asked) > 0 {
+		t.Errorf("it was asked: %q", asked)
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluice-cd/sluice/gitsync/signature"
+	"github.com/sluice-cd/sluice/reconcile/allow"
 )
 
 // config is the agent's configuration file. Unknown keys are refused.
@@ -65,10 +67,29 @@ type envConfig struct {
 	Interval duration `yaml:"interval"`
 	// StatusBranch; default sluice/status/<name>[/<cluster>].
 	StatusBranch string `yaml:"statusBranch"`
+	// Allow is what the repository may touch.
+	Allow allowConfig `yaml:"allow"`
 	// Commands says whose commands count.
 	Commands commandsConfig `yaml:"commands"`
 	// CheckInterval overrides the analysis interval of every policy; for rehearsals and demos.
 	CheckInterval duration `yaml:"checkInterval"`
+}
+
+// allowConfig is what a repository may touch. It can't widen it.
+type allowConfig struct {
+	// Namespaces besides the environment's own; "*": all.
+	Namespaces []string `yaml:"namespaces"`
+	// ClusterKinds that live in no namespace, as Kind or Kind.group; "*": all.
+	ClusterKinds []string `yaml:"clusterKinds"`
+	// ChartRepositories are URLs below which charts may come from; not set: everywhere.
+	ChartRepositories []string `yaml:"chartRepositories"`
+	// ServiceAccount as which what charts render is read and written, as namespace/name; empty: the agent's own.
+	ServiceAccount string `yaml:"serviceAccount"`
+}
+
+// rules of an environment whose own namespace is given.
+func (a allowConfig) rules(own string) allow.Rules {
+	return allow.Rules{Own: own, Namespaces: a.Namespaces, ClusterKinds: a.ClusterKinds, ChartRepositories: a.ChartRepositories}
 }
 
 // commandsConfig says whose signatures of commands are known. The files are read each time that a command comes.
@@ -207,6 +228,14 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 		fault("repository.url", "missing", "a URL such as https://git.example.com/production.git")
 		return wrong
 	}
+	if a := e.Allow.ServiceAccount; a != "" && !isServiceAccount(a) {
+		fault("allow.serviceAccount", fmt.Sprintf("is %q", a), "namespace/name")
+	}
+	for i, prefix := range e.Allow.ChartRepositories {
+		if u, err := url.Parse(prefix); prefix != allow.Any && (err != nil || u.Scheme == "" || u.Host == "") {
+			fault(fmt.Sprintf("allow.chartRepositories[%d]", i), "is no URL", `one such as https://charts.example.com/team, or "*"`)
+		}
+	}
 	if e.Commands.RequireSigned && !e.Commands.any() {
 		fault("commands.requireSigned", "is set, and no key is known", "commands.allowedSigners or commands.keyring")
 	}
@@ -231,6 +260,8 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 
 // Names end up in names of branches, Secrets and directories.
 var isName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`).MatchString
+
+var isServiceAccount = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`).MatchString
 
 const expectedName = "lower-case letters, digits and hyphens, at most 63"
 

@@ -50,14 +50,15 @@ func namespaceOf(environment, named string) string {
 // open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.
 func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error) {
 	namespace := namespaceOf(e.Name, e.Namespace)
-	log := d.log.With("environment", e.Name)
+	log, rules := d.log.With("environment", e.Name), e.Allow.rules(namespace)
 	client, err := cluster.New(ctx, cluster.Config{
 		REST: d.rest, Namespace: namespace, Environment: e.Name, Version: versionText(), Log: log,
+		Allow: rules, ServiceAccount: e.Allow.ServiceAccount,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
 	}
-	charts, err := newCharts(filepath.Join(d.config.DataDir, "charts"), d.config.Charts)
+	charts, err := newCharts(filepath.Join(d.config.DataDir, "charts"), d.config.Charts, &rules)
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/source"
@@ -29,6 +30,7 @@ type inspection struct {
 	chartURL      string
 	kubeconfig    string
 	context       string
+	agentConfig   string
 }
 
 func (f *inspection) register(cmd *cobra.Command) {
@@ -41,6 +43,7 @@ func (f *inspection) register(cmd *cobra.Command) {
 	fl.StringVar(&f.chartPassword, "chart-password-file", "", "file with the password for those chart repositories")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "ask this cluster which API versions it serves (default: a current Kubernetes)")
 	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
+	fl.StringVar(&f.agentConfig, "agent-config", "", "an agent.yaml: what it does not allow the environment is a fault")
 }
 
 // view is an environment repository, opened.
@@ -104,6 +107,32 @@ func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot
 	return v.repo.At(found)
 }
 
+// rules are what the agent's configuration allows the environment; nil: none is given.
+func (f *inspection) rules() (*allow.Rules, error) {
+	if f.agentConfig == "" {
+		return nil, nil
+	}
+	c, at, err := readConfig(f.agentConfig)
+	if err != nil {
+		return nil, err
+	}
+	c.complete(at.fault)
+	if err := errors.Join(at.faults...); err != nil {
+		return nil, err
+	}
+	var found []envConfig
+	for _, e := range c.Environments {
+		if f.environment == "" || e.Name == f.environment {
+			found = append(found, e)
+		}
+	}
+	if len(found) != 1 {
+		return nil, usagef("--agent-config: %d environments of %s fit, expected --environment to name one of them", len(found), f.agentConfig)
+	}
+	rules := found[0].Allow.rules(namespaceOf(found[0].Name, found[0].Namespace))
+	return &rules, nil
+}
+
 // charts renders for the cluster of the kubeconfig, which is nil when there is none.
 func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Client, error) {
 	cache, err := os.UserCacheDir()
@@ -114,7 +143,11 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 	if f.chartURL != "" {
 		access = append(access, chartCredential{URL: f.chartURL, Username: f.chartUser, PasswordFile: f.chartPassword})
 	}
-	c, err := newCharts(filepath.Join(cache, "sluice", "charts"), access)
+	rules, err := f.rules()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := newCharts(filepath.Join(cache, "sluice", "charts"), access, rules)
 	if err != nil || f.kubeconfig == "" {
 		return c, nil, err
 	}
@@ -131,8 +164,8 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 	return c, k, nil
 }
 
-// newCharts makes what fetches and renders charts.
-func newCharts(dir string, credentials []chartCredential) (*charts.Charts, error) {
+// newCharts makes what fetches and renders charts, as far as the rules allow; nil: nobody has given any.
+func newCharts(dir string, credentials []chartCredential, rules *allow.Rules) (*charts.Charts, error) {
 	var access []render.Access
 	for _, c := range credentials {
 		a := render.Access{URL: c.URL, Username: c.Username}
@@ -145,7 +178,11 @@ func newCharts(dir string, credentials []chartCredential) (*charts.Charts, error
 		}
 		access = append(access, a)
 	}
-	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: dir, Access: access})
+	cfg := render.FetcherConfig{CacheDir: dir, Access: access}
+	if rules != nil {
+		cfg.Allow = rules.Repository
+	}
+	fetcher, err := render.NewFetcher(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +191,7 @@ func newCharts(dir string, credentials []chartCredential) (*charts.Charts, error
 		return nil, fmt.Errorf("finding the program that renders: %w", err)
 	}
 	renderer := render.NewRenderer(render.RendererConfig{Worker: []string{self, renderWorker}})
-	return &charts.Charts{Fetcher: fetcher, Renderer: renderer}, nil
+	return &charts.Charts{Fetcher: fetcher, Renderer: renderer, Allow: rules}, nil
 }
 
 // nothing is the environment before its first commit.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/forecast"
@@ -222,6 +223,9 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 	for _, h := range rel.Hooks {
 		p.Hooks = append(p.Hooks, fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", ")))
 	}
+	if outside := outside(app, rel); v.charts.Allow == nil && len(outside) > 0 {
+		p.Warnings = append(p.Warnings, "outside its namespace, where agent.yaml has to allow it: "+strings.Join(outside, ", "))
+	}
 	var old *release.Release
 	var before environments.Policy
 	if was != nil {
@@ -279,6 +283,18 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 		})...)
 	}
 	return p
+}
+
+// outside are the objects of a release that are not in its app's namespace.
+func outside(app *environments.App, rel *release.Release) (names []string) {
+	rules := allow.Rules{Own: app.Namespace}
+	for _, o := range rel.Objects {
+		var refused *allow.Error
+		if errors.As(rules.Object(o, o.GetNamespace() == ""), &refused) {
+			names = append(names, refused.What)
+		}
+	}
+	return names
 }
 
 // released is a release as a forecast takes it.

@@ -4,6 +4,7 @@ package charts
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -28,6 +30,8 @@ type Charts struct {
 	// Capabilities and Namespaced tell of the cluster; nil: Helm's defaults.
 	Capabilities func(ctx context.Context) (*chartutil.Capabilities, error)
 	Namespaced   func(schema.GroupVersionKind) (namespaced, known bool)
+	// Allow is what the environment may touch; nil: nobody has said.
+	Allow *allow.Rules
 	// CheckInterval overrides the analysis interval of every policy; 0 leaves the policies alone.
 	CheckInterval time.Duration
 }
@@ -52,7 +56,23 @@ func (c *Charts) Release(ctx context.Context, src source.Commit, app *environmen
 	if c.CheckInterval > 0 {
 		policy = policy.WithInterval(c.CheckInterval)
 	}
+	if err := c.allowed(app, rel); err != nil {
+		return nil, environments.Policy{}, err
+	}
 	return rel, policy, deliverable(app, rel, policy)
+}
+
+// allowed says before anything begins what of a release its environment may not touch.
+func (c *Charts) allowed(app *environments.App, rel *release.Release) error {
+	rules := allow.Everything
+	if c.Allow != nil {
+		rules = *c.Allow
+	}
+	faults := []error{rules.Namespace(app.Namespace)}
+	for _, o := range rel.Objects {
+		faults = append(faults, rules.Object(o, o.GetNamespace() == ""))
+	}
+	return errors.Join(faults...)
 }
 
 // deliverable says before anything begins whether a canary of the release could be made and judged.

@@ -88,6 +88,9 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 		return r, fmt.Errorf("applying %s: nothing at all is desired; its %d objects are not deleted for that", app.Name, len(c.items(m)))
 	}
 	if s.Phase != rollout.Removing {
+		if err := c.cfg.Allow.Namespace(app.Namespace); err != nil {
+			return r, fmt.Errorf("applying %s: %w", app.Name, err)
+		}
 		if err := c.ensureNamespace(ctx, app.Namespace); err != nil {
 			return r, err
 		}
@@ -256,6 +259,8 @@ func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, p
 type target struct {
 	resource dynamic.ResourceInterface
 	feed     *feed
+	// clusterWide: the kind lives in no namespace.
+	clusterWide bool
 }
 
 // target finds the resource of a kind in a namespace, and the feed that watches it.
@@ -264,14 +269,15 @@ func (c *Client) target(ctx context.Context, gvk schema.GroupVersionKind, namesp
 	if err != nil {
 		return target{}, err
 	}
-	if mapping.Scope.Name() != meta.RESTScopeNameNamespace {
+	clusterWide := mapping.Scope.Name() != meta.RESTScopeNameNamespace
+	if clusterWide {
 		namespace = ""
 	}
 	f, err := c.watches.feed(ctx, gvk.GroupKind(), mapping.Resource, namespace)
 	if err != nil {
 		return target{}, err
 	}
-	return target{resource: c.dynamic.Resource(mapping.Resource).Namespace(namespace), feed: f}, nil
+	return target{resource: c.acting.Resource(mapping.Resource).Namespace(namespace), feed: f, clusterWide: clusterWide}, nil
 }
 
 // applyOne makes one object as desired.
@@ -283,6 +289,7 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 	if err != nil {
 		return absent, objectError("applying", p.key, err)
 	}
+	p.fault = cmp.Or(p.fault, c.cfg.Allow.Object(p.object, t.clusterWide))
 	l, exists := t.feed.get(p.key)
 	switch {
 	case p.fault != nil && exists:

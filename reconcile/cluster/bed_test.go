@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -82,12 +83,17 @@ func newRig(t *testing.T) *rig {
 }
 
 // restart gives the rig a new client that remembers nothing, as a restarted agent would have.
-func (r *rig) restart(version string) {
+func (r *rig) restart(version string, configure ...func(*cluster.Config)) {
 	r.t.Helper()
 	r.agent = "sluice/" + r.ns + "-" + version
-	c, err := cluster.New(r.t.Context(), cluster.Config{
-		REST: shared.REST(), Namespace: r.ns, Environment: "production", Version: r.ns + "-" + version,
-	})
+	cfg := cluster.Config{
+		Allow: allow.Everything,
+		REST:  shared.REST(), Namespace: r.ns, Environment: "production", Version: r.ns + "-" + version,
+	}
+	for _, f := range configure {
+		f(&cfg)
+	}
+	c, err := cluster.New(r.t.Context(), cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}

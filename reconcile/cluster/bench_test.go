@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -74,7 +75,7 @@ func newBench(b *testing.B, ns string, apps int) *bench {
 
 func (r *bench) restart(b *testing.B) {
 	r.agent = fmt.Sprintf("%s-%d", r.ns, time.Now().UnixNano())
-	c, err := cluster.New(b.Context(), cluster.Config{REST: rest.CopyConfig(shared.REST()), Namespace: r.ns, Environment: "bench", Version: r.agent, QPS: 2000, Burst: 2000})
+	c, err := cluster.New(b.Context(), cluster.Config{Allow: allow.Everything, REST: rest.CopyConfig(shared.REST()), Namespace: r.ns, Environment: "bench", Version: r.agent, QPS: 2000, Burst: 2000})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func (r *bench) pass(b *testing.B, n int) error {
 func (r *bench) count(b *testing.B, since time.Time) (writes, total int) {
 	b.Helper()
 	until := time.Now()
-	client, err := cluster.New(b.Context(), cluster.Config{REST: shared.REST(), Namespace: r.ns, Environment: "flush", Version: "flush-" + r.agent})
+	client, err := cluster.New(b.Context(), cluster.Config{Allow: allow.Everything, REST: shared.REST(), Namespace: r.ns, Environment: "flush", Version: "flush-" + r.agent})
 	if err != nil {
 		b.Fatal(err)
 	}

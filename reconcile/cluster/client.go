@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/go-logr/logr"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
@@ -33,6 +35,11 @@ type Config struct {
 	Namespace string
 	// Environment keeps the states of several environments in one namespace apart.
 	Environment string
+	// Allow is what may be applied, whatever the charts say. The zero value allows nothing.
+	Allow allow.Rules
+	// ServiceAccount as which objects are read and written that charts render, as namespace/name; empty: as REST says.
+	// States, Helm records and Leases are the agent's own in any case.
+	ServiceAccount string
 	// FieldManager owns what is applied; default "sluice". Changing it later leaves the old one's fields behind.
 	FieldManager string
 	// Version of Sluice, for the user agent; default "dev".
@@ -81,10 +88,12 @@ func (c Config) validate() error {
 
 // Client talks to one cluster for one environment. Make it with New.
 type Client struct {
-	cfg      Config
-	core     coreclient.CoreV1Interface
-	leases   coordinationclient.LeasesGetter
-	dynamic  dynamic.Interface
+	cfg     Config
+	core    coreclient.CoreV1Interface
+	leases  coordinationclient.LeasesGetter
+	dynamic dynamic.Interface
+	// acting is dynamic as the environment's ServiceAccount.
+	acting   dynamic.Interface
 	metadata metadata.Interface
 	kinds    *kinds
 	watches  *watches
@@ -158,6 +167,10 @@ func (c *Client) connect(ctx context.Context, rc *rest.Config, hc *http.Client) 
 	if err != nil {
 		return err
 	}
+	acting, err := c.impersonating(rc, dyn)
+	if err != nil {
+		return err
+	}
 	meta, err := metadata.NewForConfigAndClient(metadata.ConfigFor(rc), hc)
 	if err != nil {
 		return err
@@ -166,9 +179,23 @@ func (c *Client) connect(ctx context.Context, rc *rest.Config, hc *http.Client) 
 	if err != nil {
 		return err
 	}
-	c.core, c.leases, c.dynamic, c.metadata, c.kinds = core, leases, dyn, meta, k
+	c.core, c.leases, c.dynamic, c.acting, c.metadata, c.kinds = core, leases, dyn, acting, meta, k
 	c.watches = newWatches(ctx, meta, c.noticed)
 	return nil
+}
+
+// impersonating is the client for what charts render.
+func (c *Client) impersonating(rc *rest.Config, own dynamic.Interface) (dynamic.Interface, error) {
+	if c.cfg.ServiceAccount == "" {
+		return own, nil
+	}
+	namespace, name, ok := strings.Cut(c.cfg.ServiceAccount, "/")
+	if !ok {
+		return nil, fmt.Errorf("the ServiceAccount is %q, expected namespace/name", c.cfg.ServiceAccount)
+	}
+	as := rest.CopyConfig(rc)
+	as.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + namespace + ":" + name}
+	return dynamic.NewForConfig(as)
 }
 
 // OnChange names the function that is told which app needs a look: an object of its was changed or deleted by

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -84,7 +85,7 @@ func TestLostAnswer(t *testing.T) {
 					return answer, err
 				})
 			})
-			client, err := cluster.New(t.Context(), cluster.Config{REST: config, Namespace: r.ns, Environment: "production"})
+			client, err := cluster.New(t.Context(), cluster.Config{Allow: allow.Everything, REST: config, Namespace: r.ns, Environment: "production"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -337,7 +338,7 @@ func TestMissingRights(t *testing.T) {
 	}
 	config := rest.CopyConfig(shared.REST())
 	config.Impersonate.UserName = r.ns
-	c, err := cluster.New(t.Context(), cluster.Config{REST: config, Namespace: r.ns, Environment: "production"})
+	c, err := cluster.New(t.Context(), cluster.Config{Allow: allow.Everything, REST: config, Namespace: r.ns, Environment: "production"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +404,7 @@ func TestWhoChangedIt(t *testing.T) {
 	r.edit(configMaps, "web", `{"data":{"level":"debug"}}`)
 	awaitPending("kubectl-patch")
 
-	other, err := cluster.New(t.Context(), cluster.Config{REST: shared.REST(), Namespace: r.ns, Environment: "staging"})
+	other, err := cluster.New(t.Context(), cluster.Config{Allow: allow.Everything, REST: shared.REST(), Namespace: r.ns, Environment: "staging"})
 	if err != nil {
 		t.Fatal(err)
 	}

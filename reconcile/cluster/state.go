@@ -19,12 +19,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
 const (
-	stateSecretType = "sluice.dev/state.v1"
+	stateSecretType = allow.StateType
 
 	appLabel         = "sluice.dev/app"
 	environmentLabel = "sluice.dev/environment"

@@ -89,8 +89,11 @@ type world struct {
 	image  string
 	// repository and charts are what the agent's configuration says of them; empty: git over HTTP, charts over HTTP.
 	repository, charts string
-	// commands is what the agent's configuration says of them.
-	commands string
+	// commands and allow are what the agent's configuration says of them; allow empty: the namespace that is called like
+	// the environment, and CRDs.
+	commands, allow string
+	// neighbours are environments that the agent delivers too.
+	neighbours []*world
 	// interval between looks at the branch, and checkInterval between checks.
 	interval, checkInterval time.Duration
 	kube                    kubernetes.Interface
@@ -224,8 +227,6 @@ func (w *world) bump(version string) string {
 func (w *world) start() {
 	w.Helper()
 	config := filepath.Join(w.dir, "agent.yaml")
-	credentials := fmt.Sprintf("username: %s, passwordFile: password", bed.User)
-	repository := cmp.Or(w.repository, fmt.Sprintf("url: %q, %s", w.bed.Git.URL(w.name), credentials))
 	charts := cmp.Or(w.charts, fmt.Sprintf("url: %q, %s", w.bed.Charts.URL(), credentials))
 	text := fmt.Sprintf(`apiVersion: sluice.dev/v1alpha1
 kind: Agent
@@ -236,17 +237,29 @@ prometheus: {address: %q, timeout: 2s}
 charts:
 - {%s}
 environments:
-- name: %s
-  repository: {%s}
-  interval: %s
-  checkInterval: %s
-  commands: {%s}
-`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts, w.name, repository, w.interval, w.checkInterval, w.commands)
+`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts)
+	for _, e := range append([]*world{w}, w.neighbours...) {
+		text += e.entry()
+	}
 	w.must(os.WriteFile(config, []byte(text), 0o600))
 	w.agent = exec.Command(program, "agent", "--config", config)
 	w.agent.Stderr = w.log
 	w.begun = time.Now()
 	w.must(w.agent.Start())
+}
+
+const credentials = "username: " + bed.User + ", passwordFile: password"
+
+// entry of the environment in the agent's configuration.
+func (w *world) entry() string {
+	return fmt.Sprintf(`- name: %s
+  repository: {%s}
+  interval: %s
+  checkInterval: %s
+  commands: {%s}
+  allow: {%s}
+`, w.name, cmp.Or(w.repository, fmt.Sprintf("url: %q, %s", w.bed.Git.URL(w.name), credentials)), w.interval, w.checkInterval,
+		w.commands, cmp.Or(w.allow, "namespaces: ["+w.name+"], clusterKinds: [CustomResourceDefinition]"))
 }
 
 // kill ends the agent without a chance to do anything.
