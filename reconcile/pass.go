@@ -69,6 +69,9 @@ func (a *Agent) begin(name string) (work, bool) {
 	app := &w.facts.Saved.App
 	if in := ap.input; in != nil && app.Name == "" {
 		*app = delivery.App{Name: name, Namespace: in.Namespace, ReleaseName: a.helmName(in)}
+		if app.ReleaseName != in.ReleaseName {
+			app.SharedName = in.ReleaseName
+		}
 	}
 	if app.Name == "" && ap.removed {
 		a.leave(ap)

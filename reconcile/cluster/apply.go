@@ -308,7 +308,7 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		failed, action, before = refused, Configured, l.version
 	case exists:
 		failed = refused
-		met, err := c.meet(ctx, t, p)
+		met, err := c.meet(ctx, m, t, p)
 		if err != nil || met.done {
 			return met.outcome, err
 		}
@@ -356,7 +356,7 @@ func (c *Client) patch(ctx context.Context, t target, p planned) (*unstructured.
 // unchanged: neither we nor anybody else want anything of the object.
 func (c *Client) unchanged(m *memory, p planned, l live) bool {
 	i := c.item(m, p.key)
-	return i.Applied == p.hash && i.Mark == l.mark && i.UID == l.uid && !l.leaving
+	return (i.Other || i.Applied == p.hash && i.Mark == l.mark) && i.UID == l.uid && !l.leaving
 }
 
 // meeting is what came of looking at an object before applying it.
@@ -370,7 +370,7 @@ type meeting struct {
 }
 
 // meet looks at an object that exists before it is applied.
-func (c *Client) meet(ctx context.Context, t target, p planned) (meeting, error) {
+func (c *Client) meet(ctx context.Context, m *memory, t target, p planned) (meeting, error) {
 	for range takeOverTries {
 		obj, err := t.resource.Get(ctx, p.key.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -382,6 +382,14 @@ func (c *Client) meet(ctx context.Context, t target, p planned) (meeting, error)
 		l := t.feed.record(obj)
 		if l.leaving {
 			return meeting{done: true, outcome: leaving}, nil
+		}
+		whose := c.whose(m, obj)
+		if whose != "" && p.key.GroupKind() == objects.CRD {
+			c.learnOther(m, p, l)
+			return meeting{done: true, outcome: settled}, nil
+		}
+		if whose != "" {
+			return meeting{done: true, outcome: refused}, objectError("applying", p.key, &notOursError{whose})
 		}
 		adopting, err := c.takeOver(ctx, t, p, obj)
 		switch {

@@ -40,7 +40,7 @@ type Config struct {
 	// ServiceAccount as which objects are read and written that charts render, as namespace/name; empty: as REST says.
 	// States, Helm records and Leases are the agent's own in any case.
 	ServiceAccount string
-	// FieldManager owns what is applied; default "sluice". Changing it later leaves the old one's fields behind.
+	// FieldManager owns what is applied; default "sluice-" and the environment. Changing it later leaves the old one's fields behind.
 	FieldManager string
 	// Version of Sluice, for the user agent; default "dev".
 	Version string
@@ -55,7 +55,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.FieldManager == "" {
-		c.FieldManager = "sluice"
+		c.FieldManager = "sluice-" + c.Environment
 	}
 	if c.Version == "" {
 		c.Version = "dev"

@@ -125,6 +125,10 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 		return "", objectError("reading", p.key, err)
 	}
 	l = t.feed.record(obj)
+	if p.key.GroupKind() == objects.CRD && c.whose(m, obj) != "" {
+		c.learnOther(m, p, l)
+		return "", nil
+	}
 	same, err := c.asDesired(ctx, t, p, obj)
 	if err != nil {
 		return "", err

@@ -34,6 +34,8 @@ type item struct {
 	// Applied is the hash of the object as it was last applied, Mark the fingerprint that it had then.
 	Applied string `json:"a,omitempty"`
 	Mark    string `json:"m,omitempty"`
+	// Other: it is a CRD of somebody else, which is left as it is.
+	Other bool `json:"o,omitempty"`
 }
 
 func (i item) key() objects.Key {
@@ -147,7 +149,17 @@ func (c *Client) learn(m *memory, p planned, l live) {
 		m.unsaved = true
 	}
 	i.Group, i.Version, i.Kind, i.Namespace, i.Name = p.key.Group, p.version, p.key.Kind, p.key.Namespace, p.key.Name
-	i.Track, i.UID, i.Applied, i.Mark = p.track, l.uid, p.hash, l.mark
+	i.Track, i.UID, i.Applied, i.Mark, i.Other = p.track, l.uid, p.hash, l.mark, false
+	m.put(i)
+}
+
+// learnOther remembers a CRD that is somebody else's.
+func (c *Client) learnOther(m *memory, p planned, l live) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := m.items[p.key]
+	i.Group, i.Version, i.Kind, i.Name = p.key.Group, p.version, p.key.Kind, p.key.Name
+	i.UID, i.Other = l.uid, true
 	m.put(i)
 }
 

@@ -24,6 +24,8 @@ var formerMarks = []fieldpath.Path{
 	fieldpath.MakePathOrDie("metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration"),
 }
 
+var adoptPath = fieldpath.MakePathOrDie("metadata", "annotations", adoptAnnotation)
+
 // isFormer reports whether a record is of a tool that deployed the object before.
 func isFormer(m metav1.ManagedFieldsEntry, fields *fieldpath.Set) bool {
 	return slices.Contains(formerManagers, m.Manager) || slices.ContainsFunc(formerMarks, fields.Has)
@@ -123,6 +125,8 @@ func mergeFormer(manager string, entries []metav1.ManagedFieldsEntry, desired *u
 	if !found || ours == nil {
 		return nil, nil
 	}
+	// Whoever has left the object to us has said so for good: it is not deleted with the app.
+	all = all.Difference(fieldpath.NewSet(adoptPath))
 	if err := encodeFields(ours, spareTemplate(all, desired)); err != nil {
 		return nil, err
 	}

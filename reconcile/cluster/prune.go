@@ -159,6 +159,8 @@ func (c *Client) keep(app delivery.App, i item, obj *unstructured.Unstructured) 
 		return "somebody else has made it anew"
 	case annotations[pruneAnnotation] == "disabled":
 		return pruneAnnotation + ": disabled"
+	case annotations[adoptAnnotation] == "true":
+		return "it was there before, " + adoptAnnotation
 	case annotations[policyAnnotation] == "keep":
 		return policyAnnotation + ": keep"
 	case err != nil || ours == nil:

@@ -388,7 +388,7 @@ func TestPodsThatAreNotAdmitted(t *testing.T) {
 	})
 }
 
-// TestWhoChangedIt: a fight with another release over one object names it.
+// TestWhoChangedIt: a fight with another tool over one object names it.
 func TestWhoChangedIt(t *testing.T) {
 	r := newRig(t)
 	d := project.Desired{Stable: r.objects(configs)}
@@ -404,13 +404,6 @@ func TestWhoChangedIt(t *testing.T) {
 	r.edit(configMaps, "web", `{"data":{"level":"debug"}}`)
 	awaitPending("kubectl-patch")
 
-	other, err := cluster.New(t.Context(), cluster.Config{Allow: allow.Everything, REST: shared.REST(), Namespace: r.ns, Environment: "staging"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	app := delivery.App{Name: "web", Namespace: r.ns, ReleaseName: "other"}
-	if _, err := other.Apply(t.Context(), app, rollout.State{}, project.Desired{Stable: r.objects(configs)[:1]}); err != nil {
-		t.Fatal(err)
-	}
+	r.edit(configMaps, "web", `{"metadata":{"annotations":{"meta.helm.sh/release-name":"other"}}}`)
 	awaitPending("it says that it belongs to Helm release " + r.ns + "/other")
 }

@@ -280,12 +280,12 @@ func sorted(s string) string {
 	return strings.Join(parts, ", ")
 }
 
-// TestAdoptFromKubectl takes over from client-side apply, whose annotation and removed fields go.
+// TestAdoptFromKubectl takes over what is left to the app from client-side apply, whose annotation and removed fields go.
 func TestAdoptFromKubectl(t *testing.T) {
 	r := newRig(t)
 	r.apply(rollout.Idle, project.Desired{Stable: r.objects(service)})
 	o := r.objects(deployment("web", "web:1", 1))[0]
-	o.SetAnnotations(map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}", "old": "1"})
+	o.SetAnnotations(map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}", "old": "1", "sluice.dev/adopt": "true"})
 	if _, err := r.dyn.Resource(deployments).Namespace(r.ns).Create(t.Context(), o, metav1.CreateOptions{FieldManager: "kubectl-client-side-apply"}); err != nil {
 		t.Fatal(err)
 	}

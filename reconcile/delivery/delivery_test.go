@@ -33,8 +33,10 @@ type cluster struct {
 	asked []analysis.Check
 	// another: the releases have two workloads.
 	another bool
+	// taken are objects that were left to the app.
+	taken []string
 	// What they answer.
-	unlisted, unkept, unsaved, lost, away error
+	foreign, unlisted, unkept, unsaved, lost, away error
 	// again is why a lost release can't be rendered again.
 	again error
 }
@@ -47,6 +49,10 @@ func (c *cluster) Apply(context.Context, App, rollout.State, project.Desired) (i
 
 func (c *cluster) Outside(context.Context, string, []schema.GroupKind) ([]*unstructured.Unstructured, error) {
 	return nil, c.unlisted
+}
+
+func (c *cluster) Existing(context.Context, App, []*unstructured.Unstructured) ([]string, error) {
+	return c.taken, c.foreign
 }
 
 func (c *cluster) LoadState(context.Context, App) (Saved, bool, error) { return Saved{}, false, nil }
@@ -211,6 +217,24 @@ func TestUnfitRelease(t *testing.T) {
 
 	if got, err = decide(t, c, Facts{Desired: asks(4)}, under(rollout.Idle)); err != nil || got.Fault != nil || got.Saved.State.Phase != rollout.Starting {
 		t.Errorf("a mended one: %q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
+	}
+}
+
+// What is somebody else's is not touched: nothing begins, neither the first release nor a later one, until it is put right. What
+// somebody has left to the app is told.
+func TestSomebodyElsesObject(t *testing.T) {
+	ready := rollout.Track{Ready: true}
+	for _, s := range []rollout.State{under(rollout.Idle), {Phase: rollout.Idle, Plan: &plan}} {
+		c := &cluster{foreign: errors.New("it belongs to somebody"), seen: Seen{Applied: true, Stable: ready, Canary: ready}}
+		got, err := decide(t, c, Facts{Desired: asks(3)}, s)
+		if err != nil || !errors.Is(got.Fault, c.foreign) || got.Saved.State.InFlight() {
+			t.Errorf("%q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
+		}
+		c.foreign, c.taken = nil, []string{"ConfigMap production/web"}
+		got, err = decide(t, c, Facts{Desired: asks(3)}, s)
+		if err != nil || got.Fault != nil || len(got.Events) != 1 || got.Events[0].Reason != "warning: takes over ConfigMap production/web" {
+			t.Errorf("left to it: fault %v, %v, events %+v", got.Fault, err, got.Events)
+		}
 	}
 }
 

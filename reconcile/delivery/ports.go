@@ -20,6 +20,9 @@ type App struct {
 	Namespace string `json:"namespace"`
 	// ReleaseName of the Helm release.
 	ReleaseName string `json:"releaseName"`
+	// SharedName is the release name that the app has in common with others, by which Helm may have made its objects;
+	// empty: none, and ReleaseName is its own.
+	SharedName string `json:"sharedName,omitempty"`
 }
 
 // Saved is an app's state as the cluster holds it. The inventory beside it is the store's own business.
@@ -47,6 +50,9 @@ type Objects interface {
 	Observe(ctx context.Context, app App, d project.Desired) (Seen, error)
 	// Apply makes the cluster hold what is desired in a state that was saved, and returns how many objects it changed.
 	Apply(ctx context.Context, app App, s rollout.State, d project.Desired) (changes int, err error)
+	// Existing looks at what objects would take the place of. Refused names those that are not the app's to take, and
+	// whose they are; taken names those that somebody has left to it.
+	Existing(ctx context.Context, app App, desired []*unstructured.Unstructured) (taken []string, refused error)
 	// Outside lists what lives in a namespace of some kinds. What can't be listed is left out; err says why, for people,
 	// and comes with all the rest.
 	Outside(ctx context.Context, namespace string, kinds []schema.GroupKind) ([]*unstructured.Unstructured, error)

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -38,6 +39,13 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	if err := Moved(l.app.Name, l.app.Namespace, l.Desired.Release.Namespace); err != nil {
 		return &unfitError{err}
 	}
+	taken, refused := l.Objects.Existing(ctx, l.app, l.Desired.Release.Objects)
+	if refused != nil {
+		return &unfitError{refused}
+	}
+	if len(taken) > 0 {
+		o.Warnings = []string{"takes over " + strings.Join(taken, ", ")}
+	}
 	if s.Stable.IsZero() || !s.InFlight() && o.FromStable != rollout.ChangePods {
 		return nil // nothing is on its way that could fail
 	}
@@ -52,7 +60,7 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 		return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Version, err)}
 	}
 	if in.Plan.Canary() && o.FromStable == rollout.ChangePods {
-		o.Warnings = l.warnings(ctx, in)
+		o.Warnings = append(o.Warnings, l.warnings(ctx, in)...)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (t *turn) applyPlain() {
 	from := t.Stable
 	t.Stable = t.o.Desired
 	t.Reason = ""
-	t.record(Event{Type: Applied, From: from, To: t.Stable})
+	t.record(Event{Type: Applied, From: from, To: t.Stable, Reason: t.warning()})
 }
 
 // mayBegin reports whether nothing stands in the way of a rollout to Desired.
@@ -79,11 +79,15 @@ func (t *turn) begin() {
 	} else {
 		t.enter(Updating)
 	}
-	reason := ""
-	if len(t.o.Warnings) > 0 {
-		reason = "warning: " + strings.Join(t.o.Warnings, "; ")
+	t.emit(RolloutStarted, t.warning(), nil)
+}
+
+// warning is what people are to be warned of, now that something begins.
+func (t *turn) warning() string {
+	if len(t.o.Warnings) == 0 {
+		return ""
 	}
-	t.emit(RolloutStarted, reason, nil)
+	return "warning: " + strings.Join(t.o.Warnings, "; ")
 }
 
 // install applies the first release. There is nothing to compare it with, so it never canaries.
@@ -91,7 +95,7 @@ func (t *turn) install() {
 	t.clearRun()
 	t.Target = t.o.Desired
 	t.enter(Installing)
-	t.emit(InstallStarted, "", nil)
+	t.emit(InstallStarted, t.warning(), nil)
 }
 
 func (t *turn) installing() {

@@ -227,6 +227,10 @@ func (p *ports) prune(phase rollout.Phase, d project.Desired) error {
 }
 
 // Outside implements delivery.Objects.
+func (p *ports) Existing(context.Context, delivery.App, []*unstructured.Unstructured) ([]string, error) {
+	return nil, nil
+}
+
 func (p *ports) Outside(context.Context, string, []schema.GroupKind) ([]*unstructured.Unstructured, error) {
 	return nil, nil
 }
