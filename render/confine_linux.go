@@ -18,6 +18,8 @@ func confine() error {
 	debug.SetMaxStack(maxStack)
 	// The collector works harder before the limit kills.
 	debug.SetMemoryLimit(maxMemory / 4 * 3)
+	// Templates that take all the time they may have take it from nobody who is on time.
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 10)
 	// Should the machine have no memory left, this process goes before the one that it works for.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 	for _, l := range []struct {

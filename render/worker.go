@@ -19,8 +19,8 @@ const (
 	maxMemory = 512 << 20
 	// maxStack in bytes. Helm ends includes that are a thousand deep with an error, which takes half of it.
 	maxStack = 64 << 20
-	// maxCPU of one rendering.
-	maxCPU = 30 * time.Second
+	// maxCPU of one rendering. The largest charts in use take a second.
+	maxCPU = 10 * time.Second
 	// maxAnswer bounds what the worker answers, in bytes: rendered text, objects and values.
 	maxAnswer = 64 << 20
 )
