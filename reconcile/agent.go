@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
+	"github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -34,6 +35,9 @@ type Cluster interface {
 	Direct(app string) (id, text string)
 	// OnChange names the function that is told which app needs a look. It is called before LoadStates.
 	OnChange(func(app string))
+	// OnPrune names the function that is asked before an object is deleted that an app no longer wants and users may depend
+	// on. It says why the object stays, and whether only for now. It is called before LoadStates.
+	OnPrune(func(app string, k objects.Key) (why string, wait bool))
 }
 
 // Renderer turns what a commit asks of an app into a release and its policy; *charts.Charts implements it.
@@ -113,6 +117,8 @@ type Agent struct {
 	// releaseNames counts the apps of the environment by release name.
 	releaseNames map[string]int
 	apps         map[string]*app
+	// wants is what the apps would have; nil: nobody has asked.
+	wants *wants
 	// recordedEnvFault is the fault of the environment that the status branch tells of; nil while that is not known.
 	recordedEnvFault *string
 	// unsynced are the apps that Run has not looked at yet; nil before the first look at the branch.
@@ -276,6 +282,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	a.cluster.OnChange(a.changed)
+	a.cluster.OnPrune(a.stays)
 	states, broken, err := a.cluster.LoadStates(ctx)
 	if err != nil {
 		return fmt.Errorf("loading the saved states of %s: %w", a.cfg.Environment, err)

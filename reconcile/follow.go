@@ -38,6 +38,7 @@ func (a *Agent) Read(c source.Commit, err error) {
 	// Policies are no part of an app's digest: another threshold is no other release.
 	samePolicy := a.source.Env != nil && a.source.Env.Rollout.Equal(env.Rollout)
 	a.source = c
+	defer a.newWants()
 	first := a.unsynced == nil
 	if first {
 		a.unsynced = map[string]bool{}

@@ -110,6 +110,7 @@ func (a *Agent) rendered(name string, o order, got rendering, again []past) {
 	if ap == nil {
 		return
 	}
+	defer a.newWants()
 	ap.tries = 0
 	if o.input != nil {
 		if got.fault != nil {

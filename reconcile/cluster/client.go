@@ -112,6 +112,7 @@ type Client struct {
 	// claims says whose an object is.
 	claims   map[objects.Key]claim
 	onChange func(app string)
+	onPrune  func(app string, k objects.Key) (why string, wait bool)
 	// direct are the commands beside the states; watching begins with the first LoadStates.
 	direct   *direct
 	watching sync.Once
@@ -206,6 +207,10 @@ func (c *Client) OnChange(f func(app string)) {
 	defer c.mu.Unlock()
 	c.onChange = f
 }
+
+// OnPrune names the function that is asked before an object of the stable track is deleted: it says why it stays, wait:
+// only for now. It must not block, and must be set before LoadStates; without one everything goes.
+func (c *Client) OnPrune(f func(app string, k objects.Key) (why string, wait bool)) { c.onPrune = f }
 
 // warnings of the API server, such as of deprecated API versions.
 type warnings struct{ log *slog.Logger }

@@ -44,6 +44,9 @@ func (c *Client) Observe(ctx context.Context, app delivery.App, d project.Desire
 	}
 	var others []string
 	for _, i := range c.leftovers(m, plan) {
+		if len(plan) > 0 && c.kept(m, i.key()) {
+			continue // it goes, or is another app's, when that is known; nothing waits for it
+		}
 		pending[i.key()] = "not deleted yet"
 		if i.Track == trackCanary && objects.Workload(i.key().GroupKind()) {
 			others = append(others, is(i.key(), pending[i.key()]))

@@ -61,6 +61,8 @@ type memory struct {
 	busy map[objects.Key]bool
 	// contended objects are wanted and belong to another app.
 	contended map[objects.Key]bool
+	// kept are objects that are not desired any more, and that another app may want.
+	kept map[objects.Key]bool
 	// waiting are workloads whose news matter because they are not ready.
 	waiting map[objects.Key]bool
 	// told: somebody is about to be told of news.
@@ -68,7 +70,7 @@ type memory struct {
 }
 
 func newMemory(app delivery.App) *memory {
-	return &memory{app: app, items: map[objects.Key]item{}, busy: map[objects.Key]bool{}, contended: map[objects.Key]bool{}, waiting: map[objects.Key]bool{}}
+	return &memory{app: app, items: map[objects.Key]item{}, busy: map[objects.Key]bool{}, contended: map[objects.Key]bool{}, waiting: map[objects.Key]bool{}, kept: map[objects.Key]bool{}}
 }
 
 func (m *memory) put(i item) {
@@ -248,6 +250,21 @@ type planned struct {
 	object  *unstructured.Unstructured
 	// fault says why the object can't be sent to the API server; nil: it can. It is this object's alone.
 	fault error
+}
+
+// keeps remembers whether an object that is not desired any more is kept for now.
+func (c *Client) keeps(m *memory, k objects.Key, keep bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if delete(m.kept, k); keep {
+		m.kept[k] = true
+	}
+}
+
+func (c *Client) kept(m *memory, k objects.Key) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.kept[k]
 }
 
 // setBusy marks an object as being applied: what the watch tells of it meanwhile is mostly our own doing.

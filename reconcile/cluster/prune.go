@@ -82,6 +82,17 @@ func (c *Client) pruneOne(ctx context.Context, m *memory, i item, r *Result) err
 		c.giveUp(m, k, r, "another app has it now")
 		return nil
 	}
+	if c.onPrune != nil && i.Track == trackStable {
+		why, wait := c.onPrune(m.app.Name, k)
+		c.keeps(m, k, wait)
+		switch {
+		case wait:
+			return nil
+		case why != "":
+			c.giveUp(m, k, r, why)
+			return nil
+		}
+	}
 	if objects.Irreplaceable(k.GroupKind()) {
 		c.giveUp(m, k, r, "objects of this kind are never deleted")
 		return nil

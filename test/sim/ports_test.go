@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
+	"github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -30,6 +31,9 @@ var (
 	_ reconcile.Clock    = (*ports)(nil)
 	_ delivery.Metrics   = (*ports)(nil)
 )
+
+// OnPrune implements reconcile.Cluster; here no two apps want one object.
+func (*ports) OnPrune(func(string, objects.Key) (string, bool)) {}
 
 // OnChange implements reconcile.Cluster.
 func (p *ports) OnChange(news func(string)) {
