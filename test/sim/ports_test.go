@@ -306,7 +306,7 @@ func (p *ports) Release(_ context.Context, c source.Commit, in *environments.App
 		return nil, environments.Policy{}, errAway
 	}
 	digest := in.Chart.Version
-	rel := &release.Release{Version: template(digest), Digest: digest, Objects: p.w.charts.objects(digest)}
+	rel := &release.Release{Namespace: "production", Version: template(digest), Digest: digest, Objects: p.w.charts.objects(digest)}
 	return rel, p.w.charts.policy(asked.policy, digest), nil
 }
 
