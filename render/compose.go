@@ -96,7 +96,7 @@ func (r *rendering) execute(root *chart.Chart, given map[string]any, out *produc
 	// The zero Engine looks nothing up: neither DNS nor the cluster.
 	files, err := engine.Engine{}.Render(root, top)
 	if err != nil {
-		return nil, withhold(err)
+		return nil, err
 	}
 	var app any = values
 	if !r.task.Bare {
@@ -151,7 +151,7 @@ func composeText(root *chart.Chart, files map[string]string, out *product) error
 func sortManifests(files map[string]string) (hooks []*helmrelease.Hook, manifests []releaseutil.Manifest, err error) {
 	hooks, manifests, err = releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w%s", withhold(err), brokenDocument(files))
+		return nil, nil, fmt.Errorf("%w%s", err, brokenDocument(files))
 	}
 	return hooks, manifests, nil
 }

@@ -3,7 +3,6 @@ package render
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 )
 
@@ -32,26 +31,6 @@ func byteSize(n int64) string {
 		return strconv.FormatInt(n>>20, 10) + " MiB"
 	}
 	return strconv.FormatInt(n, 10) + " bytes"
-}
-
-// withheld are the words of Helm's and YAML's errors that repeat a value, or a text made of values. Values may be
-// passwords, and errors go to the status branch.
-var withheld = []struct {
-	words *regexp.Regexp
-	as    string
-}{
-	{regexp.MustCompile(`(cannot parse template|error during tpl function execution for) "(?:[^"\\]|\\.)*"`), "$1 a text that tpl was given"},
-	{regexp.MustCompile(`range can't iterate over (?s:.*)`), "range can't iterate over it"},
-	{regexp.MustCompile(`unknown anchor '[^']*' referenced`), "unknown anchor referenced"},
-}
-
-// withhold keeps values out of an error.
-func withhold(err error) error {
-	text := err.Error()
-	for _, w := range withheld {
-		text = w.words.ReplaceAllString(text, w.as)
-	}
-	return errors.New(text)
 }
 
 // quote shortens and quotes a name that comes from hostile input.

@@ -250,31 +250,6 @@ func TestRenderErrors(t *testing.T) {
 	}
 }
 
-// Errors go to the status branch, and values may be passwords.
-func TestErrorsHoldNoValues(t *testing.T) {
-	const secret = `s3cr\"et`
-	for name, tt := range map[string]struct {
-		files map[string]string
-		want  string
-	}{
-		"tpl does not parse": {map[string]string{"a.yaml": `{{ tpl .Values.open . }}`}, "app/templates/a.yaml:1"},
-		"tpl fails":          {map[string]string{"a.yaml": `{{ tpl .Values.fails . }}`}, "nil pointer evaluating"},
-		"range":              {map[string]string{"a.yaml": `{{ range .Values.password }}{{ end }}`}, "app/templates/a.yaml:1:16: executing"},
-		"anchor":             {map[string]string{"a.yaml": `a: *{{ .Values.password }}`}, "YAML parse error on app/templates/a.yaml"},
-		"schema":             {map[string]string{"values.schema.json": `{"properties": {"password": {"pattern": "^[0-9]+$"}}}`}, "at '/password': 'the value' does not match pattern"},
-		"format":             {map[string]string{"values.schema.json": `{"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"password": {"format": "email"}}}`}, "at '/password': 'the value' is not valid email"},
-	} {
-		in := input(chartOf(t, tt.files))
-		in.Values = map[string]any{
-			"password": secret, "open": "{{ \"" + secret, "fails": "{{/* " + secret + " */}}{{ .Values.a.b }}",
-		}
-		_, err := cold.Render(t.Context(), in)
-		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "s3cr") {
-			t.Errorf("%s: error %v\nwant %q", name, err, tt.want)
-		}
-	}
-}
-
 func TestSchemaFetchesNothing(t *testing.T) {
 	secret := t.TempDir() + "/secret.json"
 	if err := os.WriteFile(secret, []byte(`{"type": "integer"}`), 0o600); err != nil {

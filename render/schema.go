@@ -2,12 +2,10 @@ package render
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"helm.sh/helm/v3/pkg/chart"
 
 	"github.com/sluice-cd/sluice/gitsync/redact"
@@ -98,26 +96,9 @@ func (c *compiledSchema) validate(values map[string]any) (err error) {
 	return c.schema.Validate(values)
 }
 
-// schemaFault words an error as Helm does, but for the values in it, which may be passwords.
+// schemaFault words an error as Helm does.
 func schemaFault(err error) string {
-	var invalid *jsonschema.ValidationError
-	if !errors.As(err, &invalid) {
-		return err.Error() + "\n"
-	}
-	withholdValues(invalid)
 	return strings.TrimPrefix(err.Error(), "jsonschema validation failed with '"+schemaURL+"#'\n") + "\n"
-}
-
-func withholdValues(e *jsonschema.ValidationError) {
-	switch k := e.ErrorKind.(type) {
-	case *kind.Pattern:
-		k.Got = "the value"
-	case *kind.Format:
-		k.Got, k.Err = "the value", errors.New("it is spelled otherwise")
-	}
-	for _, cause := range e.Causes {
-		withholdValues(cause)
-	}
 }
 
 // refusingLoader answers every reference to another document with a schema that accepts everything.

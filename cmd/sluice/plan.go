@@ -24,6 +24,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
+	"github.com/sluice-cd/sluice/render/mask"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -221,7 +222,7 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 		p.Warnings = append(p.Warnings, "the policy's "+field+" has no effect here")
 	}
 	for _, h := range rel.Hooks {
-		p.Hooks = append(p.Hooks, fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", ")))
+		p.Hooks = append(p.Hooks, rel.Mask.Text(fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", "))))
 	}
 	if outside := outside(app, rel); v.charts.Allow == nil && len(outside) > 0 {
 		p.Warnings = append(p.Warnings, "outside its namespace, where agent.yaml has to allow it: "+strings.Join(outside, ", "))
@@ -259,16 +260,19 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 	}
 	f, err := forecast.Of(app.Name, app.Namespace, base, goal)
 	if err != nil {
-		p.Action, p.Fault = "Fault", err.Error()
+		p.Action, p.Fault = "Fault", rel.Mask.Text(err.Error())
 		return p
 	}
 	p.Action = actionOf(f, goal.Plan)
-	p.Objects = objectChanges(f.Before, f.After)
+	secrets := mask.New(mask.Source{
+		Objects: slices.Concat(f.Before, f.After), Names: []string{app.Name, app.ReleaseName, app.Namespace, rel.Version, p.From},
+	})
+	p.Objects = objectChanges(f.Before, f.After, secrets)
 	if p.Action == "Canary" || p.Action == "Policy" {
 		p.Steps = policy.Steps()
 	}
 	if f.Under != nil {
-		p.Rollout = objectChanges(f.Before, f.Under)
+		p.Rollout = objectChanges(f.Before, f.Under, secrets)
 	}
 	for _, e := range f.Events {
 		if policy.Suspend {
@@ -278,9 +282,9 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 		p.Course = append(p.Course, coursePlan{e.After.String(), string(e.Type), e.Weight, text})
 	}
 	if p.Action == "Canary" {
-		p.Warnings = append(p.Warnings, v.warnings(ctx, project.Input{
+		p.Warnings = append(p.Warnings, rel.Mask.Texts(v.warnings(ctx, project.Input{
 			App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Plan: goal.Plan,
-		})...)
+		}))...)
 	}
 	return p
 }
@@ -350,8 +354,9 @@ func (v *view) warnings(ctx context.Context, in project.Input) []string {
 	return warnings
 }
 
-// objectChanges compares objects by identity, in the order of the new release, what goes last.
-func objectChanges(from, to []*unstructured.Unstructured) []objectPlan {
+// objectChanges compares objects by identity, in the order of the new release, what goes last. What a Secret holds is masked in
+// the other objects as well.
+func objectChanges(from, to []*unstructured.Unstructured, secrets *mask.Mask) []objectPlan {
 	old := map[string]*unstructured.Unstructured{}
 	for _, o := range from {
 		old[identity(o)] = o
@@ -361,7 +366,7 @@ func objectChanges(from, to []*unstructured.Unstructured) []objectPlan {
 		id := identity(o)
 		was := old[id]
 		delete(old, id)
-		d := unified(was, o)
+		d := lineByLine(unified(was, o), secrets)
 		switch {
 		case was == nil:
 			out = append(out, objectPlan{id, "create", d})
@@ -371,7 +376,7 @@ func objectChanges(from, to []*unstructured.Unstructured) []objectPlan {
 	}
 	for _, o := range from {
 		if id := identity(o); old[id] != nil {
-			out = append(out, objectPlan{id, "delete", unified(o, nil)})
+			out = append(out, objectPlan{id, "delete", lineByLine(unified(o, nil), secrets)})
 		}
 	}
 	return out
@@ -386,6 +391,15 @@ func identity(o *unstructured.Unstructured) string {
 		id += " in " + o.GetNamespace()
 	}
 	return id
+}
+
+// lineByLine masks a text of any length.
+func lineByLine(text string, m *mask.Mask) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(m.Text(line))
+	}
+	return b.String()
 }
 
 // unified is the difference of two objects as YAML, Secrets masked; empty when they are equal.

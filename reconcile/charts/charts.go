@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
+	"github.com/sluice-cd/sluice/render/mask"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -36,7 +37,8 @@ type Charts struct {
 	CheckInterval time.Duration
 }
 
-// Release renders an app and resolves its policy.
+// Release renders an app and resolves its policy. Nothing that it says repeats a value of the environment: errors and warnings
+// of templates, schemas and decoders go through the release's Mask, whoever words them.
 func (c *Charts) Release(ctx context.Context, src source.Commit, app *environments.App) (*release.Release, environments.Policy, error) {
 	if app.Fault != nil {
 		return nil, environments.Policy{}, app.Fault
@@ -45,21 +47,27 @@ func (c *Charts) Release(ctx context.Context, src source.Commit, app *environmen
 	if err != nil {
 		return nil, environments.Policy{}, fmt.Errorf("rendering %s %s: %w", app.Name, app.Chart.Version, err)
 	}
+	policy, err := c.policy(src, app, rel)
+	return rel, policy, rel.Mask.Error(err)
+}
+
+// policy resolves the policy that governs a release.
+func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.Release) (environments.Policy, error) {
 	canary, err := project.FindCanary(rel.Objects)
 	if err != nil {
-		return nil, environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
+		return environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
 	policy, err := environments.ResolvePolicy(src.Env, app, rel.Values, canary)
 	if err != nil {
-		return nil, environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
+		return environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
 	if c.CheckInterval > 0 {
 		policy = policy.WithInterval(c.CheckInterval)
 	}
 	if err := c.allowed(app, rel); err != nil {
-		return nil, environments.Policy{}, err
+		return environments.Policy{}, err
 	}
-	return rel, policy, deliverable(app, rel, policy)
+	return policy, deliverable(app, rel, policy)
 }
 
 // allowed says before anything begins what of a release its environment may not touch.
@@ -111,7 +119,32 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 	if in.Umbrella, err = c.umbrella(ctx, src, app); err != nil {
 		return nil, err
 	}
-	return c.Renderer.Render(ctx, in)
+	given := maskSource(src, app, in.Chart)
+	rendered, err := c.Renderer.Render(ctx, in)
+	if err != nil {
+		return nil, mask.New(given).Error(err)
+	}
+	rel := *rendered // the renderer's own is shared
+	given.Objects = rel.Objects
+	rel.Mask = mask.New(given)
+	rel.Warnings = rel.Mask.Texts(rel.Warnings)
+	return &rel, nil
+}
+
+// maskSource is what must not be told of an app that is rendered. The defaults of a chart are public, but for those of the
+// umbrella chart: they are the environment's values.
+func maskSource(src source.Commit, app *environments.App, chart *render.Chart) mask.Source {
+	s := mask.Source{
+		Given: []map[string]any{app.Values, src.Env.Umbrella.Globals, src.Env.Umbrella.Values},
+		Names: []string{
+			app.Name, app.ReleaseName, app.Namespace, app.Chart.Name, app.Chart.Version, app.Chart.Alias, app.Chart.Repository,
+			app.Chart.Path, chart.Version(), src.Env.Name, src.Env.Umbrella.Name, src.Env.Umbrella.Version,
+		},
+	}
+	if app.Chart.Path == "" || app.Chart.Path != src.Env.Umbrella.Dir {
+		s.Chart = chart.Helm()
+	}
+	return s
 }
 
 // chart fetches the app's chart, or loads it from the repository.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,16 +29,16 @@ func (e *ObjectError) Unwrap() error { return e.err }
 
 // objectError says what the server has against an object, by field, in as few words as there are.
 func objectError(verb string, key objects.Key, err error) error {
-	e := &ObjectError{Key: key, Verb: verb, err: err, text: err.Error()}
+	e := &ObjectError{Key: key, Verb: verb, err: err, text: withoutValues(err.Error())}
 	var parts []string
 	for _, c := range causes(err) {
 		e.Fields = append(e.Fields, c.Field)
-		parts = append(parts, c.Field+": "+c.Message)
+		parts = append(parts, c.Field+": "+withoutValues(c.Message))
 	}
 	if len(parts) > 0 {
 		e.text = strings.Join(parts, "; ")
 	}
-	if immutable(e.text) {
+	if immutable(err.Error()) {
 		e.text += " (the field can't be changed in place; delete the object by hand, or give it another name in the chart)"
 	}
 	if key.GroupKind() == objects.Secret {
@@ -52,11 +53,27 @@ func (e *ObjectError) hideValues() {
 	if !errors.As(e.err, &status) {
 		return
 	}
-	e.text = fmt.Sprintf("the API server refuses it (%s)", apierrors.ReasonForError(e.err))
+	e.text = "the API server refuses it"
+	if reason := apierrors.ReasonForError(e.err); reason != metav1.StatusReasonUnknown {
+		e.text += fmt.Sprintf(" (%s)", reason)
+	}
 	if len(e.Fields) > 0 {
 		e.text += ": " + strings.Join(e.Fields, ", ")
 	}
 	e.err = errors.New(e.text)
+}
+
+// The API server repeats values where it complains of them. A text or a number has an end, after which comes what it has against
+// it; anything else is printed in a way that has none, so that nothing after it is kept on its line.
+var (
+	complaint = regexp.MustCompile(`(?m)((?:Invalid|Unsupported|Duplicate) value|Not found): ` +
+		`(?:(?:"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null)(: |$)|.*)`)
+	mistyped = regexp.MustCompile(`(expected [^,\n]*), got .*`)
+)
+
+// withoutValues is the API server's text without the values that it repeats. Fields, and what is expected of them, stay.
+func withoutValues(text string) string {
+	return mistyped.ReplaceAllString(complaint.ReplaceAllString(text, "$1$2"), "$1")
 }
 
 // immutable recognises the wordings of the API server's validations for fields that are set once.

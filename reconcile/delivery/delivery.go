@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -13,6 +14,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/mask"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -81,6 +83,8 @@ type Decision struct {
 	// Gone: git does not list the app, and nothing of it is left.
 	Gone bool
 
+	// mask takes the app's values out of what is said of it.
+	mask *mask.Mask
 	// act: the projection is to be applied. It is not known for the reason in unprojected.
 	act         bool
 	projection  project.Desired
@@ -91,10 +95,15 @@ type Decision struct {
 func (dec Decision) Acts() bool { return dec.act }
 
 // Decide observes the cluster, asks rollout.Next, and saves what it answers. An error says that the look could not be
-// finished and is to be repeated; the Decision tells how far it came.
+// finished and is to be repeated; the Decision tells how far it came. Neither repeats a value of the app, whoever has worded it.
 func (d *Delivery) Decide(ctx context.Context, f Facts) (Decision, error) {
 	l := &look{Delivery: d, Facts: f, app: f.Saved.App, state: f.Saved.State}
-	return l.decide(ctx)
+	if f.Desired != nil {
+		l.mask = f.Desired.Release.Mask
+	}
+	dec, err := l.decide(ctx)
+	dec.mask, dec.Fault = l.mask, l.mask.Error(dec.Fault)
+	return dec, l.mask.Error(err)
 }
 
 // Act makes the cluster hold what was decided, and the Helm records say it too. It returns how many objects it changed.
@@ -102,6 +111,7 @@ func (d *Delivery) Act(ctx context.Context, dec Decision) (changes int, err erro
 	if !dec.act {
 		return 0, nil
 	}
+	defer func() { err = dec.mask.Error(err) }()
 	app, s := dec.Saved.App, dec.Saved.State
 	if dec.unprojected != nil {
 		return 0, dec.unprojected
@@ -127,6 +137,10 @@ type look struct {
 	state rollout.State
 	// recovered are the events of a recovery.
 	recovered []rollout.Event
+	// mask takes the values of every release that was looked at out of what is said.
+	mask *mask.Mask
+	// masked has the numbers of the releases that were read from their records, whose objects the mask knows.
+	masked []int
 }
 
 func (l *look) decide(ctx context.Context) (dec Decision, err error) {
@@ -270,6 +284,8 @@ func (l *look) look(ctx context.Context, dec *Decision) (project.Desired, error)
 	if err != nil {
 		return before, fmt.Errorf("observing %s: %w", l.app.Name, err)
 	}
+	seen.Pending = l.mask.Text(seen.Pending)
+	seen.Stable.Message, seen.Canary.Message = l.mask.Text(seen.Stable.Message), l.mask.Text(seen.Canary.Message)
 	l.Log.Debug("observed", "app", l.app.Name, "phase", l.state.Phase, "weight", l.state.Weight, "applied", seen.Applied,
 		"pending", seen.Pending, "stable", seen.Stable.Message, "canary", seen.Canary.Message)
 	dec.Seen, dec.Blind = seen, false
@@ -384,6 +400,12 @@ func (l *look) objects(ctx context.Context, r rollout.Release) ([]*unstructured.
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading release %s (revision %d) of %s: %w", r.Version, r.Revision, l.app.Name, err)
+	}
+	if !slices.Contains(l.masked, r.Revision) {
+		l.masked = append(l.masked, r.Revision)
+		l.mask = l.mask.With(mask.Source{
+			Settings: true, Objects: objs, Names: []string{l.app.Name, l.app.ReleaseName, l.app.Namespace, r.Version},
+		})
 	}
 	return objs, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/mask"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -36,7 +37,7 @@ type cluster struct {
 	// taken are objects that were left to the app.
 	taken []string
 	// What they answer.
-	foreign, unlisted, unkept, unsaved, lost, away error
+	foreign, unlisted, unkept, unsaved, unapplied, lost, away error
 	// again is why a lost release can't be rendered again.
 	again error
 }
@@ -44,7 +45,7 @@ type cluster struct {
 func (c *cluster) Observe(context.Context, App, project.Desired) (Seen, error) { return c.seen, c.away }
 
 func (c *cluster) Apply(context.Context, App, rollout.State, project.Desired) (int, error) {
-	return 0, nil
+	return 0, c.unapplied
 }
 
 func (c *cluster) Outside(context.Context, string, []schema.GroupKind) ([]*unstructured.Unstructured, error) {
@@ -92,11 +93,14 @@ func (c *cluster) Again(context.Context, string, rollout.Release) ([]*unstructur
 	return nil, c.again
 }
 
+const oldSecret = "0ldP4ssword"
+
 // objects of the nth release.
 func objects(n int) []*unstructured.Unstructured {
 	o := &unstructured.Unstructured{}
 	text := fmt.Sprintf(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: production}, spec: {
-		selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: "web:%d"}]}}}}`, n)
+		selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: "web:%d", env: [{name: PIN, value: %s}]}]}}}}`,
+		n, oldSecret)
 	if err := yaml.Unmarshal([]byte(text), &o.Object); err != nil {
 		panic(err)
 	}
@@ -255,6 +259,36 @@ func TestMovedApp(t *testing.T) {
 	}
 	if got, err := decide(t, c, Facts{Desired: asks(1)}, under(rollout.Idle)); err != nil || got.Fault != nil {
 		t.Errorf("back where it was: %v, %v", got.Fault, err)
+	}
+}
+
+// TestValuesStayInside holds that what the cluster says of an app's objects loses the app's values before anybody hears of it:
+// in faults, in what is not ready, and in the reasons of events, which are saved.
+func TestValuesStayInside(t *testing.T) {
+	const secret = "s3cretP4ss"
+	failed := rollout.Track{Failed: true, Available: true, Message: "exec: \"" + secret + "\": not found"}
+	for name, c := range map[string]*cluster{
+		"unkept": {unkept: apierrors.NewBadRequest("admission: " + secret)},
+		"seen":   {seen: Seen{Applied: true, Pending: secret, Stable: failed, Canary: failed}},
+		"away":   {away: errors.New("no answer: " + secret)},
+		"undone": {seen: Seen{Applied: true, Stable: rollout.Track{Ready: true}, Canary: failed}, unapplied: errors.New(secret)},
+	} {
+		for _, phase := range []rollout.Phase{rollout.Idle, rollout.Analyzing} {
+			f := Facts{Desired: asks(3), Unfinished: true}
+			f.Desired.Release.Mask = mask.New(mask.Source{Given: []map[string]any{{"password": secret}}})
+			dec, err := decide(t, c, f, under(phase))
+			_, undone := (&Delivery{Objects: c, Records: c}).Act(t.Context(), dec)
+			told := fmt.Sprint(err, undone, dec.Fault, dec.Seen, dec.Events, c.saved)
+			silent := name == "unkept" && phase == rollout.Analyzing // there is nothing to keep
+			if strings.Contains(told, secret) || !silent && !strings.Contains(told, mask.Mark) {
+				t.Errorf("%s, %s: %s", name, phase, told)
+			}
+		}
+	}
+	// Of a release whose values nobody knows any more what programs read is masked.
+	c := &cluster{away: errors.New("the old " + oldSecret)}
+	if _, err := decide(t, c, Facts{}, under(rollout.Analyzing)); err == nil || strings.Contains(err.Error(), oldSecret) {
+		t.Errorf("an old value: %v", err)
 	}
 }
 

@@ -27,7 +27,7 @@ func (l *look) prepare(ctx context.Context, o *rollout.Observation) error {
 		o.Desired, err = l.number(ctx, o.Desired)
 	}
 	if err != nil {
-		o.Unfit = err.Error()
+		o.Unfit = l.mask.Text(err.Error())
 	}
 	return err
 }
@@ -60,7 +60,7 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 		return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Version, err)}
 	}
 	if in.Plan.Canary() && o.FromStable == rollout.ChangePods {
-		o.Warnings = append(o.Warnings, l.warnings(ctx, in)...)
+		o.Warnings = append(o.Warnings, l.mask.Texts(l.warnings(ctx, in))...)
 	}
 	return nil
 }

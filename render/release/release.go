@@ -5,6 +5,8 @@ package release
 import (
 	"helm.sh/helm/v3/pkg/chart"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/sluice-cd/sluice/render/mask"
 )
 
 // Release is one app rendered: everything that the chart says for it, and nothing that depends on when,
@@ -40,6 +42,8 @@ type Release struct {
 	Chart *chart.Chart
 	// Warnings for plan and status.
 	Warnings []string
+	// Mask takes what the environment gave, and the data of Secrets, out of whatever is told of the release; nil: nothing.
+	Mask *mask.Mask
 }
 
 // Hook is a Helm hook that the chart declares.
