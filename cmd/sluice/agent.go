@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -46,7 +47,7 @@ other moment, it goes on where it was. It listens for /healthz, /readyz and /met
 			if err != nil {
 				return &codedError{exitUsage, err}
 			}
-			log, err := newLogger(logFormat, verbose)
+			log, err := newLogger(cmd.ErrOrStderr(), logFormat, verbose)
 			if err != nil {
 				return err
 			}
@@ -63,16 +64,16 @@ other moment, it goes on where it was. It listens for /healthz, /readyz and /met
 	return cmd
 }
 
-func newLogger(format string, verbose bool) (*slog.Logger, error) {
+func newLogger(w io.Writer, format string, verbose bool) (*slog.Logger, error) {
 	opts := &slog.HandlerOptions{}
 	if verbose {
 		opts.Level = slog.LevelDebug
 	}
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+		return slog.New(slog.NewTextHandler(w, opts)), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	default:
 		return nil, usagef("--log-format: got %q, expected text or json", format)
 	}

@@ -131,7 +131,9 @@ func (st statusReport) print(w io.Writer, asJSON bool) error {
 		return printJSON(w, st)
 	}
 	if st.Fault != "" {
-		fmt.Fprintf(w, "the environment can't be read: %s\n", st.Fault)
+		if err := tell(w, "the environment can't be read: %s", st.Fault); err != nil {
+			return err
+		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "APP\tSERVES\tROLLING OUT\tWEIGHT\tPHASE\tSINCE\tNOTE")
@@ -140,8 +142,8 @@ func (st statusReport) print(w io.Writer, asJSON bool) error {
 		if r.Target.Version != "" {
 			weight = fmt.Sprintf("%d %%", r.Weight)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.App, dash(r.Serves.Version), dash(r.Target.Version), weight,
-			r.Phase, r.Since.UTC().Format(time.DateTime), statusNote(r))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(r.App), dash(cell(r.Serves.Version)), dash(cell(r.Target.Version)), weight,
+			cell(string(r.Phase)), r.Since.UTC().Format(time.DateTime), cell(statusNote(r)))
 	}
 	return t.Flush()
 }
@@ -264,7 +266,7 @@ func printLog(w io.Writer, list []logEntry, asJSON bool) error {
 		if e.To.Commit != "" {
 			text += fmt.Sprintf(" [asked for by %.10s]", e.To.Commit)
 		}
-		if _, err := fmt.Fprintf(w, "%.10s  %s  %s\n", e.Hash, e.Time.UTC().Format(time.DateTime), text); err != nil {
+		if err := tell(w, "%.10s  %s  %s", e.Hash, e.Time.UTC().Format(time.DateTime), text); err != nil {
 			return err
 		}
 	}

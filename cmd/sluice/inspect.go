@@ -230,7 +230,8 @@ func newRender() *cobra.Command {
 		Short: "Print the manifests of an environment's apps, as helm template would",
 		Long: `Renders apps and prints their objects, Secrets included, as the agent would apply them:
 what helm template prints but for hooks, which are not run yet, and API versions that no
-cluster serves any more, which are brought up to date. Warnings go to standard error.`,
+cluster serves any more, which are brought up to date. Warnings go to standard error. A
+terminal is shown control characters as \u001b; a file and a pipe get them as they are.`,
 		Example: `  sluice render --repo ../production croc-hunter-java
   sluice render --repo https://git.example.com/production.git --commit 4f0c... --environment production`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -247,6 +248,7 @@ cluster serves any more, which are brought up to date. Warnings go to standard e
 			if err != nil {
 				return err
 			}
+			out := asIs(cmd.OutOrStdout())
 			for _, app := range apps {
 				rel, _, err := v.charts.Release(cmd.Context(), src, app)
 				if errors.Is(err, source.ErrSwitchedOff) && len(args) == 0 {
@@ -256,9 +258,11 @@ cluster serves any more, which are brought up to date. Warnings go to standard e
 					return err
 				}
 				for _, w := range rel.Warnings {
-					cmd.PrintErrln("warning:", app.Name+":", w)
+					if err := tell(cmd.ErrOrStderr(), "warning: %s: %s", app.Name, w); err != nil {
+						return err
+					}
 				}
-				if _, err := fmt.Fprint(cmd.OutOrStdout(), rel.CRDs, rel.Manifest); err != nil {
+				if _, err := fmt.Fprint(out, rel.CRDs, rel.Manifest); err != nil {
 					return err
 				}
 			}
@@ -378,31 +382,32 @@ func (f *validation) print(w io.Writer, asJSON bool) error {
 		return printJSON(w, f)
 	}
 	var b strings.Builder
+	line := func(format string, args ...any) { _ = tell(&b, format, args...) }
 	for _, fault := range f.Faults {
-		fmt.Fprintf(&b, "FAULT  %s\n", fault)
+		line("FAULT  %s", fault)
 	}
 	for _, warning := range f.Warnings {
-		fmt.Fprintf(&b, "note   %s\n", warning)
+		line("note   %s", warning)
 	}
 	for _, a := range f.Apps {
 		if a.Fault != "" {
-			fmt.Fprintf(&b, "FAULT  %s: %s\n", a.App, a.Fault)
+			line("FAULT  %s: %s", a.App, a.Fault)
 			continue
 		}
 		if a.Off != "" {
-			fmt.Fprintf(&b, "off    %s %s: %s\n", a.App, a.Version, a.Off)
+			line("off    %s %s: %s", a.App, a.Version, a.Off)
 			continue
 		}
-		fmt.Fprintf(&b, "ok     %s %s: %s, policy %s\n", a.App, a.Version, counted(a.Objects, "object"), a.Policy)
+		line("ok     %s %s: %s, policy %s", a.App, a.Version, counted(a.Objects, "object"), a.Policy)
 		if a.Hooks > 0 {
-			fmt.Fprintf(&b, "note   %s: %s, not run\n", a.App, counted(a.Hooks, "Helm hook"))
+			line("note   %s: %s, not run", a.App, counted(a.Hooks, "Helm hook"))
 		}
 		for _, warning := range a.Warnings {
-			fmt.Fprintf(&b, "note   %s: %s\n", a.App, warning)
+			line("note   %s: %s", a.App, warning)
 		}
 	}
 	if n := f.count(); n > 0 {
-		fmt.Fprintln(&b, counted(n, "fault"))
+		line("%s", counted(n, "fault"))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

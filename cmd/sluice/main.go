@@ -79,6 +79,8 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
+	root.SetOut(&visible{to: os.Stdout})
+	root.SetErr(&visible{to: os.Stderr})
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -89,7 +91,10 @@ func run(ctx context.Context, args []string) int {
 		code = coded.code
 	}
 	if msg := err.Error(); msg != "" {
-		fmt.Fprintln(os.Stderr, "sluice: "+msg)
+		if code != exitUsage { // else it is about what the user has written
+			msg = indented(msg)
+		}
+		fmt.Fprintln(root.ErrOrStderr(), "sluice: "+msg)
 	}
 	return code
 }

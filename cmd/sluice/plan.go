@@ -455,74 +455,72 @@ func (p *plan) print(w io.Writer, asJSON bool) error {
 		return printJSON(w, p)
 	}
 	var err error
-	printf := func(format string, args ...any) {
-		_, e := fmt.Fprintf(w, format, args...)
-		err = errors.Join(err, e)
-	}
-	printf("environment %s: %s -> %s\n", cmp.Or(p.Environment, "without a name"), orNone(p.Base), orNone(p.Commit))
+	line := func(format string, args ...any) { err = errors.Join(err, tell(w, format, args...)) }
+	line("environment %s: %s -> %s", cmp.Or(p.Environment, "without a name"), orNone(p.Base), orNone(p.Commit))
 	if p.Fault != "" {
-		printf("fault: %s\n", p.Fault)
+		line("fault: %s", p.Fault)
 	}
 	for _, warning := range p.Warnings {
-		printf("warning: %s\n", warning)
+		line("warning: %s", warning)
 	}
 	for _, a := range p.Apps {
-		a.print(printf)
+		a.print(line)
 	}
 	if len(p.Apps) == 0 {
-		printf("no app changes\n")
+		line("no app changes")
 	}
 	return err
 }
 
-func (a *appPlan) print(printf func(string, ...any)) {
+func (a *appPlan) print(line func(string, ...any)) {
+	line("")
 	switch {
 	case a.Fault != "":
-		printf("\n%s: fault: %s\n", a.App, a.Fault)
+		line("%s: fault: %s", a.App, a.Fault)
 		return
 	case a.Action == "Remove":
-		printf("\n%s: remove %s\n", a.App, a.From)
+		line("%s: remove %s", a.App, a.From)
 		return
 	case a.Action == "Unknown":
-		printf("\n%s: %s -> %s, changes not known\n", a.App, cmp.Or(a.From, "a version that can't be read"), a.To)
+		line("%s: %s -> %s, changes not known", a.App, cmp.Or(a.From, "a version that can't be read"), a.To)
 	case a.From == "" || a.From == a.To:
-		printf("\n%s: %s %s\n", a.App, strings.ToLower(a.Action), a.To)
+		line("%s: %s %s", a.App, strings.ToLower(a.Action), a.To)
 	default:
-		printf("\n%s: %s %s -> %s\n", a.App, strings.ToLower(a.Action), a.From, a.To)
+		line("%s: %s %s -> %s", a.App, strings.ToLower(a.Action), a.From, a.To)
 	}
-	printf("  policy: %s\n", policyLine(a.Policy, a.Steps))
+	line("  policy: %s", policyLine(a.Policy, a.Steps))
 	if a.PolicyBefore != nil {
-		printf("    before: %s\n", policyLine(a.PolicyBefore, a.PolicyBefore.Steps()))
+		line("    before: %s", policyLine(a.PolicyBefore, a.PolicyBefore.Steps()))
 	}
 	for _, h := range a.Hooks {
-		printf("  hook, not run: %s\n", h)
+		line("  hook, not run: %s", h)
 	}
 	for _, warning := range a.Warnings {
-		printf("  warning: %s\n", warning)
+		line("  warning: %s", warning)
 	}
-	printObjects(printf, "  ", a.Objects)
+	printObjects(line, "  ", a.Objects)
 	if len(a.Course) > 0 && (a.Action == "Canary" || a.Action == "Rolling") {
-		printf("  if all goes well:\n")
+		line("  if all goes well:")
 		for _, e := range a.Course {
-			printf("    %6s  %s\n", e.After, e.Text)
+			line("    %6s  %s", e.After, e.Text)
 		}
 	}
 	if len(a.Rollout) > 0 {
-		printf("  when the canary first has traffic:\n")
-		printObjects(printf, "    ", a.Rollout)
+		line("  when the canary first has traffic:")
+		printObjects(line, "    ", a.Rollout)
 	}
 }
 
-func printObjects(printf func(string, ...any), indent string, objects []objectPlan) {
+func printObjects(line func(string, ...any), indent string, objects []objectPlan) {
 	for _, o := range objects {
-		printf("%s%s %s\n", indent, o.Change, o.Object)
+		line("%s%s %s", indent, o.Change, o.Object)
 		if o.Change != "change" {
 			continue
 		}
 		// Without the lines that name two files.
 		hunks := o.Diff[max(0, strings.Index(o.Diff, "@@")):]
-		for line := range strings.Lines(hunks) {
-			printf("%s    %s\n", indent, strings.TrimSuffix(line, "\n"))
+		for text := range strings.Lines(hunks) {
+			line("%s    %s", indent, text)
 		}
 	}
 }
