@@ -24,7 +24,7 @@ func FuzzMessage(f *testing.F) {
 		msg := eventMessage(names, app, e)
 		c := func(s string) string { return clean(s, longestText) }
 		want := Entry{Names: names, App: c(app), Event: rollout.Event{
-			Seq: e.Seq, Time: noon, Type: rollout.EventType(c(typ)), Weight: e.Weight, Reason: c(reason),
+			Seq: e.Seq, Time: noon, Type: rollout.EventType(c(typ)), Weight: e.Weight, Reason: c(defused(c(reason))),
 			From: rollout.Release{Version: c(from), Digest: c(from)}, To: rollout.Release{Version: c(to), Commit: c(from)},
 		}}
 		got, ok := ParseMessage(msg)

@@ -32,8 +32,22 @@ type trailer struct{ key, value string }
 
 const prefix = "Sluice-"
 
-// message puts a commit message together. Parts of the body that are empty are left out.
+// message puts together a commit message that Sluice writes, of whatever text: forges do nothing with its words. Of the trailers
+// only those that tell something are changed for that; the others are identifiers.
 func message(subject string, body []string, trailers []trailer) string {
+	for i, part := range body {
+		body[i] = defused(part)
+	}
+	for i, t := range trailers {
+		if t.key == "Reason" || t.key == "By" {
+			trailers[i].value = defused(clean(t.value, longestText))
+		}
+	}
+	return compose(defused(clean(subject, 250)), body, trailers)
+}
+
+// compose puts a commit message together. Parts of the body that are empty are left out.
+func compose(subject string, body []string, trailers []trailer) string {
 	var b strings.Builder
 	b.WriteString(clean(subject, 250))
 	b.WriteString("\n")

@@ -67,13 +67,13 @@ func (r Request) Subject() string {
 	return clean(fmt.Sprintf("%s %s in %s", Word(r.Kind), subject, where), 250)
 }
 
-// Message of the commit.
+// Message of the commit. It is the person's own, who may well mean an issue by his words.
 func (r Request) Message() string {
 	expires := ""
 	if !r.Expires.IsZero() {
 		expires = r.Expires.UTC().Format(time.RFC3339)
 	}
-	return message(r.Subject(), []string{clean(r.Reason, longestText)}, []trailer{
+	return compose(r.Subject(), []string{clean(r.Reason, longestText)}, []trailer{
 		{"Environment", r.Environment},
 		{"Cluster", r.Cluster},
 		{"App", r.App},
