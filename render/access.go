@@ -41,27 +41,16 @@ type site struct {
 	tokens auth.Cache
 }
 
-func newSite(a Access, transport http.RoundTripper) (*site, error) {
+func newSite(a Access) (*site, error) {
 	u, err := url.Parse(strings.TrimSuffix(a.URL, "/"))
 	if err != nil || u.Host == "" || u.User != nil {
 		return nil, fmt.Errorf("reading the access for %s: not a URL with a host and without credentials", redact.URL(a.URL))
 	}
-	s := &site{Access: a, url: u, tokens: auth.NewCache()}
-	if len(a.CA) > 0 {
-		if transport, err = trusting(transport, a.CA); err != nil {
-			return nil, fmt.Errorf("reading the access for %s: %w", redact.URL(a.URL), err)
-		}
-	}
-	s.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
-	return s, nil
+	return &site{Access: a, url: u, tokens: auth.NewCache()}, nil
 }
 
 // trusting returns the transport with further certificate authorities.
-func trusting(base http.RoundTripper, pem []byte) (http.RoundTripper, error) {
-	t, ok := base.(*http.Transport)
-	if !ok {
-		return nil, errors.New("a CA needs an *http.Transport")
-	}
+func trusting(t *http.Transport, pem []byte) (*http.Transport, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
@@ -69,7 +58,6 @@ func trusting(base http.RoundTripper, pem []byte) (http.RoundTripper, error) {
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, errors.New("no certificate in CA")
 	}
-	t = t.Clone()
 	if t.TLSClientConfig == nil {
 		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
@@ -77,14 +65,19 @@ func trusting(base http.RoundTripper, pem []byte) (http.RoundTripper, error) {
 	return t, nil
 }
 
+var (
+	errRedirects = errors.New("too many redirects")
+	errStepDown  = errors.New("refusing a redirect from https to what is not encrypted")
+)
+
 // checkRedirect keeps credentials at their origin (Go itself would send them on to another port, to a subdomain, and
 // from https to http) and never steps down from https.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 5 {
-		return errors.New("too many redirects")
+		return errRedirects
 	}
 	if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
-		return errors.New("refusing a redirect from https to " + req.URL.Scheme)
+		return errStepDown
 	}
 	if origin(req.URL) != origin(via[0].URL) {
 		req.Header.Del("Authorization")
@@ -122,7 +115,8 @@ func origin(u *url.URL) string {
 	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-func isLoopback(host string) bool {
+// Loopback reports whether a host is this machine, by its name.
+func Loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
@@ -134,23 +128,33 @@ type sites struct {
 }
 
 func newSites(access []Access, transport http.RoundTripper) (*sites, error) {
-	if transport == nil {
-		transport = defaultTransport()
-	}
-	s := &sites{anonymous: &site{
-		client: &http.Client{Transport: transport, CheckRedirect: checkRedirect}, tokens: auth.NewCache(),
-	}}
+	s := &sites{anonymous: &site{tokens: auth.NewCache()}}
 	for _, a := range access {
-		one, err := newSite(a, transport)
+		one, err := newSite(a)
 		if err != nil {
 			return nil, err
 		}
 		s.list = append(s.list, one)
 	}
+	within := newReach(s.list)
+	for _, one := range append(s.list, s.anonymous) {
+		through := transport
+		if through == nil {
+			t := defaultTransport()
+			if len(one.CA) > 0 {
+				var err error
+				if t, err = trusting(t, one.CA); err != nil {
+					return nil, fmt.Errorf("reading the access for %s: %w", redact.URL(one.URL), err)
+				}
+			}
+			through = within.over(t)
+		}
+		one.client = &http.Client{Transport: through, CheckRedirect: checkRedirect}
+	}
 	return s, nil
 }
 
-func defaultTransport() http.RoundTripper {
+func defaultTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = 30 * time.Second
 	t.MaxIdleConnsPerHost = 4
@@ -182,6 +186,7 @@ func (s *site) redact(err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
+	err = withoutAnswer(err)
 	basic := base64.StdEncoding.EncodeToString([]byte(s.Username + ":" + s.Password))
 	return &redact.Error{Text: redact.Text(redact.URLs(err.Error()), s.Password, s.Token, basic), Err: err}
 }

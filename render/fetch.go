@@ -52,7 +52,7 @@ type FetcherConfig struct {
 	DiskBytes int64
 	// MemoryBytes bounds the loaded charts that are kept in memory, by the size of their files; default 64 MiB.
 	MemoryBytes int64
-	// Transport of all requests; default: Go's, with the proxy of the environment.
+	// Transport of all requests, for tests; default: Go's, with the proxy of the environment, that reaches what it may.
 	Transport http.RoundTripper
 	// Now is the clock; default time.Now.
 	Now func() time.Time
@@ -121,7 +121,7 @@ func (f *Fetcher) Fetch(ctx context.Context, r Ref) (*Chart, error) {
 			return nil, fmt.Errorf("fetching %s: %w", r, err)
 		}
 	}
-	c, err := f.once(ctx, "chart\n"+r.Repository+"\n"+r.Name+"\n"+r.Version, func(ctx context.Context) (any, error) {
+	c, err := f.once(from(ctx, r.Repository), "chart\n"+r.Repository+"\n"+r.Name+"\n"+r.Version, func(ctx context.Context) (any, error) {
 		return f.fetch(ctx, r)
 	})
 	if err != nil {
@@ -198,7 +198,7 @@ func (f *Fetcher) fetchHTTP(ctx context.Context, r Ref) (*Chart, error) {
 		return nil, err
 	}
 	if got := sha256Hex(data); want != "" && got != want {
-		return nil, fmt.Errorf("the archive's digest is sha256:%s, but the index says sha256:%s", got, quote(want))
+		return nil, fmt.Errorf("the archive's digest is sha256:%s, and the index says another", got)
 	}
 	return f.keep(r, data)
 }
@@ -293,7 +293,7 @@ func (f *Fetcher) downloadIndex(ctx context.Context, repository string, known *i
 	}
 	i, err := parseIndex(answer.body)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("what the server answers is no index.yaml (%s): %w", answer, err)
 	}
 	i.ETag, i.LastModified = answer.header.Get("ETag"), answer.header.Get("Last-Modified")
 	return i, f.disk.putIndex(repository, i)
@@ -358,9 +358,9 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, s *site, header http.Head
 	case http.StatusNotModified:
 		return &answer{status: resp.StatusCode, header: resp.Header}, nil
 	case http.StatusNotFound, http.StatusGone:
-		return nil, fmt.Errorf("the server answers %s: %w", resp.Status, ErrNotFound)
+		return nil, fmt.Errorf("the server answers %s: %w", status(resp.StatusCode), ErrNotFound)
 	default:
-		return nil, fmt.Errorf("the server answers %s", resp.Status)
+		return nil, fmt.Errorf("the server answers %s", status(resp.StatusCode))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {

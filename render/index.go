@@ -33,11 +33,13 @@ type indexEntry struct {
 // read.
 const maxIndexFields = 2_000_000
 
+var errNoYAML = errors.New("it does not read as one")
+
 // parseIndex reads an index.yaml. Entries that are of no use (no version, no URL) are left out, as Helm does.
 func parseIndex(data []byte) (i *index, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			i, err = nil, fmt.Errorf("reading index.yaml: %v", r)
+			i, err = nil, errNoYAML
 		}
 	}()
 	// Only these fields are kept in memory; a public index can be tens of megabytes of descriptions.
@@ -58,9 +60,9 @@ func parseIndex(data []byte) (i *index, err error) {
 	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("reading index.yaml: %w", err)
+		return nil, errNoYAML // the library's words repeat what it read
 	case raw.APIVersion == "":
-		return nil, errors.New("reading index.yaml: it has no apiVersion")
+		return nil, errors.New("it has no apiVersion")
 	}
 	i = &index{Charts: make(map[string][]indexEntry, len(raw.Entries))}
 	for name, list := range raw.Entries {

@@ -31,7 +31,7 @@ func (f *Fetcher) ociRepository(u *url.URL, s *site) (*remote.Repository, error)
 	if err != nil {
 		return nil, err
 	}
-	repo.PlainHTTP = s.PlainHTTP || isLoopback(u.Hostname())
+	repo.PlainHTTP = s.PlainHTTP || Loopback(u.Hostname())
 	repo.TagListMaxPages = maxTagPages
 	repo.Client = &auth.Client{
 		Client: s.client,

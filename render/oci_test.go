@@ -139,7 +139,7 @@ func TestFetchOCIErrors(t *testing.T) {
 		"^9.0":  "no version ^9.0",
 		"2.0.0": "is no Helm chart",
 		"3.0.0": "chart archive is larger than the limit of 10 MiB",
-		"4.0.0": "mismatch",
+		"4.0.0": "does not fit its digest",
 	} {
 		_, err := f.Fetch(t.Context(), Ref{"app", version, s.repository()})
 		if err == nil || !strings.Contains(err.Error(), want) {

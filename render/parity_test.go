@@ -135,6 +135,9 @@ func newTestFetcher(t testing.TB, cfg FetcherConfig) *Fetcher {
 	if cfg.CacheDir == "" {
 		cfg.CacheDir = t.TempDir()
 	}
+	if cfg.Transport == nil && !slices.ContainsFunc(cfg.Access, func(a Access) bool { return len(a.CA) > 0 }) {
+		cfg.Transport = defaultTransport() // the servers of tests are on this machine
+	}
 	f, err := NewFetcher(cfg)
 	if err != nil {
 		t.Fatal(err)

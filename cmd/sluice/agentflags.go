@@ -156,7 +156,7 @@ func environmentFlags() []configFlag {
 			apply: boolean(func(c *config) *bool { return &env(c).Repository.AllowFile }),
 		},
 		{
-			name: "chart-repository", field: "charts[0].url", usage: "URL prefix of chart repositories that need the credentials below",
+			name: "chart-repository", field: "charts[0].url", usage: "URL prefix of chart repositories that need the credentials below, or are on this machine",
 			apply: text(func(c *config) *string { return &charts(c).URL }),
 		},
 		{

@@ -48,7 +48,7 @@ type prometheusConfig struct {
 	Timeout duration `yaml:"timeout"`
 }
 
-// chartCredential is used for chart repositories below a URL.
+// chartCredential is used for chart repositories below a URL. Their host may be anywhere, on the agent's own machine too.
 type chartCredential struct {
 	URL          string `yaml:"url"`
 	Username     string `yaml:"username"`

@@ -38,7 +38,7 @@ func (f *inspection) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.commit, "commit", "", "commit to look at (default: the branch's tip)")
 	fl.StringVar(&f.namespace, "namespace", "", "namespace, where sluice.yaml says none (default jx-<environment>)")
-	fl.StringVar(&f.chartURL, "chart-repository", "", "URL prefix of chart repositories that need the credentials below")
+	fl.StringVar(&f.chartURL, "chart-repository", "", "URL prefix of chart repositories that need the credentials below, or are on this machine")
 	fl.StringVar(&f.chartUser, "chart-username", "", "user name for those chart repositories")
 	fl.StringVar(&f.chartPassword, "chart-password-file", "", "file with the password for those chart repositories")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "ask this cluster which API versions it serves (default: a current Kubernetes)")

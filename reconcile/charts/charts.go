@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"path"
+	"slices"
 	"time"
 
 	"helm.sh/helm/v3/pkg/chartutil"
@@ -127,8 +129,17 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 	rel := *rendered // the renderer's own is shared
 	given.Objects = rel.Objects
 	rel.Mask = mask.New(given)
-	rel.Warnings = rel.Mask.Texts(rel.Warnings)
+	rel.Warnings = slices.Concat(rel.Mask.Texts(rel.Warnings), unencrypted(app))
 	return &rel, nil
+}
+
+// unencrypted warns of a repository whose charts anybody on the way can change.
+func unencrypted(app *environments.App) []string {
+	u, err := url.Parse(app.Chart.Repository)
+	if err != nil || u.Scheme != "http" || render.Loopback(u.Hostname()) {
+		return nil
+	}
+	return []string{fmt.Sprintf("the chart comes from %s unencrypted: whoever is on the way can change it", u.Host)}
 }
 
 // maskSource is what must not be told of an app that is rendered. The defaults of a chart are public, but for those of the

@@ -58,7 +58,7 @@ func rendered(t *testing.T, files map[string]string, values string) (warnings []
 	if err := server.AddChart(c); err != nil {
 		t.Fatal(err)
 	}
-	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: t.TempDir()})
+	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: t.TempDir(), Access: []render.Access{{URL: server.URL()}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +176,17 @@ func TestFaultsStayReadable(t *testing.T) {
 	const want = "1.0.0 of web in jx-production: mode cautious and port 12345, type ClusterIP, on true, name web"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error %v\nwant %s", err, want)
+	}
+}
+
+func TestUnencryptedRepository(t *testing.T) {
+	for repository, want := range map[string]int{
+		"http://charts.example.com/stable": 1, "https://charts.example.com": 0, "oci://ghcr.io/acme": 0, "http://127.0.0.1:8879": 0, "": 0,
+	} {
+		app := &environments.App{Chart: environments.ChartRef{Repository: repository}}
+		if got := unencrypted(app); len(got) != want {
+			t.Errorf("%s: %v", repository, got)
+		}
 	}
 }
 

@@ -104,6 +104,7 @@ func TestChartHostHangs(t *testing.T) {
 	}))
 	t.Cleanup(host.Close)
 
+	w.chartHosts = []string{host.URL}
 	w.install()
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Advanced, "0.0.130", 1)

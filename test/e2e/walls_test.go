@@ -54,12 +54,16 @@ func TestHostileNeighbour(t *testing.T) {
 	prod, dev := newWorld(t), newWorld(t)
 	dev.allow = "namespaces: [" + dev.name + "]"
 	prod.neighbours = []*world{dev}
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never answers
+	prod.must(err)
+	defer silent.Close()
+	prod.chartHosts = []string{"http://" + silent.Addr().String()}
 	prod.install()
 	dev.awaitEvent(rollout.Installed, "0.0.129", 1)
 	byHand := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "by-hand"}, "data": map[string]any{"a": "ours"},
 	}}
-	_, err := dev.dyn.Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace(dev.name).Create(t.Context(), byHand, metav1.CreateOptions{FieldManager: "kubectl-create"})
+	_, err = dev.dyn.Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace(dev.name).Create(t.Context(), byHand, metav1.CreateOptions{FieldManager: "kubectl-create"})
 	prod.must(err)
 	before := prod.object("", "v1", "configmaps", app)
 	pid := prod.agent.Process.Pid
@@ -74,10 +78,8 @@ func TestHostileNeighbour(t *testing.T) {
 		files[dir+"/templates/a.yaml"] = fill.Replace(a.template)
 		list += "- name: " + a.name + "\n  version: 1.0.0\n  repository: file://../charts/" + a.name + "\n"
 	}
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never answers
-	prod.must(err)
-	defer silent.Close()
 	list += "- name: silent\n  version: 1.0.0\n  repository: http://" + silent.Addr().String() + "/charts\n"
+	list += "- name: inside\n  version: 1.0.0\n  repository: http://169.254.169.254/latest/meta-data\n"
 	files[requirements] = list
 
 	prod.bump("0.0.130")
@@ -97,7 +99,7 @@ func TestHostileNeighbour(t *testing.T) {
 		t.Errorf("a step took %s", longest)
 	}
 
-	for _, a := range attacks {
+	for _, a := range append([]attack{{name: "inside", want: "refusing to ask 169.254.169.254"}}, attacks...) {
 		dev.awaitFor(5*time.Minute, time.Second, "the fault of "+a.name, func() (bool, string) {
 			text := dev.file(dev.statusBranch(), "README.md")
 			return strings.Contains(faultOf(text, a.name), fill.Replace(a.want)), fmt.Sprintf("%s\n%s", faultOf(text, a.name), text)

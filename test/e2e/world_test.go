@@ -89,6 +89,8 @@ type world struct {
 	image  string
 	// repository and charts are what the agent's configuration says of them; empty: git over HTTP, charts over HTTP.
 	repository, charts string
+	// chartHosts are further chart repositories that the agent may ask.
+	chartHosts []string
 	// commands and allow are what the agent's configuration says of them; allow empty: the namespace that is called like
 	// the environment, and CRDs.
 	commands, allow string
@@ -228,6 +230,10 @@ func (w *world) start() {
 	w.Helper()
 	config := filepath.Join(w.dir, "agent.yaml")
 	charts := cmp.Or(w.charts, fmt.Sprintf("url: %q, %s", w.bed.Charts.URL(), credentials))
+	var hosts strings.Builder
+	for _, url := range w.chartHosts {
+		fmt.Fprintf(&hosts, "- {url: %q}\n", url)
+	}
 	text := fmt.Sprintf(`apiVersion: sluice.dev/v1alpha1
 kind: Agent
 dataDir: data
@@ -236,8 +242,8 @@ listen: none
 prometheus: {address: %q, timeout: 2s}
 charts:
 - {%s}
-environments:
-`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts)
+%senvironments:
+`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts, hosts.String())
 	for _, e := range append([]*world{w}, w.neighbours...) {
 		text += e.entry()
 	}
