@@ -22,8 +22,6 @@ import (
 // What a server answers is not told: a repository may name any server, and its answer would stand on the status branch. An error
 // says of it the status, the type and the size.
 
-func asRefusal(err error, to **refusal) bool { return errors.As(err, to) }
-
 // status is a status code in words of our own; those of the server may be anything.
 func status(code int) string {
 	if text := http.StatusText(code); text != "" {

@@ -2,6 +2,7 @@ package render
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -40,7 +41,7 @@ const (
 type refusal struct{ host, why string }
 
 func (e *refusal) Error() string {
-	return fmt.Sprintf("refusing to ask %s: %s; whoever runs the agent can allow it in charts: of agent.yaml, by its URL", e.host, e.why)
+	return fmt.Sprintf("refusing to ask %s: %s; to allow it, list its URL in charts: of agent.yaml, or give it as --chart-repository", e.host, e.why)
 }
 
 func newReach(sites []*site) *reach {
@@ -198,8 +199,13 @@ func (r *reach) dial(d distance) func(ctx context.Context, network, address stri
 			address = net.JoinHostPort(strings.TrimSuffix(host, ".")+".", port)
 		}
 		conn, err := checked.DialContext(ctx, network, address)
-		if why := (*refusal)(nil); asRefusal(err, &why) {
+		var why *refusal
+		var unknown *net.DNSError
+		switch {
+		case errors.As(err, &why):
 			return nil, &refusal{host, why.why}
+		case errors.As(err, &unknown) && unknown.IsNotFound:
+			return nil, fmt.Errorf("%w (search domains and /etc/hosts are only looked at for hosts that charts: of agent.yaml lists)", err)
 		}
 		return conn, err
 	}

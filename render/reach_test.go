@@ -96,7 +96,7 @@ func TestReach(t *testing.T) {
 	} {
 		_, err := walledFetcher(t, evil.URL, registry).Fetch(t.Context(), Ref{"app", "1.0.0", repository})
 		var refused *refusal
-		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "charts: of agent.yaml") {
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "list its URL in charts: of agent.yaml") {
 			t.Errorf("%s: error %v", repository, err)
 		}
 	}

@@ -20,7 +20,7 @@ func source() Source {
 		Given: []map[string]any{{
 			"database": map[string]any{"password": "s3cr%etP4ss", "pin": 84729105, "user": "shopper", "short": "abc"},
 			"service":  map[string]any{"type": "ClusterIP", "port": 8080}, "enabled": true,
-			"fullnameOverride": "shop-frontend", "image": map[string]any{"repository": "ghcr.io/acme/shop", "tag": "9.8.7-rc1"},
+			"fullnameOverride": "shop-frontend", "nameOverride": "frontend", "image": map[string]any{"repository": "ghcr.io/acme/shop", "tag": "9.8.7-rc1"},
 			"greeting": "Guten Tag", "tier": "gold", "stage": "blue",
 			"key":    "-----BEGIN KEY-----\nMIIEvAIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END KEY-----\n",
 			"canary": map[string]any{"analysis": map[string]any{"metrics": []any{map[string]any{"name": "latency-ninety"}}}},
@@ -91,6 +91,7 @@ func TestKept(t *testing.T) {
 		"env/values.yaml:9: database.password: is a map; expected a string",
 		"Back-off pulling image \"ghcr.io/acme/shop:9.8.7-rc1\"",
 		"Guten Tag; pullPolicy IfNotPresent",
+		"Deployment jx-production/shop-frontend-canary: 1 of 2 pods are ready",
 		"latency-ninety 69.36% < 99% (failed check 1 of 5)",
 		"execution error at (shop/templates/all.yaml:4:14): a name is needed",
 		"", " ",
@@ -107,7 +108,7 @@ func TestKept(t *testing.T) {
 func TestError(t *testing.T) {
 	m := New(source())
 	plain := errors.New("nothing in it")
-	if got := m.Error(plain); got != plain {
+	if got := m.Error(plain); got == nil || got.Error() != plain.Error() {
 		t.Errorf("got %v", got)
 	}
 	err := m.Error(fmt.Errorf("reading s3cr%%etP4ss: %w", io.ErrUnexpectedEOF))

@@ -126,7 +126,7 @@ func (w *words) addNames(v any) {
 			text, _ := each.(string)
 			switch key {
 			case "name", "namespace":
-				w.add(text)
+				w.addName(text)
 			case "image":
 				w.addImage(text)
 			}
@@ -135,6 +135,23 @@ func (w *words) addNames(v any) {
 	case []any:
 		for _, each := range v {
 			w.addNames(each)
+		}
+	}
+}
+
+// longestName is the number of parts up to which those of a name are looked at.
+const longestName = 8
+
+// addName adds a name and what it is put together of, as with the nameOverride that charts have.
+func (w *words) addName(name string) {
+	w.add(name)
+	parts := strings.Split(name, "-")
+	if len(parts) > longestName {
+		return
+	}
+	for i := range parts {
+		for j := i + 1; j <= len(parts); j++ {
+			w.add(strings.Join(parts[i:j], "-"))
 		}
 	}
 }
