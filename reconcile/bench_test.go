@@ -106,27 +106,20 @@ func benchmarkBump(b *testing.B, apps int, ownFiles bool) {
 // bumped is the version that the nth bump brings.
 func bumped(n int) string { return fmt.Sprintf("1.0.%d", n) }
 
-const renderWorker = "render-worker"
-
 // TestMain is the worker that renders for the tests as well.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == renderWorker {
-		if err := render.Serve(os.Stdin, os.Stdout); err != nil {
-			panic(err)
-		}
-		return
-	}
+	render.BeWorker()
 	os.Exit(m.Run())
 }
 
 // newReader is an agent that reads commits and renders, without a cluster.
 func newReader(tb testing.TB) *Agent {
 	tb.Helper()
-	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: tb.TempDir()})
+	fetcher, err := render.NewFetcher(render.FetcherConfig{CacheDir: tb.TempDir(), Transport: http.DefaultTransport})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{Worker: []string{os.Args[0], renderWorker}})}
+	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
 	log := slog.New(slog.DiscardHandler)
 	return New(Config{Log: log}, NewRepository(RepositoryConfig{Environment: "staging", Log: log}), noCluster{}, c, nil)
 }

@@ -18,7 +18,7 @@ func crocHunter(b *testing.B) Input {
 }
 
 func BenchmarkRenderCached(b *testing.B) {
-	in, r := crocHunter(b), newTestRenderer(RendererConfig{})
+	in, r := crocHunter(b), NewRenderer(RendererConfig{})
 	caps := chartutil.DefaultCapabilities.Copy()
 	for i := range 600 {
 		caps.APIVersions = append(caps.APIVersions, fmt.Sprintf("group%d.example.com/v1/Kind", i))
@@ -34,7 +34,7 @@ func BenchmarkRenderCached(b *testing.B) {
 }
 
 func BenchmarkRenderSmallChart(b *testing.B) {
-	in, r := crocHunter(b), newTestRenderer(RendererConfig{CacheBytes: -1})
+	in, r := crocHunter(b), NewRenderer(RendererConfig{CacheBytes: -1})
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := r.Render(b.Context(), in); err != nil {
@@ -48,7 +48,7 @@ func BenchmarkThousandAppsOfOneChart(b *testing.B) {
 	in := crocHunter(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		r := newTestRenderer(RendererConfig{})
+		r := NewRenderer(RendererConfig{})
 		for i := range 1000 {
 			in.Alias = fmt.Sprintf("app-%d", i)
 			if _, err := r.Render(b.Context(), in); err != nil {

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -32,6 +33,14 @@ func confine() error {
 			return fmt.Errorf("limiting the rendering process: %w", err)
 		}
 	}
+	// Go ignores the signal of who has used up his time.
+	exceeded := make(chan os.Signal, 1)
+	signal.Notify(exceeded, syscall.SIGXCPU)
+	go func() {
+		<-exceeded
+		fmt.Fprintln(os.Stderr, overtime)
+		os.Exit(2)
+	}()
 	// No files, no network, no signals to others, as far as the kernel can refuse them.
 	if err := landlock.V7.BestEffort().Restrict(); err != nil {
 		return fmt.Errorf("confining the rendering process: %w", err)
@@ -50,7 +59,7 @@ func allowCPU(d time.Duration) error {
 	if err := syscall.Getrlimit(cpu, &limit); err != nil {
 		return fmt.Errorf("reading the limit of CPU time: %w", err)
 	}
-	limit.Cur = min(limit.Max, uint64(used.Utime.Sec+used.Stime.Sec+1)+uint64(d/time.Second)) //nolint:gosec // seconds since the start
+	limit.Cur = min(limit.Max, uint64(used.Utime.Sec+used.Stime.Sec+1)+uint64(d/time.Second)) // seconds since the start
 	if err := syscall.Setrlimit(cpu, &limit); err != nil {
 		return fmt.Errorf("limiting CPU time: %w", err)
 	}

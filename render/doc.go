@@ -32,7 +32,7 @@
 // # Trust
 //
 // Charts, indexes and archives are hostile input. Templates can take all memory, overflow the stack or never come to an
-// end, and nothing in a process can keep another part of it from that: [Serve] gives up files, network, environment and
+// end, and nothing in a process can keep another part of it from that: [BeWorker] gives up files, network, environment and
 // all but so much memory, stack and CPU time before it reads a chart, and its death is the fault of what it rendered,
 // which is remembered. Everything is read through limits, links and paths that leave their root are refused, digests are verified when an archive arrives and again when it is read from the cache. Credentials
 // are sent to the origin that they were given for and to no other, and never appear in an error.

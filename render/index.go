@@ -54,7 +54,7 @@ func parseIndex(data []byte) (i *index, err error) {
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] == '{' {
 		err = json.Unmarshal(data, &raw)
 	} else if n := countFields(data); n > maxIndexFields {
-		err = &LimitError{What: "number of lines and fields", Limit: maxIndexFields, Count: true}
+		return nil, &LimitError{What: "number of lines and fields", Limit: maxIndexFields, Count: true}
 	} else {
 		err = yaml.Unmarshal(data, &raw)
 	}

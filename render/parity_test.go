@@ -109,26 +109,13 @@ func appOf(source string) string {
 
 // TestMain is the worker as well, and silences Helm, which logs to the standard logger.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == workerArg {
-		if err := Serve(os.Stdin, os.Stdout); err != nil {
-			log.Fatal(err)
-		}
-		return
-	}
+	BeWorker()
 	log.SetOutput(io.Discard)
 	os.Exit(m.Run())
 }
 
-const workerArg = "render-worker"
-
 // cold keeps no release.
-var cold = newTestRenderer(RendererConfig{CacheBytes: -1})
-
-// newTestRenderer has this test binary for its worker.
-func newTestRenderer(cfg RendererConfig) *Renderer {
-	cfg.Worker = []string{os.Args[0], workerArg}
-	return NewRenderer(cfg)
-}
+var cold = NewRenderer(RendererConfig{CacheBytes: -1})
 
 func newTestFetcher(t testing.TB, cfg FetcherConfig) *Fetcher {
 	t.Helper()
@@ -164,7 +151,7 @@ func TestUmbrellaAppsEqualHelmTemplate(t *testing.T) {
 			}
 			inputs := umbrellaInputs(t, f, whole)
 			rel := helmTemplate(t, f, whole, nil)
-			r := newTestRenderer(RendererConfig{})
+			r := NewRenderer(RendererConfig{})
 			var hooks []string
 			want := parts(rel.Manifest, appOf)
 			for app, in := range inputs {

@@ -61,14 +61,14 @@ type Umbrella struct {
 	Chart *Chart
 }
 
-// RendererConfig configures a Renderer.
+// RendererConfig configures a Renderer; the zero value is usable.
 type RendererConfig struct {
-	// Worker is the command line of a program that calls [Serve]: templates run in a process of their own. Required.
-	Worker []string
 	// CacheBytes bounds the memory for releases that are kept; default 64 MiB, negative: none are kept.
 	CacheBytes int64
 	// Timeout of one rendering, after which its worker is killed; default 60 s.
 	Timeout time.Duration
+	// CPU time of one rendering, in whole seconds; default 10 s. The largest charts in use take one.
+	CPU time.Duration
 }
 
 // Renderer renders releases and keeps them, by the digest of their input. It keeps what killed a worker as well.
@@ -88,7 +88,7 @@ type cachedRelease struct {
 	guessed []schema.GroupVersionKind
 }
 
-// NewRenderer returns a Renderer.
+// NewRenderer returns a Renderer. Templates run in processes of this same program, which has to call [BeWorker].
 func NewRenderer(cfg RendererConfig) *Renderer {
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 64 << 20
@@ -96,9 +96,12 @@ func NewRenderer(cfg RendererConfig) *Renderer {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = time.Minute
 	}
+	if cfg.CPU <= 0 {
+		cfg.CPU = 10 * time.Second
+	}
 	const deaths = 1000
 	return &Renderer{
-		workers: newWorkers(cfg.Worker, cfg.Timeout), releases: newLRU[*cachedRelease](cfg.CacheBytes),
+		workers: newWorkers(cfg), releases: newLRU[*cachedRelease](cfg.CacheBytes),
 		deaths: newLRU[error](deaths), caps: map[*chartutil.Capabilities]*capabilities{},
 	}
 }

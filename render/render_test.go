@@ -187,7 +187,7 @@ func TestALearnedKindIsPlacedAnew(t *testing.T) {
 	in := input(chartOf(t, map[string]string{"a.yaml": "{apiVersion: x.io/v1, kind: Thing, metadata: {name: a}}"}))
 	known := false
 	in.Namespaced = func(schema.GroupVersionKind) (bool, bool) { return false, known }
-	r := newTestRenderer(RendererConfig{})
+	r := NewRenderer(RendererConfig{})
 	for _, want := range []string{"prod", ""} {
 		rel, err := r.Render(t.Context(), in)
 		if err != nil {
@@ -343,7 +343,7 @@ func TestDigest(t *testing.T) {
 
 func TestRenderCache(t *testing.T) {
 	c := chartOf(t, map[string]string{"a.yaml": fmt.Sprintf(configMap, "a") + "data: {v: {{ randAlphaNum 20 }}}"})
-	r := newTestRenderer(RendererConfig{})
+	r := NewRenderer(RendererConfig{})
 	var wg sync.WaitGroup
 	got := make([]*release.Release, 20)
 	for i := range got {

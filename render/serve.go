@@ -9,8 +9,10 @@ import (
 	"io"
 	"log"
 	"maps"
+	"os"
 	"runtime"
 	"slices"
+	"time"
 	_ "time/tzdata" // for templates that name a time zone: a worker has no files
 
 	"helm.sh/helm/v3/pkg/chart"
@@ -31,6 +33,8 @@ type task struct {
 	Bare  bool
 	// Helpers are the umbrella's named templates.
 	Helpers []*chart.File
+	// CPU time that it may take.
+	CPU time.Duration
 	// Capabilities of the cluster.
 	Capabilities *chartutil.Capabilities
 }
@@ -63,10 +67,24 @@ type object struct {
 	Doc  string
 }
 
-// Serve makes this process a rendering worker: it renders what it is given on in and answers on out, until in ends.
-// First it gives up what rendering does not need. A program whose path is in [RendererConfig.Worker] calls it before it
-// does anything else.
-func Serve(in io.Reader, out io.Writer) error {
+// workerArg is the only argument of a program that is started as a worker.
+const workerArg = "render-worker"
+
+// BeWorker makes this process a rendering worker, if it was started as one, and does not return then. A program that renders
+// calls it before it does anything else: it is started anew for that.
+func BeWorker() {
+	if len(os.Args) != 2 || os.Args[1] != workerArg {
+		return
+	}
+	if err := serve(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// serve renders what it is given on in and answers on out, until in ends. First it gives up what rendering does not need.
+func serve(in io.Reader, out io.Writer) error {
 	log.SetOutput(io.Discard) // Helm warns of values that it can't merge, with the values
 	if err := confine(); err != nil {
 		return err
@@ -76,7 +94,7 @@ func Serve(in io.Reader, out io.Writer) error {
 	answers := gob.NewEncoder(out)
 	go func() {
 		for t := range tasks {
-			if err := allowCPU(maxCPU); err != nil {
+			if err := allowCPU(t.CPU); err != nil {
 				done <- err
 				return
 			}

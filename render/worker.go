@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -13,14 +14,12 @@ import (
 	"time"
 )
 
-// What a worker may use, see [Serve].
+// What a worker may use, see serve.
 const (
 	// maxMemory of the worker's data, in bytes. The largest charts in use take a fifth of it.
 	maxMemory = 512 << 20
 	// maxStack in bytes. Helm ends includes that are a thousand deep with an error, which takes half of it.
 	maxStack = 64 << 20
-	// maxCPU of one rendering. The largest charts in use take a second.
-	maxCPU = 10 * time.Second
 	// maxAnswer bounds what the worker answers, in bytes: rendered text, objects and values.
 	maxAnswer = 64 << 20
 )
@@ -32,6 +31,9 @@ const (
 	idleWorker = 30 * time.Second
 )
 
+// overtime is what a worker says last whose CPU time is used up.
+const overtime = "cpu limit exceeded"
+
 // DeathError says that rendering killed its worker, and by which limit. The same input would kill the next one.
 type DeathError struct{ Reason string }
 
@@ -40,16 +42,17 @@ func (e *DeathError) Error() string { return e.Reason }
 // workers are the processes that render. A run of renderings shares one; one that has died, or has been told to, is
 // replaced.
 type workers struct {
-	command []string
-	timeout time.Duration
-	slots   chan struct{}
+	// program is this one; a test has another.
+	program      func() (string, error)
+	timeout, cpu time.Duration
+	slots        chan struct{}
 
 	mu   sync.Mutex
 	idle []*worker
 }
 
-func newWorkers(command []string, timeout time.Duration) *workers {
-	return &workers{command: command, timeout: timeout, slots: make(chan struct{}, maxWorkers)}
+func newWorkers(cfg RendererConfig) *workers {
+	return &workers{program: os.Executable, timeout: cfg.Timeout, cpu: cfg.CPU, slots: make(chan struct{}, maxWorkers)}
 }
 
 // do has a task done by a worker.
@@ -64,6 +67,7 @@ func (w *workers) do(ctx context.Context, t task) (product, error) {
 	if err != nil {
 		return product{}, err
 	}
+	t.CPU = w.cpu
 	working, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	a, err := p.ask(working, t)
@@ -75,7 +79,7 @@ func (w *workers) do(ctx context.Context, t task) (product, error) {
 		p.end()
 		return a, nil
 	}
-	death := p.autopsy()
+	death := p.autopsy(w.cpu)
 	switch {
 	case ctx.Err() != nil:
 		return product{}, ctx.Err()
@@ -98,7 +102,11 @@ func (w *workers) take() (*worker, error) {
 			return p, nil
 		}
 	}
-	return startWorker(w.command)
+	program, err := w.program()
+	if err != nil {
+		return nil, fmt.Errorf("finding the program that renders: %w", err)
+	}
+	return startWorker(program)
 }
 
 // put keeps a worker for a while.
@@ -122,8 +130,8 @@ type worker struct {
 	rest *time.Timer
 }
 
-func startWorker(command []string) (*worker, error) {
-	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec,noctx // the operator's own program, which outlives a render
+func startWorker(program string) (*worker, error) {
+	cmd := exec.Command(program, workerArg) //nolint:gosec,noctx // this program, which outlives a render
 	cmd.Env = []string{}
 	p := &worker{cmd: cmd, said: &beginning{}}
 	cmd.Stderr = p.said
@@ -162,7 +170,7 @@ func (p *worker) end() {
 }
 
 // autopsy ends a worker that failed, and says what its rendering died of; nil when that was not the rendering.
-func (p *worker) autopsy() error {
+func (p *worker) autopsy(cpu time.Duration) error {
 	_ = p.in.Close()
 	kill := time.AfterFunc(time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer kill.Stop()
@@ -175,7 +183,7 @@ func (p *worker) autopsy() error {
 	for _, cause := range []struct{ words, reason string }{
 		{"fatal error: stack overflow", fmt.Sprintf("the templates need more than %s of stack: they lead back to themselves, or are nested too deep", byteSize(maxStack))},
 		{"out of memory", fmt.Sprintf("the templates, or what they print, need more than %s of memory", byteSize(maxMemory))},
-		{"SIGXCPU", fmt.Sprintf("the templates did not come to an end in %s of CPU time", maxCPU)},
+		{overtime, fmt.Sprintf("the templates did not come to an end in %s of CPU time", cpu)},
 	} {
 		if strings.Contains(p.said.String(), cause.words) {
 			return &DeathError{cause.reason}

@@ -186,12 +186,7 @@ func newCharts(dir string, credentials []chartCredential, rules *allow.Rules) (*
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("finding the program that renders: %w", err)
-	}
-	renderer := render.NewRenderer(render.RendererConfig{Worker: []string{self, renderWorker}})
-	return &charts.Charts{Fetcher: fetcher, Renderer: renderer, Allow: rules}, nil
+	return &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{}), Allow: rules}, nil
 }
 
 // nothing is the environment before its first commit.

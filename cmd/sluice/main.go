@@ -54,17 +54,8 @@ func usagef(format string, args ...any) error {
 	return &codedError{exitUsage, fmt.Errorf(format, args...)}
 }
 
-// renderWorker makes the program a rendering worker. It is for the program itself: see package render.
-const renderWorker = "render-worker"
-
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == renderWorker {
-		if err := render.Serve(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "sluice: "+err.Error())
-			os.Exit(exitFailed)
-		}
-		return
-	}
+	render.BeWorker()
 	// Helm warns of values that it can't merge, with the values, through the standard logger.
 	log.SetOutput(io.Discard)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

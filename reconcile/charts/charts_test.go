@@ -17,16 +17,9 @@ import (
 	"github.com/sluice-cd/sluice/test/bed/chartrepo"
 )
 
-const renderWorker = "render-worker"
-
 // TestMain is the worker that renders for the tests as well.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == renderWorker {
-		if err := render.Serve(os.Stdin, os.Stdout); err != nil {
-			panic(err)
-		}
-		return
-	}
+	render.BeWorker()
 	os.Exit(m.Run())
 }
 
@@ -74,7 +67,7 @@ func rendered(t *testing.T, files map[string]string, values string) (warnings []
 			Name: "env", Version: "0.0.1", Globals: map[string]any{"license": "L1cense-Key"},
 		},
 	}
-	all := &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{Worker: []string{os.Args[0], renderWorker}})}
+	all := &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
 	rel, _, err := all.Release(t.Context(), source.Commit{Snapshot: &gitsync.Snapshot{}, Env: env}, &app)
 	if rel != nil {
 		warnings = rel.Warnings
