@@ -48,3 +48,30 @@ func (l *link) branches(ctx context.Context, prefix string) ([]string, error) {
 	slices.Sort(names)
 	return names, nil
 }
+
+// CanPush reports whether the remote would take a push, as far as it says so before one: the credential may write, and the
+// repository is there. It sends nothing, so it learns nothing of branches that are protected.
+func CanPush(ctx context.Context, remote Remote) error {
+	if err := remote.Validate(); err != nil {
+		return fmt.Errorf("asking for a push: %w", err)
+	}
+	l, err := newLink(remote.withDefaults())
+	if err != nil {
+		return fmt.Errorf("asking for a push: %w", err)
+	}
+	return l.fault("asking for a push to", l.canPush(ctx))
+}
+
+func (l *link) canPush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.remote.Timeout)
+	defer cancel()
+	session, err := l.receivePack(ctx)
+	if err != nil {
+		return cause(ctx, err)
+	}
+	defer session.Close()
+	if _, _, err := advertised(ctx, session, l.remote.Branch); err != nil && !errors.Is(err, ErrBranchNotFound) {
+		return cause(ctx, err)
+	}
+	return nil
+}

@@ -142,6 +142,45 @@ func TestBranches(t *testing.T) {
 	})
 }
 
+func TestCanPush(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		if err := CanPush(t.Context(), r); err != nil {
+			t.Errorf("an empty repository: %v", err)
+		}
+		tip := o.commit("first", nil)
+		if err := CanPush(t.Context(), r); err != nil {
+			t.Errorf("a branch that is there: %v", err)
+		}
+		r.Branch = "nowhere"
+		if err := CanPush(t.Context(), r); err != nil {
+			t.Errorf("a branch that is to be made: %v", err)
+		}
+		if got := o.git(o.dir, "for-each-ref", "--format=%(refname) %(objectname)"); strings.TrimSpace(got) != "refs/heads/main "+tip {
+			t.Errorf("afterwards there is %s", got)
+		}
+	})
+}
+
+// A server that lets everybody read and only some write.
+func TestCanNotPush(t *testing.T) {
+	o := newOrigin(t)
+	srv := o.serveHTTP("", "")
+	o.commit("first", nil)
+	srv.onRequest(func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if r.URL.Query().Get("service") != "git-receive-pack" {
+			return false
+		}
+		w.WriteHeader(http.StatusForbidden)
+		return true
+	})
+	if _, err := Branches(t.Context(), srv.remote(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := CanPush(t.Context(), srv.remote()); !Unauthorized(err) {
+		t.Errorf("it says %v, want that it is forbidden", err)
+	}
+}
+
 func TestReopenedAfterRestart(t *testing.T) {
 	o := newOrigin(t)
 	srv := o.serveHTTP("", "")
