@@ -85,12 +85,7 @@ func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	asker, err := metrics.New(metrics.Config{
-		Address: c.Prometheus.Address, Timeout: time.Duration(c.Prometheus.Timeout),
-		Username: c.Prometheus.Username, PasswordFile: c.Prometheus.PasswordFile,
-		BearerTokenFile: c.Prometheus.BearerTokenFile, CAFile: c.Prometheus.CAFile,
-		InsecureSkipVerify: c.Prometheus.InsecureSkipVerify,
-	})
+	asker, err := c.Prometheus.client()
 	if err != nil {
 		return err
 	}
@@ -185,6 +180,14 @@ func (r repositoryConfig) remote() gitsync.Remote {
 		Username: r.Username, PasswordFile: r.PasswordFile, TokenFile: r.TokenFile,
 		SSHKeyFile: r.SSHKeyFile, PassphraseFile: r.PassphraseFile, KnownHostsFile: r.KnownHostsFile,
 	}}
+}
+
+// client asks that Prometheus.
+func (p prometheusConfig) client() (*metrics.Client, error) {
+	return metrics.New(metrics.Config{
+		Address: p.Address, Timeout: time.Duration(p.Timeout), Username: p.Username, PasswordFile: p.PasswordFile,
+		BearerTokenFile: p.BearerTokenFile, CAFile: p.CAFile, InsecureSkipVerify: p.InsecureSkipVerify,
+	})
 }
 
 // hostIdentity tells this process from the others that would lead.

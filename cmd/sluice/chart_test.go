@@ -175,3 +175,14 @@ func TestChartConfigurationIsRead(t *testing.T) {
 	}
 	t.Fatal("the chart has no configuration")
 }
+
+// The chart and the doctor agree on the oldest cluster.
+func TestChartAgreesOnKubernetes(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/chart/Chart.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `kubeVersion: ">=` + oldestKubernetes + `-0"`; !strings.Contains(string(text), want) {
+		t.Errorf("the chart does not say %s", want)
+	}
+}

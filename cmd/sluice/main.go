@@ -29,7 +29,7 @@ const (
 // exitCodes is the end of the root's help.
 const exitCodes = `Exit codes:
   0  done
-  1  failed or interrupted
+  1  failed or interrupted; doctor: something is missing
   2  wrong command line, or wrong configuration of the agent
   3  plan --exit-code: something would change; validate: there are faults;
      status: an app or the environment has a fault;
@@ -115,7 +115,7 @@ branch, and a rollback commit on the environment branch when a release fails.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newAgent(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newVersion())
+	root.AddCommand(newAgent(), newDoctor(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newVersion())
 	for _, a := range asks {
 		root.AddCommand(newAsk(a))
 	}

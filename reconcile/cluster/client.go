@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
@@ -91,6 +92,7 @@ type Client struct {
 	cfg     Config
 	core    coreclient.CoreV1Interface
 	leases  coordinationclient.LeasesGetter
+	access  authorizationclient.SelfSubjectAccessReviewsGetter
 	dynamic dynamic.Interface
 	// acting is dynamic as the environment's ServiceAccount.
 	acting   dynamic.Interface
@@ -164,6 +166,10 @@ func (c *Client) connect(ctx context.Context, rc *rest.Config, hc *http.Client) 
 	if err != nil {
 		return err
 	}
+	access, err := authorizationclient.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return err
+	}
 	dyn, err := dynamic.NewForConfigAndClient(rc, hc)
 	if err != nil {
 		return err
@@ -180,7 +186,8 @@ func (c *Client) connect(ctx context.Context, rc *rest.Config, hc *http.Client) 
 	if err != nil {
 		return err
 	}
-	c.core, c.leases, c.dynamic, c.acting, c.metadata, c.kinds = core, leases, dyn, acting, meta, k
+	c.core, c.leases, c.access, c.dynamic, c.acting = core, leases, access, dyn, acting
+	c.metadata, c.kinds = meta, k
 	c.watches = newWatches(ctx, meta, c.noticed)
 	return nil
 }

@@ -153,6 +153,16 @@ func (r role) sendsTo(obj *unstructured.Unstructured) labels.Selector {
 	return labels.SelectorFromSet(set)
 }
 
+// GeneratedBy are the kinds of objects that a rollout makes by a provider of traffic; empty: the default one. Of one that is not
+// known there are none.
+func GeneratedBy(provider string) []schema.GroupKind {
+	p, err := providerOf(provider)
+	if err != nil {
+		return nil
+	}
+	return append([]schema.GroupKind{{Kind: "Service"}}, p.generates...)
+}
+
 // GeneratedKinds are the kinds of objects that a rollout makes beside those of the kinds that the releases have.
 func GeneratedKinds() []schema.GroupKind {
 	kinds := []schema.GroupKind{{Kind: "Service"}}
