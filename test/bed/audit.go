@@ -14,6 +14,7 @@ type Request struct {
 	User      string
 	UserAgent string
 	Verb      string // get, list, watch, create, update, patch, delete, deletecollection
+	Group     string // of the API; "" for the core's
 	Resource  string // "" for paths that are none, like /healthz
 	// Subresource is "status", "scale" and the like; usually empty.
 	Subresource string
@@ -30,7 +31,7 @@ type auditEvent struct {
 	Verb       string
 	User       struct{ Username string }
 	UserAgent  string
-	ObjectRef  struct{ Resource, Subresource, Namespace, Name string }
+	ObjectRef  struct{ APIGroup, Resource, Subresource, Namespace, Name string }
 
 	ResponseStatus           struct{ Code int }
 	RequestReceivedTimestamp time.Time
@@ -57,7 +58,7 @@ func (b *Bed) Requests() ([]Request, error) {
 		}
 		requests = append(requests, Request{
 			Time: e.RequestReceivedTimestamp, User: e.User.Username, UserAgent: e.UserAgent, Verb: e.Verb,
-			Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
+			Group: e.ObjectRef.APIGroup, Resource: e.ObjectRef.Resource, Subresource: e.ObjectRef.Subresource,
 			Namespace: e.ObjectRef.Namespace, Name: e.ObjectRef.Name,
 			Path: e.RequestURI, Code: e.ResponseStatus.Code,
 		})

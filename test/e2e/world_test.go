@@ -96,6 +96,8 @@ type world struct {
 	commands, allow string
 	// neighbours are environments that the agent delivers too.
 	neighbours []*world
+	// flags of the agent, which win over its configuration.
+	flags []string
 	// interval between looks at the branch, and checkInterval between checks.
 	interval, checkInterval time.Duration
 	kube                    kubernetes.Interface
@@ -225,8 +227,8 @@ func (w *world) bump(version string) string {
 	})
 }
 
-// start runs the agent, which looks at everything once a second.
-func (w *world) start() {
+// configure writes the agent's configuration, and returns its file.
+func (w *world) configure() string {
 	w.Helper()
 	config := filepath.Join(w.dir, "agent.yaml")
 	charts := cmp.Or(w.charts, fmt.Sprintf("url: %q, %s", w.bed.Charts.URL(), credentials))
@@ -248,7 +250,13 @@ charts:
 		text += e.entry()
 	}
 	w.must(os.WriteFile(config, []byte(text), 0o600))
-	w.agent = exec.Command(program, "agent", "--config", config)
+	return config
+}
+
+// start runs the agent, which looks at everything once a second.
+func (w *world) start() {
+	w.Helper()
+	w.agent = exec.Command(program, append([]string{"agent", "--config", w.configure()}, w.flags...)...)
 	w.agent.Stderr = w.log
 	w.begun = time.Now()
 	w.must(w.agent.Start())
