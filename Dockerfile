@@ -2,20 +2,33 @@
 
 # The agent and its commands, as one static binary that runs as nobody in particular.
 #   docker build --build-arg VERSION=$(git describe --tags --always) -t sluice .
-FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+# Tags move. For a build that can be repeated name the digests that you trust:
+#   --build-arg GO_IMAGE=golang:1.26@sha256:... --build-arg BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot@sha256:...
+ARG GO_IMAGE=golang:1.26
+# Certificates, time zones, a user (65532) and /tmp; no shell.
+ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
+
+FROM --platform=$BUILDPLATFORM ${GO_IMAGE} AS build
 ARG TARGETOS TARGETARCH
 ARG VERSION=dev
 WORKDIR /src
+# The toolchain of the image, and no other that it might download.
+ENV GOTOOLCHAIN=local GOFLAGS=-mod=readonly
 COPY go.mod go.sum ./
 RUN --mount=type=cache,target=/go/pkg/mod go mod download
 COPY . .
+# Equal sources give equal bytes, wherever and whenever: no paths, no build id, no state of a checkout.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -ldflags="-s -w -X main.version=$VERSION" -o /sluice ./cmd/sluice
+    go build -trimpath -buildvcs=false -ldflags="-s -w -buildid= -X main.version=$VERSION" -o /sluice ./cmd/sluice
+# What the binary is linked from wants its licences handed on.
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    go build -o /tmp/licences ./deploy/licences && \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH /tmp/licences /licences ./cmd/sluice
 
-# Certificates, time zones, a user (65532) and /tmp; no shell.
-FROM gcr.io/distroless/static-debian12:nonroot
+FROM ${BASE_IMAGE}
 COPY --from=build /sluice /sluice
+COPY --from=build /licences /licences
 USER 65532:65532
 ENTRYPOINT ["/sluice"]
 CMD ["agent", "--config", "/etc/sluice/agent.yaml"]
