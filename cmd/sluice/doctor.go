@@ -60,7 +60,7 @@ the rights of the agent's ServiceAccount, and later in the agent's pod.`,
 			if err != nil {
 				return fmt.Errorf("making a directory for git objects and charts: %w", err)
 			}
-			defer os.RemoveAll(dir)
+			defer func() { _ = os.RemoveAll(dir) }()
 			d := &doctor{config: c, as: as, dir: dir, out: cmd.OutOrStdout()}
 			d.examine(cmd.Context())
 			switch {
