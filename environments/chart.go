@@ -283,7 +283,7 @@ func (l *Loader) readTree(fsys fs.FS, dir string) (chartTree, *Fault) {
 	}
 	for _, name := range []string{chartFile, requirementsFile} {
 		file := path.Join(dir, name)
-		text, err := fs.ReadFile(fsys, file)
+		text, err := l.read(fsys, file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -134,7 +134,7 @@ func (a *assembly) readDoc(file string) (*valuesDoc, *Fault) {
 	if !ok {
 		return nil, nil
 	}
-	text, err := fs.ReadFile(a.fsys, file)
+	text, err := a.l.read(a.fsys, file)
 	if err != nil {
 		return nil, a.l.unreadable(file, err)
 	}

@@ -31,6 +31,11 @@ type Loader struct {
 	trees map[string]chartTree
 	// failed says that the file system failed somewhere in this pass: what came of it is not remembered.
 	failed bool
+	// cost has the fields of each file that was read, of this snapshot or of one before, and spent their sum. overspent: they
+	// were more than an environment may have in this pass.
+	cost      map[string]int
+	spent     int
+	overspent bool
 	// names and index are scratch, kept for their memory: the place in the list of each app's name, and in
 	// values.yaml of each key.
 	names, index map[string]int
@@ -68,6 +73,7 @@ func (l *Loader) init() {
 	if l.entries == nil {
 		l.entries, l.parts = map[string]*dependency{}, map[string]*valuesPart{}
 		l.trees, l.names, l.index = map[string]chartTree{}, map[string]int{}, map[string]int{}
+		l.cost, l.spent = map[string]int{}, 0
 	}
 	l.pass++
 }
@@ -91,8 +97,13 @@ func (l *Loader) Load(fsys fs.FS, root string) (*Environment, error) {
 			key = strings.Join([]string{hash, root, l.Environment, l.Namespace}, "\n")
 		}
 	}
-	l.failed = false
+	l.failed, l.overspent = false, false
 	env, err := l.last.get(key, func() (*Environment, error) { return l.load(fsys, root) })
+	if l.overspent && l.pass > 1 {
+		// What was read of snapshots before may have been too much.
+		l.forget()
+		env, err = l.last.get(key, func() (*Environment, error) { return l.load(fsys, root) })
+	}
 	if l.failed {
 		l.last = memo[*Environment]{}
 	}
@@ -205,8 +216,12 @@ func readThrough[T any](a *assembly, m *memo[T], name string, optional bool, par
 		if ok, err := exists(a.fsys, name); err != nil || !ok {
 			return zero, errors.Join(err, &Fault{File: name, Problem: "is not a file", Expected: "a file"})
 		}
-		text, err := fs.ReadFile(a.fsys, name)
-		if err != nil {
+		text, err := a.l.read(a.fsys, name)
+		var fault *Fault
+		switch {
+		case errors.As(err, &fault):
+			return zero, fault
+		case err != nil:
 			return zero, fmt.Errorf("reading %s: %w", name, err)
 		}
 		return parse(text)
@@ -235,6 +250,9 @@ func (a *assembly) readList() (err error) {
 	a.list, err = readThrough(a, &a.l.list, a.umbrella.list, false, func(text []byte) ([]placedDependency, error) {
 		return a.l.cutDependencies(a.umbrella.list, text)
 	})
+	if err == nil && len(a.list) > maxApps {
+		return &Fault{File: a.umbrella.list, Problem: fmt.Sprintf("lists %d apps", len(a.list)), Expected: fmt.Sprintf("%d at most", maxApps)}
+	}
 	clear(a.l.names)
 	for i, d := range a.list {
 		d.used = a.l.pass
