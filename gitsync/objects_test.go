@@ -271,16 +271,24 @@ func TestMaliciousPacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var thin bytes.Buffer // a delta whose base is not there
-	e, err := newPackEncoder(&thin, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = e.w.Write(append([]byte{byte(plumbing.REFDeltaObject)<<4 | 4}, bytes.Repeat([]byte{7}, 20)...))
-	e.zip.Reset(e.w)
-	_, _ = e.zip.Write([]byte{5, 1, 1, 'x'})
-	if err := errors.Join(e.zip.Close(), e.finish()); err != nil {
-		t.Fatal(err)
+	// deltas are n of one object that is not there, each of which makes another of a size.
+	deltas := func(n, size int) []byte {
+		var out bytes.Buffer
+		e, err := newPackEncoder(&out, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delta := append(binary.AppendUvarint([]byte{5}, uint64(size)), 1, 'x')
+		for range n {
+			_, _ = e.w.Write(append([]byte{byte(plumbing.REFDeltaObject)<<4 | byte(len(delta))}, bytes.Repeat([]byte{7}, 20)...))
+			e.zip.Reset(e.w)
+			_, _ = e.zip.Write(delta)
+			err = errors.Join(err, e.zip.Close())
+		}
+		if err := errors.Join(err, e.finish()); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
 	}
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-1] ^= 1
@@ -295,11 +303,12 @@ func TestMaliciousPacks(t *testing.T) {
 		"wrong checksum":      {flipped, nil},
 		"zip bomb":            {bomb, ErrTooLarge},
 		"delta of 1 TiB":      {huge[:len(huge)-30], nil},
-		"delta without base":  {thin.Bytes(), nil},
+		"delta without base":  {deltas(1, 1), nil},
+		"deltas, unpacked":    {deltas(10, 900_000), ErrTooLarge},
 		"more than the limit": {bytes.Repeat([]byte("x"), 3<<20), ErrTooLarge},
 	} {
 		s := newTestStore(t)
-		s.limits.Object, s.limits.Pack = 1<<20, 2<<20
+		s.limits.Object, s.limits.Pack, s.limits.Inflated = 1<<20, 2<<20, 8<<20
 		err := s.receive(t.Context(), bytes.NewReader(tt.pack))
 		if err == nil || tt.want != nil && !errors.Is(err, tt.want) {
 			t.Errorf("%s: error %v", name, err)
@@ -377,7 +386,7 @@ func FuzzCheckPack(f *testing.F) {
 	f.Add(good)
 	f.Add(packHeader(3))
 	f.Fuzz(func(t *testing.T, pack []byte) {
-		n, err := checkPack(t.Context(), bytes.NewReader(pack), int64(len(pack)), 1<<20)
+		n, err := checkPack(t.Context(), bytes.NewReader(pack), int64(len(pack)), 1<<20, 1<<30)
 		if err == nil && int64(n) > int64(len(pack))/minEntry {
 			t.Errorf("%d objects in %d bytes", n, len(pack))
 		}

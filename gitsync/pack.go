@@ -67,9 +67,9 @@ func (s *spool) Close() error {
 }
 
 // checkPack makes sure that go-git can parse a pack without harm: the number of objects is plausible (go-git
-// reserves memory for as many as the header says) and no object is larger than maxObject once inflated and
-// undeltified.
-func checkPack(ctx context.Context, r io.Reader, size, maxObject int64) (objects uint32, err error) {
+// reserves memory for as many as the header says), no object is larger than maxObject once inflated and undeltified, and all
+// together are not than maxInflated.
+func checkPack(ctx context.Context, r io.Reader, size, maxObject, maxInflated int64) (objects uint32, err error) {
 	// The scanner must not seek: hiding Seek keeps it in one pass.
 	s := packfile.NewScanner(struct{ io.Reader }{r})
 	_, objects, err = s.Header()
@@ -80,6 +80,7 @@ func checkPack(ctx context.Context, r io.Reader, size, maxObject int64) (objects
 		return 0, fmt.Errorf("malformed pack: %d objects in %d bytes", objects, size)
 	}
 	var head deltaHead
+	var inflated int64
 	for range objects {
 		if err := ctx.Err(); err != nil {
 			return 0, err
@@ -99,14 +100,17 @@ func checkPack(ctx context.Context, r io.Reader, size, maxObject int64) (objects
 		if n != h.Length {
 			return 0, fmt.Errorf("malformed pack: object of %d bytes where %d were announced", n, h.Length)
 		}
-		if !h.Type.IsDelta() {
-			if !h.Type.Valid() {
-				return 0, fmt.Errorf("malformed pack: object type %d", h.Type)
-			}
-			continue
-		}
-		if target, ok := head.target(); !ok || target > uint64(maxObject) {
+		inflated += h.Length
+		switch target, ok := head.target(); {
+		case h.Type.IsDelta() && (!ok || target > uint64(maxObject)):
 			return 0, tooLarge("an object", maxObject)
+		case h.Type.IsDelta():
+			inflated += int64(target)
+		case !h.Type.Valid():
+			return 0, fmt.Errorf("malformed pack: object type %d", h.Type)
+		}
+		if inflated > maxInflated {
+			return 0, tooLarge("the pack, once it is unpacked,", maxInflated)
 		}
 	}
 	_, err = s.Checksum()

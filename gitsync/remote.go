@@ -47,6 +47,9 @@ type Limits struct {
 	Objects int64
 	// Object is the size in bytes above which no object is taken over; default 64 MiB.
 	Object int64
+	// Inflated is the most bytes that all objects of one fetch may have together, unpacked; default 32 GiB. A few bytes of a
+	// pack can be an object of megabytes, and indexing takes a second for every 400 MB, which nothing can interrupt.
+	Inflated int64
 	// File is the size in bytes above which a file is not read from a Snapshot; default 10 MiB.
 	File int64
 }
@@ -120,6 +123,9 @@ func (r Remote) withDefaults() Remote {
 	if r.Limits.Object == 0 {
 		r.Limits.Object = 64 << 20
 	}
+	if r.Limits.Inflated == 0 {
+		r.Limits.Inflated = 32 << 30
+	}
 	if r.Limits.File == 0 {
 		r.Limits.File = 10 << 20
 	}
@@ -141,7 +147,7 @@ func (r Remote) Validate() error {
 	if r.Timeout < 0 {
 		fault("timeout: must not be negative")
 	}
-	if r.Limits.Pack < 0 || r.Limits.Objects < 0 || r.Limits.Object < 0 || r.Limits.File < 0 {
+	if r.Limits.Pack < 0 || r.Limits.Objects < 0 || r.Limits.Object < 0 || r.Limits.Inflated < 0 || r.Limits.File < 0 {
 		fault("limits: must not be negative")
 	}
 	loc, err := parseLocation(r.URL)

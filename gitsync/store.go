@@ -296,7 +296,7 @@ func (s *store) receive(ctx context.Context, r io.Reader) (err error) {
 	if err != nil {
 		return err
 	}
-	objects, err := checkPack(ctx, pack, spool.size, s.limits.Object)
+	objects, err := checkPack(ctx, pack, spool.size, s.limits.Object, s.limits.Inflated)
 	if err != nil || objects == 0 {
 		return err
 	}
