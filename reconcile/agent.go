@@ -51,8 +51,8 @@ type Git interface {
 	Open(ctx context.Context) error
 	// Follow hands over the branch's newest commit whenever it has moved, until ctx is done. The error says why the
 	// environment can't be read there; Env is nil then. asked is told of which app, or of audit.AllApps, people have asked
-	// something new.
-	Follow(ctx context.Context, read func(source.Commit, error), asked func(app string)) error
+	// something new, edited that somebody else has written to the status branch.
+	Follow(ctx context.Context, read func(source.Commit, error), asked func(app string), edited func()) error
 	// Commands are what people have asked of an app after the command that its state names as the last, oldest first. It must
 	// not block.
 	Commands(app string, s rollout.State) []rollout.Command
@@ -70,8 +70,8 @@ type Git interface {
 	Author(commit string) (string, error)
 	// Revert writes a rollback commit, or says why there is none. An error means: try again.
 	Revert(ctx context.Context, mode environments.WriteBackMode, app string, r rollout.Revert) (rollout.Reverted, error)
-	// Record writes to the status branch. An app whose record there has higher numbers than the batch is in ahead.
-	Record(ctx context.Context, b audit.Batch) (ahead map[string]int64, err error)
+	// Record writes to the status branch.
+	Record(ctx context.Context, b audit.Batch) (audit.Recorded, error)
 }
 
 // Config is one environment to deliver.
@@ -121,6 +121,8 @@ type Agent struct {
 	wants *wants
 	// recordedEnvFault is the fault of the environment that the status branch tells of; nil while that is not known.
 	recordedEnvFault *string
+	// edited: somebody else has written to the status branch, and all of it is to be looked at.
+	edited bool
 	// unsynced are the apps that Run has not looked at yet; nil before the first look at the branch.
 	unsynced map[string]bool
 }
@@ -200,7 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	defer a.queue.Stop()
 	defer a.renders.Stop()
-	g.Go(func() error { return a.git.Follow(ctx, a.Read, a.Asked) })
+	g.Go(func() error { return a.git.Follow(ctx, a.Read, a.Asked, a.Edited) })
 	g.Go(func() error { return a.write(ctx, a.outbox, a.Record, a.heldFaults) })
 	g.Go(func() error { return a.write(ctx, a.owed, a.Revert, nil) })
 	for range a.cfg.Workers {

@@ -194,7 +194,12 @@ func (r *Repository) Commands(app string, s rollout.State) []rollout.Command {
 
 // fetch brings the environment branch, and the command branch where it has moved, up to date.
 func (r *Repository) fetch(ctx context.Context) (*gitsync.Snapshot, error) {
+	left := r.recorded.Load()
 	s, err := r.repo.Fetch(ctx)
+	// What was being written meanwhile is seen the next time.
+	if err == nil && left != nil && r.recorded.Load() == left && r.repo.Tip(r.cfg.StatusBranch) != *left {
+		r.edited()
+	}
 	if cerr := r.readCommands(ctx); cerr != nil && ctx.Err() == nil {
 		r.log.Warn("reading the command branch", "error", cerr)
 	}

@@ -78,11 +78,14 @@ func (a *Agent) Record(ctx context.Context) error {
 		return nil
 	}
 	for _, part := range batch.Parts(maxPush) {
-		ahead, err := a.git.Record(ctx, part)
+		done, err := a.git.Record(ctx, part)
 		if err != nil {
 			return err
 		}
-		a.recordedAll(part, ahead)
+		a.recordedAll(part, done.Ahead)
+		if done.Edited {
+			a.Edited()
+		}
 	}
 	return nil
 }
@@ -96,11 +99,17 @@ func (a *Agent) batch() audit.Batch {
 		b.Commit = a.source.Commit
 	}
 	looked := a.unsynced != nil || a.envFault != nil
-	b.FaultChanged = looked && (a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
+	if a.edited && a.unsynced != nil {
+		b.All = make(map[string]bool, len(a.apps))
+	}
+	b.FaultChanged = looked && (b.All != nil || a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
 	for name, ap := range a.apps {
 		if ap.gone {
 			b.Apps = append(b.Apps, audit.App{Name: name, Gone: true})
 			continue
+		}
+		if b.All != nil {
+			b.All[name] = true
 		}
 		s := ap.saved.State
 		fault := text(ap.fault)
@@ -111,10 +120,10 @@ func (a *Agent) batch() audit.Batch {
 			}
 		}
 		looked := a.unsynced != nil && !a.unsynced[name]
-		news := looked && (ap.recordedFault == nil || fault != *ap.recordedFault && !a.now().Before(ap.flapping.until()))
+		news := looked && (b.All != nil || ap.recordedFault == nil || fault != *ap.recordedFault && !a.now().Before(ap.flapping.until()))
 		if len(events) > 0 || news {
 			b.Apps = append(b.Apps, audit.App{
-				Name: name, LastSeq: s.LastSeq, Unreadable: ap.broken, Fault: fault, KeepFault: !looked, Events: events,
+				Name: name, State: s, Unreadable: ap.broken, Fault: fault, KeepFault: !looked, Events: events,
 			})
 		}
 	}
@@ -129,6 +138,9 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	defer a.mu.Unlock()
 	if b.FaultChanged {
 		a.recordedEnvFault = &b.Fault
+	}
+	if b.All != nil {
+		a.edited = false
 	}
 	for _, done := range b.Apps {
 		ap := a.apps[done.Name]
@@ -159,6 +171,17 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 			}
 		}
 	}
+}
+
+// Edited has the whole status branch looked at: somebody else has written there, or deleted it.
+func (a *Agent) Edited() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.edited {
+		a.log.Warn("somebody else has written to the status branch, or deleted it: what is not so is written again")
+	}
+	a.edited = true
+	a.tellGit()
 }
 
 // heldFaults is when the first of the faults is to be told that git does not hold yet, which may be by now; zero: there is

@@ -278,3 +278,76 @@ func TestUnfinishedStays(t *testing.T) {
 		t.Error("a look that was held back has forgotten what was left undone")
 	}
 }
+
+// serving gives apps a state at rest.
+func (r *recorder) serving(names ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unsynced = map[string]bool{}
+	for _, name := range names {
+		r.apps[name] = &app{name: name, saved: delivery.Saved{App: delivery.App{Name: name}, State: rollout.State{
+			Stable: rollout.Release{Version: "0.0.1", Digest: "sha256:0.0.1"}, LastSeq: 2, Since: time.Unix(1e9, 0),
+		}}}
+	}
+}
+
+// hurt has somebody else change the status branch.
+func (r *recorder) hurt(args ...string) {
+	r.t.Helper()
+	git(r.t, strings.TrimPrefix(r.Repository.cfg.Remote.URL, "file://"), "", args...)
+}
+
+// TestStatusBranchIsWrittenAgain: what somebody else does to the status branch is noticed, with an event or without, and
+// undone once.
+func TestStatusBranchIsWrittenAgain(t *testing.T) {
+	for name, news := range map[string]bool{"without an event": false, "with an event of one app": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRecorder(t)
+			r.bump("0.0.1")
+			r.Repository.edited = r.Agent.Edited
+			r.serving("api", "web")
+			r.writeAll()
+			_, before := r.history(statusBranch)
+			if _, err := r.fetch(t.Context()); err != nil || r.Agent.edited {
+				t.Fatalf("edited: %t, %v", r.Agent.edited, err)
+			}
+			for _, what := range [][]string{
+				{"update-ref", "-d", "refs/heads/" + statusBranch},
+				{"update-ref", "refs/heads/" + statusBranch, "refs/heads/main"},
+			} {
+				r.hurt(what...)
+				if news {
+					ap := r.apps["web"]
+					ap.saved.State.LastSeq++
+					ap.saved.State.Outbox = []rollout.Event{{
+						Seq: ap.saved.State.LastSeq, Time: time.Now(), Type: rollout.Applied, From: ap.saved.State.Stable, To: ap.saved.State.Stable,
+					}}
+					r.writeAll()
+				}
+				for range 2 {
+					if _, err := r.fetch(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					r.writeAll()
+				}
+				_, tip := r.history(statusBranch)
+				for _, app := range []string{"api", "web"} {
+					if got, ok, err := audit.Read(tip.FS(), app); !ok || err != nil || got.Phase != "Idle" || got.LastSeq < 2 {
+						t.Errorf("after git %s the record of %s is %+v, %v", what, app, got, err)
+					}
+				}
+				was, _ := fs.ReadFile(before.FS(), "README.md")
+				is, _ := fs.ReadFile(tip.FS(), "README.md")
+				if !news && string(was) != string(is) {
+					t.Errorf("after git %s README.md is\n%s\nwant\n%s", what, is, was)
+				}
+				if !strings.Contains(string(is), "[api](") || !strings.Contains(string(is), "[web](") {
+					t.Errorf("after git %s README.md is\n%s", what, is)
+				}
+				if r.Agent.edited {
+					t.Errorf("after git %s it is still looked at", what)
+				}
+			}
+		})
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-cd/sluice/environments"
@@ -53,6 +54,10 @@ type Repository struct {
 	// commands is what the command branch says; asked is told of which app something new is asked.
 	commands Commands
 	asked    func(app string)
+	// recorded is the commit at which the status branch was left; nil: not known. edited is told that somebody else has
+	// written there.
+	recorded atomic.Pointer[string]
+	edited   func()
 }
 
 var _ Git = (*Repository)(nil)
@@ -80,6 +85,7 @@ func (r *Repository) Open(ctx context.Context) error {
 	}
 	r.repo = repo
 	r.repo.Watch(CommandBranch(r.cfg.Environment))
+	r.repo.Watch(r.cfg.StatusBranch)
 	r.poller = gitsync.NewPoller(r.fetch, r.cfg.Interval)
 	if r.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Identity: identity},
 		filepath.Join(r.cfg.DataDir, "rollback")); err != nil {
@@ -116,9 +122,10 @@ func (r *Repository) names() audit.Names {
 
 // Follow hands over the branch's newest commit whenever it has moved, until ctx is done. A commit that could not be read,
 // or not all of it, is handed over again after a while: what the object store lacks may be back by then. asked is told of
-// which app, or of audit.AllApps, something new is asked on the command branch.
-func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error), asked func(app string)) error {
-	r.asked = asked
+// which app, or of audit.AllApps, something new is asked on the command branch, edited that the status branch is not as Record
+// left it.
+func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error), asked func(app string), edited func()) error {
+	r.asked, r.edited = asked, edited
 	return r.poller.Run(ctx, func(s *gitsync.Snapshot, err error) error {
 		if err != nil {
 			r.log.Warn("reading the branch", "error", err)
@@ -173,26 +180,33 @@ func (r *Repository) load(s *gitsync.Snapshot) (source.Commit, error) {
 
 // Record brings the status branch to what a batch says. Apps whose record there is ahead of it are returned with its
 // number; nothing is written for them.
-func (r *Repository) Record(ctx context.Context, batch audit.Batch) (ahead map[string]int64, err error) {
+func (r *Repository) Record(ctx context.Context, batch audit.Batch) (audit.Recorded, error) {
 	batch.Names = r.names()
-	_, err = r.status.CommitAll(ctx, func(tip *gitsync.Snapshot) ([]*gitsync.Change, error) {
+	left := r.recorded.Swap(nil) // and not known until the push is answered
+	var seen string
+	var update audit.Update
+	hash, err := r.status.CommitAll(ctx, func(tip *gitsync.Snapshot) (out []*gitsync.Change, err error) {
 		var fsys fs.FS
-		if tip.Commit != "" {
+		if seen = tip.Commit; seen != "" {
 			fsys = tip.FS()
 		}
-		commits, before, err := audit.Commits(fsys, batch)
-		if err != nil {
+		if update, err = audit.Commits(fsys, batch); err != nil {
 			return nil, err
 		}
-		ahead = before
-		var out []*gitsync.Change
-		for _, c := range commits {
+		for _, c := range update.Commits {
 			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date})
 		}
 		return out, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("writing branch %s: %w", r.cfg.StatusBranch, err)
+		return audit.Recorded{}, fmt.Errorf("writing branch %s: %w", r.cfg.StatusBranch, err)
 	}
-	return ahead, nil
+	for _, err := range update.Damaged {
+		r.log.Warn("a record of the status branch is written again", "branch", r.cfg.StatusBranch, "error", err)
+	}
+	if hash == "" {
+		hash = seen
+	}
+	r.recorded.Store(&hash)
+	return audit.Recorded{Ahead: update.Ahead, Edited: batch.All == nil && left != nil && *left != seen}, nil
 }

@@ -21,7 +21,7 @@ func TestEveryClusterAnswers(t *testing.T) {
 	}
 	event := func(app string, typ rollout.EventType) audit.App {
 		e := rollout.Event{Seq: 1, Time: time.Unix(1e9, 0), Type: typ, By: "Ann <ann@example.com>", Command: "c1", Reason: "because"}
-		return audit.App{Name: app, LastSeq: 1, Events: []rollout.Event{e}}
+		return audit.App{Name: app, State: rollout.State{LastSeq: 1}, Events: []rollout.Event{e}}
 	}
 	apps := []string{"api", "web"}
 	var clusters []*answers

@@ -115,9 +115,9 @@ func record(ctx context.Context, remote gitsync.Remote, dir string, batch audit.
 		if tip.Commit != "" {
 			fsys = tip.FS()
 		}
-		commits, _, err := audit.Commits(fsys, batch)
+		update, err := audit.Commits(fsys, batch)
 		var out []*gitsync.Change
-		for _, c := range commits {
+		for _, c := range update.Commits {
 			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date})
 		}
 		return out, err
@@ -146,6 +146,6 @@ func story() audit.Batch {
 	}
 	return audit.Batch{
 		Names: audit.Names{Environment: "production"}, Commit: bad.Commit, FaultChanged: true, Now: at(8),
-		Apps: []audit.App{{Name: "croc-hunter-java", LastSeq: int64(len(events)), Events: events}},
+		Apps: []audit.App{{Name: "croc-hunter-java", State: rollout.State{LastSeq: int64(len(events))}, Events: events}},
 	}
 }

@@ -87,11 +87,11 @@ func send(t testing.TB, tip fstest.MapFS, b Batch) ([]Commit, fstest.MapFS) {
 	if tip != nil {
 		fsys = tip
 	}
-	commits, ahead, err := Commits(fsys, b)
-	if err != nil || len(ahead) > 0 {
-		t.Fatalf("Commits: %v, ahead %v", err, ahead)
+	u, err := Commits(fsys, b)
+	if err != nil || len(u.Ahead) > 0 {
+		t.Fatalf("Commits: %v, ahead %v", err, u.Ahead)
 	}
-	return commits, push(tip, commits)
+	return u.Commits, push(tip, u.Commits)
 }
 
 func batch(apps ...App) Batch {
@@ -99,7 +99,7 @@ func batch(apps ...App) Batch {
 }
 
 func croc(events ...rollout.Event) App {
-	return App{Name: "croc-hunter-java", LastSeq: 13, Events: events}
+	return App{Name: "croc-hunter-java", State: rollout.State{LastSeq: 13}, Events: events}
 }
 
 // show prints commits and the branch after them, as the golden files have it.
@@ -153,7 +153,7 @@ func TestFaults(t *testing.T) {
 	_, branch := send(t, nil, batch(croc(life()[:2]...)))
 	b := batch(
 		App{Name: "broken", Fault: "fetching chart broken 1.0.0 from https://charts.example.com: no such version\nSluice-Event: Promoted"},
-		App{Name: "croc-hunter-java", LastSeq: 13, Fault: "values.yaml:3: stepWeight | 7: expected a number"},
+		App{Name: "croc-hunter-java", State: rollout.State{LastSeq: 13}, Fault: "values.yaml:3: stepWeight | 7: expected a number"},
 	)
 	b.Fault, b.FaultChanged = "reading env/requirements.yaml: line 3: mapping values are not allowed", true
 	commits, branch := send(t, branch, b)
@@ -163,7 +163,7 @@ func TestFaults(t *testing.T) {
 	if len(again) != 0 {
 		t.Errorf("the same faults once more make %d commits", len(again))
 	}
-	b = batch(App{Name: "broken", Gone: true}, App{Name: "croc-hunter-java", LastSeq: 13})
+	b = batch(App{Name: "broken", Gone: true}, App{Name: "croc-hunter-java", State: rollout.State{LastSeq: 13}})
 	b.FaultChanged = true
 	commits, branch = send(t, branch, b)
 	golden(t, "faults_cleared.golden", show(commits, branch))
@@ -195,7 +195,7 @@ func TestParts(t *testing.T) {
 	for i := range web {
 		web[i].Time = web[i].Time.Add(30 * time.Second)
 	}
-	b := batch(croc(life()...), App{Name: "broken", Fault: "no such chart"}, App{Name: "web", LastSeq: 7, Events: web, Fault: "no such version"})
+	b := batch(croc(life()...), App{Name: "broken", Fault: "no such chart"}, App{Name: "web", State: rollout.State{LastSeq: 7}, Events: web, Fault: "no such version"})
 	b.Fault, b.FaultChanged = "line 3: mapping values are not allowed", true
 	whole, want := send(t, nil, b)
 	for n := 1; n <= 30; n++ {
@@ -235,8 +235,8 @@ func eventSubjects(commits []Commit) []string {
 
 // A fault that is not known yet, as after a restart, is neither told anew nor taken back.
 func TestKeepFault(t *testing.T) {
-	_, branch := send(t, nil, batch(App{Name: "web", LastSeq: 1, Events: life()[:1], Fault: "no such chart"}))
-	commits, branch := send(t, branch, batch(App{Name: "web", LastSeq: 2, Events: life()[:2], KeepFault: true}))
+	_, branch := send(t, nil, batch(App{Name: "web", State: rollout.State{LastSeq: 1}, Events: life()[:1], Fault: "no such chart"}))
+	commits, branch := send(t, branch, batch(App{Name: "web", State: rollout.State{LastSeq: 2}, Events: life()[:2], KeepFault: true}))
 	if len(commits) != 1 {
 		t.Errorf("%d commits of one event", len(commits))
 	}
@@ -255,9 +255,9 @@ func messages(commits []Commit) string {
 
 func TestLostState(t *testing.T) {
 	_, branch := send(t, nil, batch(croc(life()...)))
-	commits, ahead, err := Commits(branch, batch(App{Name: "croc-hunter-java", LastSeq: 2, Events: life()[:2]}))
-	if err != nil || len(commits) != 0 || !reflect.DeepEqual(ahead, map[string]int64{"croc-hunter-java": 13}) {
-		t.Errorf("got %d commits, ahead %v, %v", len(commits), ahead, err)
+	u, err := Commits(branch, batch(App{Name: "croc-hunter-java", State: rollout.State{LastSeq: 2}, Events: life()[:2]}))
+	if err != nil || len(u.Commits) != 0 || !reflect.DeepEqual(u.Ahead, map[string]int64{"croc-hunter-java": 13}) {
+		t.Errorf("got %d commits, ahead %v, %v", len(u.Commits), u.Ahead, err)
 	}
 }
 
@@ -266,16 +266,16 @@ func TestLostState(t *testing.T) {
 func TestAnearlierIncarnation(t *testing.T) {
 	events := life()
 	_, branch := send(t, nil, batch(croc(events...)))
-	commits, ahead, err := Commits(branch, batch(croc(events...)))
-	if err != nil || len(commits) != 0 || len(ahead) != 0 {
-		t.Errorf("the same events again: %d commits, ahead %v, %v", len(commits), ahead, err)
+	u, err := Commits(branch, batch(croc(events...)))
+	if err != nil || len(u.Commits) != 0 || len(u.Ahead) != 0 {
+		t.Errorf("the same events again: %d commits, ahead %v, %v", len(u.Commits), u.Ahead, err)
 	}
 	for i := range events {
 		events[i].Time = events[i].Time.Add(24 * time.Hour)
 	}
-	commits, ahead, err = Commits(branch, batch(croc(events...)))
-	if err != nil || len(commits) != 0 || !reflect.DeepEqual(ahead, map[string]int64{"croc-hunter-java": 13}) {
-		t.Errorf("got %d commits, ahead %v, %v", len(commits), ahead, err)
+	u, err = Commits(branch, batch(croc(events...)))
+	if err != nil || len(u.Commits) != 0 || !reflect.DeepEqual(u.Ahead, map[string]int64{"croc-hunter-java": 13}) {
+		t.Errorf("got %d commits, ahead %v, %v", len(u.Commits), u.Ahead, err)
 	}
 }
 
@@ -283,7 +283,7 @@ func TestSeveralAppsInOrderOfTime(t *testing.T) {
 	events := life()
 	other := slices.Clone(events[:2])
 	other[0].Time, other[1].Time = noon.Add(30*time.Second), noon.Add(-time.Hour) // a clock that was set back
-	commits, _ := send(t, nil, batch(croc(events[:2]...), App{Name: "web", LastSeq: 2, Events: other}))
+	commits, _ := send(t, nil, batch(croc(events[:2]...), App{Name: "web", State: rollout.State{LastSeq: 2}, Events: other}))
 	var subjects []string
 	for i, c := range commits {
 		subject, _, _ := strings.Cut(c.Message, "\n")
@@ -320,7 +320,7 @@ func TestRemovedAndBack(t *testing.T) {
 
 // TestDamagedBranch: people edit, and merges go wrong. The log goes on.
 func TestDamagedBranch(t *testing.T) {
-	_, branch := send(t, nil, batch(croc(life()[:2]...), App{Name: "web", LastSeq: 2, Events: life()[:2]}))
+	_, branch := send(t, nil, batch(croc(life()[:2]...), App{Name: "web", State: rollout.State{LastSeq: 2}, Events: life()[:2]}))
 	want := string(branch[readmeFile].Data)
 	for name, text := range map[string]string{
 		readmeFile: "# hello\n", environmentFile: "\t: [", "apps/other.yaml": "{", "apps/dir.yaml/x": "",
@@ -338,8 +338,8 @@ func TestDamagedBranch(t *testing.T) {
 		})
 	}
 	hurt := push(branch, []Commit{{Files: map[string][]byte{"apps/croc-hunter-java.yaml": []byte("app: [")}}})
-	if commits, _ := send(t, hurt, batch(croc(life()[2]))); len(commits) != 1 {
-		t.Errorf("a damaged record makes %d commits of one event", len(commits))
+	if commits, _ := send(t, hurt, batch(croc(life()[2]))); len(commits) != 2 {
+		t.Errorf("a damaged record makes %d commits of one event, expected one that restores it, and one of the event", len(commits))
 	}
 }
 
@@ -348,7 +348,7 @@ type brokenFS struct{ fs.FS }
 func (brokenFS) Open(string) (fs.File, error) { return nil, errors.New("disk on fire") }
 
 func TestUnreadableTipIsAnError(t *testing.T) {
-	if _, _, err := Commits(brokenFS{}, batch(croc(life()...))); err == nil || !strings.Contains(err.Error(), "disk on fire") {
+	if _, err := Commits(brokenFS{}, batch(croc(life()...))); err == nil || !strings.Contains(err.Error(), "disk on fire") {
 		t.Errorf("error = %v", err)
 	}
 }
@@ -508,24 +508,24 @@ func TestCheckpointFields(t *testing.T) {
 func BenchmarkOneEventOfTenThousandApps(b *testing.B) {
 	var apps []App
 	for i := range 10_000 {
-		apps = append(apps, App{Name: fmt.Sprintf("app-%05d", i), LastSeq: 2, Events: life()[1:2]})
+		apps = append(apps, App{Name: fmt.Sprintf("app-%05d", i), State: rollout.State{LastSeq: 2}, Events: life()[1:2]})
 	}
 	_, branch := send(b, nil, batch(apps...))
 	next := life()[2]
 	b.ReportAllocs()
 	for b.Loop() {
-		if commits, _ := send2(b, branch, batch(App{Name: "app-05000", LastSeq: 3, Events: []rollout.Event{next}})); len(commits) != 1 {
+		if commits, _ := send2(b, branch, batch(App{Name: "app-05000", State: rollout.State{LastSeq: 3}, Events: []rollout.Event{next}})); len(commits) != 1 {
 			b.Fatal(len(commits))
 		}
 	}
 }
 
 func send2(b *testing.B, tip fs.FS, ba Batch) ([]Commit, map[string]int64) {
-	commits, ahead, err := Commits(tip, ba)
+	u, err := Commits(tip, ba)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return commits, ahead
+	return u.Commits, u.Ahead
 }
 
 // An agent that was restarted records what is left before it has seen the environment branch.

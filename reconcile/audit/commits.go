@@ -1,9 +1,11 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +25,9 @@ type Batch struct {
 	// Accepted says who has accepted what was its fault, and why; empty: nobody has.
 	Accepted string
 	Apps     []App
+	// All has every app that there is, where somebody else has written to the branch: then README.md and environment.yaml
+	// are made anew, and records of no app go. nil: nobody has.
+	All map[string]bool
 	// Now dates what is no event.
 	Now time.Time
 }
@@ -30,9 +35,9 @@ type Batch struct {
 // App is one app of a batch.
 type App struct {
 	Name string
-	// LastSeq is the number of the newest event that the app's State knows of. Unreadable: the State is there, and
-	// nobody knows what it says.
-	LastSeq    int64
+	// State of the app, from which a record is written again that is gone or says something else. Unreadable: it is there,
+	// and nobody knows what it says.
+	State      rollout.State
 	Unreadable bool
 	// Fault says why git's wish for the app can't be delivered; empty: it can. KeepFault: that is not known yet, and
 	// what the branch says of it stays.
@@ -45,7 +50,7 @@ type App struct {
 }
 
 // Empty reports whether there is nothing to write.
-func (b Batch) Empty() bool { return len(b.Apps) == 0 && !b.FaultChanged }
+func (b Batch) Empty() bool { return len(b.Apps) == 0 && !b.FaultChanged && b.All == nil }
 
 // Parts splits a batch into batches of at most n events (an app without events counts as one), oldest first, to be sent
 // one after the other: what one push holds in memory is bounded however long git was away.
@@ -108,41 +113,62 @@ type Commit struct {
 	Date    time.Time
 }
 
-// Commits brings the status branch from its tip (nil: there is no branch yet) to what the batch says: one commit for
-// each event that the tip does not hold, oldest first, and one for each fault that came or went. They are to be
-// pushed together; only the last one changes README.md. No commits: the tip says it all.
-//
-// ahead has an entry for each app whose record in the tip is of an earlier incarnation of the app: it has higher numbers than the
-// app's State ever gave, or other events by the same numbers. The State was lost, or the app was removed and is listed
-// again. Nothing is written for such an app: its events are to be numbered on after the record's, and sent again.
-//
-// An error says that the tip can't be read. A record that is no record any more is begun anew, and so is README.md.
-func Commits(tip fs.FS, b Batch) (commits []Commit, ahead map[string]int64, err error) {
-	w := &writing{tip: tip, batch: b, ahead: map[string]int64{}}
+// Update is what brings the status branch to what a batch says.
+type Update struct {
+	// Commits are one for each event that the tip does not hold, oldest first, and one for each fault that came or went; before
+	// them comes one with all records that are written again. They are to be pushed together; only the last one changes
+	// README.md. None: the tip says it all.
+	Commits []Commit
+	// Ahead has an entry for each app whose record in the tip is of an earlier incarnation of the app: it has higher numbers
+	// than the app's State ever gave, or other events by the same numbers. The State was lost, or the app was removed and is
+	// listed again. Nothing is written for such an app: its events are to be numbered on after the record's, and sent again.
+	Ahead map[string]int64
+	// Damaged says which records are none, each with its file.
+	Damaged []error
+}
+
+// Recorded is what writing a batch came to: the Ahead of its Update, and whether somebody else had written to the branch since
+// it was last written to, and all of it is to be looked at.
+type Recorded struct {
+	Ahead  map[string]int64
+	Edited bool
+}
+
+// Commits brings the status branch from its tip (nil: there is no branch yet) to what the batch says. An error says that the
+// tip can't be read. A record that is gone, damaged, or not as the State has it is written again, and so is README.md.
+func Commits(tip fs.FS, b Batch) (Update, error) {
+	w := &writing{tip: tip, batch: b, restored: map[string][]byte{}, Update: Update{Ahead: map[string]int64{}}}
 	for _, app := range b.Apps {
 		if err := w.app(app); err != nil {
-			return nil, nil, fmt.Errorf("adding %s to the audit log: %w", app.Name, err)
+			return Update{}, fmt.Errorf("adding %s to the audit log: %w", app.Name, err)
 		}
+	}
+	if err := w.strangers(); err != nil {
+		return Update{}, err
+	}
+	if len(w.restored) > 0 {
+		w.Commits = append(w.Commits, w.restoring())
 	}
 	slices.SortStableFunc(w.steps, func(x, y step) int { return x.at.Compare(y.at) })
 	for _, s := range w.steps {
-		w.commits = append(w.commits, s.commit)
+		w.Commits = append(w.Commits, s.commit)
 	}
 	if err := w.environment(); err != nil {
-		return nil, nil, err
+		return Update{}, err
 	}
-	return w.commits, w.ahead, nil
+	return w.Update, nil
 }
 
 // writing is the work on one batch.
 type writing struct {
+	Update
 	tip   fs.FS
 	batch Batch
-	// changed are the records that differ from the tip's.
-	changed []Record
-	steps   []step
-	commits []Commit
-	ahead   map[string]int64
+	// changed are the records that differ from the tip's. restored are the files of those that are no event's work; nil: it
+	// goes.
+	changed  []Record
+	restored map[string][]byte
+	steps    []step
 }
 
 // step is a commit before it has its place among those of other apps.
@@ -157,13 +183,21 @@ func (w *writing) app(a App) error {
 	if name == "" {
 		return errors.New("an app has no name")
 	}
-	r, known, err := w.record(name)
+	r, known, err := w.record(name, a)
 	if err != nil {
 		return err
 	}
-	if !a.Gone && !a.Unreadable && (r.LastSeq > a.LastSeq || r.earlierIncarnation(a.Events)) {
-		w.ahead[a.Name] = r.LastSeq
+	if a.known() && (r.LastSeq > a.State.LastSeq || r.earlierIncarnation(a.Events)) {
+		w.Ahead[a.Name] = r.LastSeq
 		return nil
+	}
+	changed := false
+	if saved, ok := a.record(name); ok && (!known || r.contradicts(saved, a)) {
+		saved.Fault = r.Fault
+		if w.restored[File(name)], err = saved.Marshal(); err != nil {
+			return fmt.Errorf("printing the record: %w", err)
+		}
+		r, known, changed = saved, true, true
 	}
 	begun := len(w.steps)
 	var at time.Time
@@ -182,10 +216,32 @@ func (w *writing) app(a App) error {
 	if r, err = w.settle(r, a, known, at); err != nil {
 		return err
 	}
-	if len(w.steps) > begun {
+	if changed || len(w.steps) > begun {
 		w.changed = append(w.changed, r)
 	}
 	return nil
+}
+
+// strangers takes the records of apps away that are none, where somebody else has written to the branch. Those of apps that
+// were removed stay: they are where their numbers go on.
+func (w *writing) strangers() error {
+	if w.batch.All == nil || w.tip == nil {
+		return nil
+	}
+	records, _, err := readAll(w.tip)
+	for _, r := range records {
+		if !w.batch.All[r.App] && r.listed() {
+			w.restored[File(r.App)] = nil
+			w.changed = append(w.changed, Record{App: r.App, Phase: phaseRemoved})
+		}
+	}
+	return err
+}
+
+// restoring is the commit of what is written again.
+func (w *writing) restoring() Commit {
+	files := slices.Sorted(maps.Keys(w.restored))
+	return Commit{Files: w.restored, Message: restoredMessage(w.batch.Names, files, w.batch.Now), Date: w.batch.Now}
 }
 
 // earlierIncarnation reports whether events are numbered like those of the record and are none of them: those of an app that was
@@ -217,19 +273,29 @@ func (w *writing) settle(r Record, a App, known bool, at time.Time) (Record, err
 	return r, w.step(at, r, faultMessage(w.batch.Names, r.App, fault, "", w.batch.Now), w.batch.Now)
 }
 
+// reach is how far a record's numbers may be ahead of those of the State, which was lost then. What is further ahead was
+// written by somebody else, and would leave the app no numbers for its events.
+const reach = 1 << 20
+
 // record reads an app's record. One that is damaged counts as absent: the alternative, to write nothing at all for
 // this app until a person mends the file, is worse than to repeat what the State's outbox still holds.
-func (w *writing) record(app string) (Record, bool, error) {
-	data, err := readFile(w.tip, File(app))
-	if err != nil {
-		return Record{}, false, err
+func (w *writing) record(name string, a App) (Record, bool, error) {
+	data, err := readFile(w.tip, File(name))
+	if err != nil || data == nil {
+		return Record{App: name}, false, err
 	}
-	if data != nil {
-		if r, err := ParseRecord(data); err == nil && r.App == app {
-			return r, true, nil
-		}
+	r, err := ParseRecord(data)
+	switch {
+	case err != nil:
+	case r.App != name:
+		err = fmt.Errorf("it is of app %q", r.App)
+	case a.known() && r.LastSeq-a.State.LastSeq > reach:
+		err = fmt.Errorf("lastSeq %d: expected at most %d more than the %d events that the app has had", r.LastSeq, reach, a.State.LastSeq)
+	default:
+		return r, true, nil
 	}
-	return Record{App: app}, false, nil
+	w.Damaged = append(w.Damaged, fmt.Errorf("reading %s: %w", File(name), err))
+	return Record{App: name}, false, nil
 }
 
 func (w *writing) step(at time.Time, r Record, message string, date time.Time) error {
@@ -264,32 +330,46 @@ func (w *writing) environment() error {
 		now.Fault = clean(b.Fault, longestText)
 	}
 	if now.Fault != was.Fault {
-		w.commits = append(w.commits, Commit{
+		w.Commits = append(w.Commits, Commit{
 			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Fault, b.Accepted, b.Now), Date: b.Now,
 		})
 	}
-	if len(w.commits) == 0 {
+	if len(w.Commits) == 0 && b.All == nil {
 		return nil
 	}
-	now.Updated = second(w.commits[len(w.commits)-1].Date)
-	data, err := marshal(now)
-	if err != nil {
-		return fmt.Errorf("printing %s: %w", environmentFile, err)
-	}
-	w.commits[len(w.commits)-1].Files[environmentFile] = data
-	return w.readme(now)
-}
-
-// readme puts the changed rows into README.md, with the last commit.
-func (w *writing) readme(s Status) error {
-	data, err := readFile(w.tip, readmeFile)
+	old, err := readFile(w.tip, readmeFile)
 	if err != nil {
 		return err
 	}
-	o, ok := ParseOverview(data)
-	if !ok {
+	readme, err := w.readme(old, now)
+	if err != nil {
+		return err
+	}
+	if len(w.Commits) == 0 {
+		now.Updated = was.Updated
+		if was == now && bytes.Equal(old, readme) {
+			return nil
+		}
+		w.Commits = append(w.Commits, Commit{
+			Files: map[string][]byte{}, Message: restoredMessage(b.Names, []string{environmentFile, readmeFile}, b.Now), Date: b.Now,
+		})
+	}
+	last := w.Commits[len(w.Commits)-1]
+	now.Updated = second(last.Date)
+	last.Files[readmeFile] = readme
+	if last.Files[environmentFile], err = marshal(now); err != nil {
+		return fmt.Errorf("printing %s: %w", environmentFile, err)
+	}
+	return nil
+}
+
+// readme is README.md with the changed rows in it. old is what it was, where nobody else has written there.
+func (w *writing) readme(old []byte, s Status) ([]byte, error) {
+	o, ok := ParseOverview(old)
+	if !ok || w.batch.All != nil {
+		var err error
 		if o, err = w.rebuilt(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	o.Names = Names{Environment: s.Environment, Cluster: s.Cluster}
@@ -299,8 +379,7 @@ func (w *writing) readme(s Status) error {
 	for _, r := range w.changed {
 		o.with(r)
 	}
-	w.commits[len(w.commits)-1].Files[readmeFile] = o.Marshal()
-	return nil
+	return o.Marshal(), nil
 }
 
 // rebuilt is README.md from the records; those that are damaged are left out.

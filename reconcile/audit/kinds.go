@@ -12,6 +12,8 @@ const (
 	Fault rollout.EventType = "Fault"
 	// FaultCleared: it can again.
 	FaultCleared rollout.EventType = "FaultCleared"
+	// Restored: files of the status branch that were gone, damaged or changed by somebody else are written again.
+	Restored rollout.EventType = "Restored"
 	// Rollback is the commit on the environment branch that puts a failed release back.
 	Rollback rollout.EventType = "Rollback"
 )
@@ -80,6 +82,7 @@ var kinds = map[rollout.EventType]kind{
 	rollout.Degraded:          {sentence: "degraded ({change})", record: (*Record).degrade, level: slog.LevelError},
 	Fault:                     {sentence: "cannot be delivered", level: slog.LevelError},
 	FaultCleared:              {sentence: "can be delivered again"},
+	Restored:                  {sentence: "the status branch is written again", level: slog.LevelWarn},
 }
 
 // Ends reports whether an event ends the story of the release under way.

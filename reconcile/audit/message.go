@@ -126,6 +126,18 @@ func faultMessage(n Names, app, fault, gone string, now time.Time) string {
 	})
 }
 
+// restoredMessage is the message of a commit that writes files again.
+func restoredMessage(n Names, files []string, now time.Time) string {
+	reason := "they were gone, damaged, or not as Sluice knows: " + strings.Join(files, ", ")
+	return message(Subject(n.Environment, rollout.Event{Type: Restored}), []string{clean(reason, longestText)}, []trailer{
+		{"Environment", n.Environment},
+		{"Cluster", n.Cluster},
+		{"Event", string(Restored)},
+		{"Time", now.UTC().Format(time.RFC3339Nano)},
+		{"Reason", reason},
+	})
+}
+
 // checkList shows every check behind an event, those that passed too.
 func checkList(results []analysis.Result) string {
 	var lines []string

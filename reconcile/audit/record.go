@@ -139,8 +139,12 @@ func ParseRecord(data []byte) (Record, error) {
 	if err := unmarshal(data, &r); err != nil {
 		return Record{}, fmt.Errorf("parsing record: %w", err)
 	}
-	if r.App == "" || r.LastSeq < 0 {
-		return Record{}, errors.New("parsing record: it names no app, or its events are numbered below zero")
+	if r.App == "" {
+		return Record{}, errors.New("parsing record: it names no app")
+	}
+	if r.LastSeq < 0 || r.Rollout < 0 || r.Weight < 0 || r.Weight > 100 {
+		return Record{}, fmt.Errorf("parsing record: lastSeq %d, rollout %d, weight %d: expected numbers from 0, and a weight up to 100",
+			r.LastSeq, r.Rollout, r.Weight)
 	}
 	return r, nil
 }

@@ -47,6 +47,25 @@ func (s *State) UnmarshalJSON(b []byte) error {
 			read.Plan = &p
 		}
 	}
+	if err := numbered(read); err != nil {
+		return err
+	}
 	*s = read
+	return nil
+}
+
+// lastNumber is the highest that an event may have, far from where counting on would overflow.
+const lastNumber = 1 << 53
+
+// numbered says what is wrong with a State's numbers, with which it could not tell its next event.
+func numbered(s State) error {
+	if s.LastSeq < 0 || s.LastSeq > lastNumber || s.Rollouts < 0 || s.Rollouts > lastNumber {
+		return fmt.Errorf("lastSeq %d, rollouts %d: expected numbers from 0 to %d", s.LastSeq, s.Rollouts, int64(lastNumber))
+	}
+	for _, e := range s.Outbox {
+		if e.Seq <= 0 || e.Seq > s.LastSeq {
+			return fmt.Errorf("outbox: event %d: expected numbers from 1 to lastSeq, which is %d", e.Seq, s.LastSeq)
+		}
+	}
 	return nil
 }

@@ -56,3 +56,21 @@ func TestStateOfLater(t *testing.T) {
 		t.Errorf("read as %+v, %v", s, err)
 	}
 }
+
+// TestNumbers: a State whose numbers were made up is none: it could not tell its next event.
+func TestNumbers(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"lastSeq": 7, "outbox": [{"seq": 7}]}`:  true,
+		`{"lastSeq": -1}`:                         false,
+		`{"lastSeq": 9223372036854775807}`:        false,
+		`{"rollouts": -1}`:                        false,
+		`{"lastSeq": 7, "outbox": [{"seq": 8}]}`:  false,
+		`{"lastSeq": 7, "outbox": [{"seq": 0}]}`:  false,
+		`{"lastSeq": -7, "outbox": [{"seq":-7}]}`: false,
+	} {
+		var s rollout.State
+		if err := json.Unmarshal([]byte(text), &s); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

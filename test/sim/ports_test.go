@@ -317,7 +317,9 @@ func (p *ports) Open(context.Context) error { return nil }
 func (p *ports) Close() error { return nil }
 
 // Follow implements reconcile.Git; the world reads for the agent.
-func (p *ports) Follow(context.Context, func(source.Commit, error), func(string)) error { return nil }
+func (p *ports) Follow(context.Context, func(source.Commit, error), func(string), func()) error {
+	return nil
+}
 
 // Commands implements reconcile.Git.
 func (p *ports) Commands(app string, s rollout.State) []rollout.Command {
@@ -370,7 +372,7 @@ func (p *ports) Revert(_ context.Context, _ environments.WriteBackMode, _ string
 }
 
 // Record implements reconcile.Git.
-func (p *ports) Record(_ context.Context, b audit.Batch) (map[string]int64, error) {
+func (p *ports) Record(_ context.Context, b audit.Batch) (audit.Recorded, error) {
 	p.slow()
 	ahead := map[string]int64{}
 	err := p.push("status", func() {
@@ -378,7 +380,7 @@ func (p *ports) Record(_ context.Context, b audit.Batch) (map[string]int64, erro
 			if a.Name != appName {
 				continue
 			}
-			if n := p.w.git.record(a.LastSeq, a.Events); n > 0 {
+			if n := p.w.git.record(a.State.LastSeq, a.Events); n > 0 {
 				ahead[a.Name] = n
 			}
 		}
@@ -386,7 +388,7 @@ func (p *ports) Record(_ context.Context, b audit.Batch) (map[string]int64, erro
 	if err == nil {
 		p.slow()
 	}
-	return ahead, err
+	return audit.Recorded{Ahead: ahead}, err
 }
 
 // mayCrash ends the process at some of the places where it could.
