@@ -3,7 +3,43 @@ package gitsync
 import (
 	"context"
 	"fmt"
+
+	"github.com/go-git/go-git/v5/plumbing"
 )
+
+// Descends reports whether a commit is, or has among its ancestors, another one: so it is as long as nobody rewrites the
+// branch's history. The nearest ancestors are looked at first, merged branches included, and limit at most. An error
+// says that it can't be told, as the history that is here ends before the other commit.
+func (r *Repo) Descends(commit, from string, limit int) (bool, error) {
+	todo := []string{commit}
+	seen := map[string]bool{commit: true}
+	end := ""
+	for len(todo) > 0 && len(seen) <= limit {
+		hash := todo[0]
+		todo = todo[1:]
+		if hash == from {
+			return true, nil
+		}
+		if !r.store.has(plumbing.NewHash(hash)) {
+			end = hash
+			continue
+		}
+		c, err := r.commit(hash)
+		if err != nil {
+			return false, err
+		}
+		for _, p := range c.Parents {
+			if !seen[p] {
+				seen[p] = true
+				todo = append(todo, p)
+			}
+		}
+	}
+	if end != "" {
+		return false, fmt.Errorf("walking the history of %s: it ends before commit %s, which is not here", r.remote.Branch, end)
+	}
+	return false, nil
+}
 
 // Commits walks the first parents from a commit, itself included, newest first: what the branch pointed at, one
 // after the other. It ends before stop, after limit commits (0: no limit), and at the beginning of the history.

@@ -760,3 +760,80 @@ func TestListingWhileFilesGo(t *testing.T) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }
+
+// TestDescends: ancestors are found across merges, an orphan is told apart, and a history that is not whole says so.
+func TestDescends(t *testing.T) {
+	o := newOrigin(t)
+	first := o.commit("first", map[string]string{"a": "1"})
+	o.git(o.work, "checkout", "-q", "-b", "side")
+	side := o.commit("side", map[string]string{"b": "1"})
+	o.git(o.work, "checkout", "-q", "main")
+	second := o.commit("second", map[string]string{"a": "2"})
+	o.git(o.work, "merge", "-q", "--no-ff", "-m", "merge", "side")
+	merge := o.commit("third", map[string]string{"a": "3"})
+	o.git(o.work, "checkout", "-q", "--orphan", "other")
+	orphan := o.commit("orphan", map[string]string{"a": "1"})
+	repo := mustOpen(t, Remote{URL: "file://" + o.dir, AllowFile: true})
+	mustFetch(t, repo)
+	o.setMain(orphan)
+	mustFetch(t, repo)
+	const nowhere = "0123456789012345678901234567890123456789"
+	for _, c := range []struct {
+		commit, from string
+		want         bool
+	}{
+		{merge, merge, true},
+		{merge, first, true},
+		{merge, side, true},
+		{merge, second, true},
+		{first, second, false},
+		{side, second, false},
+		{orphan, first, false},
+		{merge, orphan, false},
+		{merge, nowhere, false},
+	} {
+		if got, err := repo.Descends(c.commit, c.from, 100); got != c.want || err != nil {
+			t.Errorf("%.7s descends from %.7s: %t, %v", c.commit, c.from, got, err)
+		}
+	}
+	if ok, err := repo.Descends(merge, first, 2); ok || err != nil {
+		t.Errorf("a limit of 2: %t, %v", ok, err)
+	}
+	if ok, err := repo.Descends(nowhere, first, 100); ok || err == nil {
+		t.Errorf("a history that is not here: %t, %v", ok, err)
+	}
+}
+
+// TestWriterTip: a Writer reads its branch as the remote has it, be it its own work or somebody else's.
+func TestWriterTip(t *testing.T) {
+	o := newOrigin(t)
+	w, err := NewWriter(WriterConfig{Remote: Remote{URL: "file://" + o.dir, AllowFile: true}}, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if _, err := w.Tip(t.Context()); !errors.Is(err, ErrBranchNotFound) {
+		t.Errorf("no branch: %v", err)
+	}
+	for n := range 2 {
+		want := o.commit("by hand", map[string]string{"a": fmt.Sprint(n)})
+		for range 2 {
+			tip, err := w.Tip(t.Context())
+			if err != nil || tip.Commit != want {
+				t.Fatalf("%v, want %s, %v", tip, want, err)
+			}
+			if b, err := fs.ReadFile(tip.FS(), "a"); err != nil || string(b) != fmt.Sprint(n) {
+				t.Errorf("%s, %v", b, err)
+			}
+		}
+	}
+	mine, err := w.Commit(t.Context(), func(*Snapshot) (*Change, error) {
+		return &Change{Message: "mine", Files: map[string][]byte{"a": nil}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tip, err := w.Tip(t.Context()); err != nil || tip.Commit != mine {
+		t.Errorf("%v, want %s, %v", tip, mine, err)
+	}
+}

@@ -133,6 +133,37 @@ func (w *Writer) CommitAll(ctx context.Context, edit func(tip *Snapshot) ([]*Cha
 	return "", w.link.fault("committing to", err)
 }
 
+// Tip is the branch as the remote has it now, read with Auth; usable until the next Commit. The error wraps ErrBranchNotFound
+// when there is no such branch.
+func (w *Writer) Tip(ctx context.Context) (*Snapshot, error) {
+	select {
+	case w.turn <- struct{}{}:
+		defer func() { <-w.turn }()
+	case <-ctx.Done():
+		return nil, w.link.fault("fetching", context.Cause(ctx))
+	}
+	c, err := w.newest(ctx)
+	if err != nil {
+		return nil, w.link.fault("fetching", err)
+	}
+	return newSnapshot(w.store, c), nil
+}
+
+func (w *Writer) newest(ctx context.Context) (*Commit, error) {
+	if err := w.prune(); err != nil {
+		return nil, err
+	}
+	have, err := w.store.tip(w.cfg.Remote.Branch)
+	if err != nil {
+		return nil, err
+	}
+	at, err := w.link.fetch(ctx, w.store, fetchRequest{branch: w.cfg.Remote.Branch, unchanged: have, shallow: true})
+	if err != nil {
+		return nil, err
+	}
+	return w.store.commit(at)
+}
+
 // editError carries an error of the caller's edit past what is done to those of the remote.
 type editError struct{ err error }
 

@@ -121,8 +121,13 @@ func newReader(tb testing.TB) *Agent {
 	}
 	c := &charts.Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
 	log := slog.New(slog.DiscardHandler)
-	return New(Config{Log: log}, NewRepository(RepositoryConfig{Environment: "staging", Log: log}), noCluster{}, c, nil)
+	return New(Config{Log: log}, unwary{NewRepository(RepositoryConfig{Environment: "staging", Log: log})}, noCluster{}, c, nil)
 }
+
+// unwary is a repository in whose history one can go back and forth.
+type unwary struct{ *Repository }
+
+func (unwary) Rewritten(string, string) (string, bool) { return "", false }
 
 // noCluster is one of which nothing is asked but whether somebody has left a command there, which nobody has.
 type noCluster struct{ Cluster }
@@ -130,7 +135,7 @@ type noCluster struct{ Cluster }
 func (noCluster) Direct(string) (id, text string) { return "", "" }
 
 // reads has the agent read a snapshot, as Follow does.
-func (a *Agent) reads(s *gitsync.Snapshot) { a.Read(a.git.(*Repository).load(s)) }
+func (a *Agent) reads(s *gitsync.Snapshot) { a.Read(a.git.(unwary).load(s)) }
 
 // settled takes every app of the commit for rendered.
 func (a *Agent) settled() {

@@ -203,6 +203,9 @@ func (r *Repository) fetch(ctx context.Context) (*gitsync.Snapshot, error) {
 	if cerr := r.readCommands(ctx); cerr != nil && ctx.Err() == nil {
 		r.log.Warn("reading the command branch", "error", cerr)
 	}
+	if err == nil {
+		err = r.begin(ctx)
+	}
 	return s, err
 }
 

@@ -1,8 +1,10 @@
 package reconcile
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -13,13 +15,17 @@ import (
 // environment as a whole can't be read.
 func (a *Agent) Read(c source.Commit, err error) {
 	env := c.Env
+	var rewritten error
+	if err == nil {
+		rewritten = a.rewritten(c.Commit)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.refused, a.accepted = nil, ""
 	if err == nil {
-		if err = a.emptied(env); err != nil {
+		if err = doubtful(c.Commit, rewritten, a.removesMost(env)); err != nil {
 			if a.accepted = a.git.Accepted(c.Commit); a.accepted != "" {
-				err = nil
+				err, a.recordedEnvFault = nil, nil // which has git hear of it, even where it never heard of the fault
 			} else {
 				a.refused = &c
 			}
@@ -82,23 +88,75 @@ func (a *Agent) Read(c source.Commit, err error) {
 	a.tellGit()
 }
 
-// emptied refuses an environment that lists no app where several are delivered: a file that was cut off, or moved, looks
-// just like that, and would take everything down. The mutex is held.
-func (a *Agent) emptied(env *environments.Environment) error {
-	if len(env.Apps) > 0 || env.Incomplete != nil { // an incomplete one removes nothing anyway
-		return nil //nolint:nilerr // told elsewhere
-	}
-	delivered := 0
-	for _, ap := range a.apps {
-		if s := ap.saved.State; !ap.removed && (!s.Stable.IsZero() || s.InFlight()) {
-			delivered++
-		}
-	}
-	if delivered < 2 {
+// doubtful is the fault of a commit that waits for a person, for these reasons; nil: there is none. Nothing of such a commit is
+// delivered until somebody accepts it or the branch says something else.
+func doubtful(commit string, reasons ...error) error {
+	why := errors.Join(reasons...)
+	if why == nil {
 		return nil
 	}
-	return fmt.Errorf("the environment lists no app, and %d are delivered: nothing is removed for that; expected at least one "+
-		"app in the list (to remove all, run sluice accept --all)", delivered)
+	return fmt.Errorf("nothing of commit %.10s is delivered: %s; mend the branch, or run sluice accept --all if this is meant",
+		commit, strings.ReplaceAll(why.Error(), "\n", ", and "))
+}
+
+// rewritten doubts a commit that does not descend from the one delivered last: somebody has forced another history upon the
+// branch, which may be an old one, or anybody's.
+func (a *Agent) rewritten(commit string) error {
+	a.mu.Lock()
+	last := ""
+	if a.source.Snapshot != nil {
+		last = a.source.Commit
+	}
+	a.mu.Unlock()
+	last, yes := a.git.Rewritten(commit, last)
+	if !yes {
+		return nil
+	}
+	return fmt.Errorf("the branch was rewritten: it does not descend from commit %.10s, which was delivered last", last)
+}
+
+// fewRemoved is how many apps a commit may take off the list whatever share they are of all.
+const fewRemoved = 2
+
+// removesMost doubts an environment that no longer lists most of the apps that are delivered, or any of several: a file that was
+// cut off, or moved, looks just like that, and would take everything down. The mutex is held.
+func (a *Agent) removesMost(env *environments.Environment) error {
+	if env.Incomplete != nil { // it removes nothing anyway
+		return nil //nolint:nilerr // told elsewhere
+	}
+	listed := make(map[string]bool, len(env.Apps))
+	for i := range env.Apps {
+		listed[env.Apps[i].Name] = true
+	}
+	delivered := 0
+	var lost []string
+	for name, ap := range a.apps {
+		s := ap.saved.State
+		if ap.removed || s.Phase == rollout.Removing || s.Stable.IsZero() && !s.InFlight() {
+			continue
+		}
+		delivered++
+		if !listed[name] {
+			lost = append(lost, name)
+		}
+	}
+	switch n := len(lost); {
+	case n > 1 && len(listed) == 0:
+		return fmt.Errorf("it lists no app, and %d are delivered", delivered)
+	case n > fewRemoved && 2*n > delivered:
+		slices.Sort(lost)
+		return fmt.Errorf("it takes %d of the %d apps that are delivered off the list: %s", n, delivered, some(lost))
+	}
+	return nil
+}
+
+// some of a list's names, and how many more there are.
+func some(names []string) string {
+	const shown = 5
+	if len(names) <= shown {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
 }
 
 // helmName is the name of an app's Helm records: its release name, unless it shares that with others, as all apps of

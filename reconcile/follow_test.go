@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func readerOf(t *testing.T, commits []map[string]string) (*Agent, []*gitsync.Sna
 	}
 	dir := importRepository(t, in.String())
 	a := newReader(t)
-	r := a.git.(*Repository)
+	r := a.git.(unwary)
 	r.repo = openRepository(t, dir)
 	if _, err := r.repo.Fetch(t.Context()); err != nil {
 		t.Fatal(err)
@@ -41,49 +42,199 @@ func readerOf(t *testing.T, commits []map[string]string) (*Agent, []*gitsync.Sna
 	return a, snapshots
 }
 
-// TestEmptied: a commit that takes all apps off the list at once removes none, until a person accepts that very commit.
-func TestEmptied(t *testing.T) {
-	const chart = "apiVersion: v1\nname: env\nversion: 0.0.1\n"
-	list := "dependencies:\n- {name: a, version: 1.0.0, repository: http://x}\n- {name: b, version: 1.0.0, repository: http://x}\n"
-	a, snapshots := readerOf(t, []map[string]string{
-		{"env/Chart.yaml": chart, "env/requirements.yaml": list}, {"env/Chart.yaml": chart, "env/requirements.yaml": "dependencies: []\n"},
+// list writes a list of apps to the environment branch, and reads it.
+func (r *recorder) list(names ...string) string {
+	r.t.Helper()
+	list := "dependencies:\n"
+	for _, name := range names {
+		list += "- {name: " + name + ", version: 0.0.1, repository: https://charts.example.com}\n"
+	}
+	hash := r.commit(map[string]string{
+		"env/Chart.yaml": "apiVersion: v1\nname: env\nversion: 0.0.1\n", "env/requirements.yaml": list,
 	})
-	a.reads(snapshots[0])
-	for _, ap := range a.apps {
-		ap.saved.State.Stable = rollout.Release{Version: "1.0.0", Digest: "1"}
+	r.look()
+	return hash
+}
+
+// accept pushes what sluice accept --all does, and has it read.
+func (r *recorder) accept(commit string) {
+	r.t.Helper()
+	remote := r.Repository.cfg.Remote
+	remote.Branch = CommandBranch("staging")
+	w, err := gitsync.NewWriter(gitsync.WriterConfig{Remote: remote, Create: true}, r.t.TempDir())
+	if err != nil {
+		r.t.Fatal(err)
 	}
-	removed := func() (n int) {
-		for _, ap := range a.apps {
-			if ap.removed {
-				n++
+	defer w.Close()
+	request := audit.Request{
+		Names: audit.Names{Environment: "staging"}, App: audit.AllApps, Kind: rollout.Accept, To: commit, Reason: "we move out",
+	}
+	if _, err := w.Commit(r.t.Context(), func(*gitsync.Snapshot) (*gitsync.Change, error) {
+		return &gitsync.Change{Empty: true, Message: request.Message(), Author: gitsync.Identity{Name: "Ann"}}, nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.fetch(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// removals are the apps that were taken off the list.
+func (r *recorder) removals() string {
+	var out []string
+	for name, ap := range r.apps {
+		if ap.removed {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "")
+}
+
+// doubted fails the test unless the environment's fault says this; empty: unless there is none.
+func (r *recorder) doubted(when, want string) {
+	r.t.Helper()
+	got := text(r.envFault)
+	if want == "" && got != "" || !strings.Contains(got, want) {
+		r.t.Fatalf("%s: the fault is %q, want %q", when, got, want)
+	}
+	if want != "" && !strings.Contains(got, "run sluice accept --all") {
+		r.t.Errorf("%s: the fault does not say what to do: %q", when, got)
+	}
+}
+
+// TestRemovesMost: a commit that takes most of several apps off the list removes none, until a person accepts that very
+// commit, or the list is mended.
+func TestRemovesMost(t *testing.T) {
+	for _, c := range []struct{ before, after, fault, removed string }{
+		{"ab", "", "it lists no app, and 2 are delivered", "ab"},
+		{"a", "", "", "a"},
+		{"ab", "c", "", "ab"},
+		{"abcd", "ab", "", "cd"},
+		{"abcd", "a", "it takes 3 of the 4 apps that are delivered off the list: b, c, d", "bcd"},
+		{"abcdef", "abc", "", "def"},
+		{"abcdef", "xyz", "it takes 6 of the 6 apps that are delivered off the list: a, b, c, d, e and 1 more", "abcdef"},
+	} {
+		t.Run(c.before+" becomes "+c.after, func(t *testing.T) {
+			r := newRecorder(t)
+			first := r.list(strings.Split(c.before, "")...)
+			r.serving(strings.Split(c.before, "")...)
+			r.list(strings.Split(c.after, "")...)
+			r.doubted("most are gone", c.fault)
+			if c.fault == "" {
+				if r.removals() != c.removed {
+					t.Errorf("removed %q, want %q", r.removals(), c.removed)
+				}
+				return
 			}
+			if r.removals() != "" {
+				t.Errorf("removed in spite of the fault: %q", r.removals())
+			}
+			r.accept(first)
+			r.doubted("another commit was accepted", c.fault)
+			r.list(strings.Split(c.before, "")...)
+			r.doubted("the list is mended", "")
+			if r.removals() != "" || r.batch().Accepted != "" {
+				t.Errorf("mended: removed %q, %q", r.removals(), r.batch().Accepted)
+			}
+			r.accept(r.list(strings.Split(c.after, "")...))
+			r.doubted("it was accepted", "")
+			if b := r.batch(); r.removals() != c.removed || b.Accepted != "accepted by Ann: we move out" {
+				t.Errorf("accepted: removed %q, %q", r.removals(), b.Accepted)
+			}
+		})
+	}
+}
+
+// orphan forces a history upon the environment branch that shares nothing with the one that was there, with these files.
+func (r *recorder) orphan(tree string) string {
+	r.t.Helper()
+	hash := r.hurt("-c", "user.name=Eve", "-c", "user.email=eve@example.com", "commit-tree", "-m", "old", tree+"^{tree}")
+	r.hurt("update-ref", "refs/heads/main", hash)
+	r.look()
+	return hash
+}
+
+// TestRewrittenBranch: a tip that does not descend from what was delivered last is a fault, also for an agent that is
+// restarted, until somebody accepts it or the branch is put back.
+func TestRewrittenBranch(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarted %t", restart), func(t *testing.T) {
+			r := newRecorder(t)
+			again := func() {
+				if restart {
+					r = r.restarted()
+					r.serving("a", "b")
+				}
+			}
+			old := r.list("a")
+			good := r.list("a", "b")
+			r.serving("a", "b")
+			r.look()
+			r.writeAll()
+			again()
+			const fault = "the branch was rewritten: it does not descend from commit "
+			eve := r.orphan(old)
+			r.doubted("an old state in a history of its own", fault+good[:10])
+			r.writeAll()
+			if r.removals() != "" || !strings.Contains(r.fault(), fault) {
+				t.Errorf("removed %q, and the status branch says %q", r.removals(), r.fault())
+			}
+			again()
+			r.look()
+			r.doubted("still", fault+good[:10])
+			r.hurt("update-ref", "refs/heads/main", old)
+			r.look()
+			r.doubted("rewound", fault+good[:10])
+			r.writeAll()
+			again()
+			r.hurt("update-ref", "refs/heads/main", good)
+			r.look()
+			r.doubted("put back", "")
+			if r.removals() != "" {
+				t.Errorf("put back: removed %q", r.removals())
+			}
+			r.writeAll()
+			if r.fault() != "" {
+				t.Errorf("put back, the status branch says %q", r.fault())
+			}
+			again()
+			r.hurt("update-ref", "refs/heads/main", eve)
+			r.look()
+			r.accept(eve)
+			r.doubted("accepted", "")
+			if r.removals() != "b" {
+				t.Errorf("accepted: removed %q", r.removals())
+			}
+			r.writeAll()
+			again()
+			r.hurt("update-ref", "refs/heads/main", r.hurt(
+				"-c", "user.name=Eve", "-c", "user.email=eve@example.com", "commit-tree", "-p", eve, "-m", "next", eve+"^{tree}"))
+			r.look()
+			r.doubted("what descends from what was accepted", "")
+		})
+	}
+}
+
+// TestLongAway: an agent that was off while many commits were made goes on.
+func TestLongAway(t *testing.T) {
+	r := newRecorder(t)
+	first := r.list("a")
+	r.serving("a")
+	r.look()
+	r.writeAll()
+	var in strings.Builder
+	for n := range 1000 {
+		fmt.Fprintf(&in, "commit refs/heads/main\ncommitter Bob <bob@example.com> %d +0000\ndata 1\nc\n", 1700000000+n)
+		if n == 0 {
+			in.WriteString("from " + first + "\n")
 		}
-		return n
+		fmt.Fprintf(&in, "M 100644 inline n\ndata <<E\n%d\nE\n", n)
 	}
-	a.reads(snapshots[1])
-	if a.envFault == nil || !strings.Contains(a.envFault.Error(), "run sluice accept --all") || removed() != 0 {
-		t.Fatalf("%d are removed, %v", removed(), a.envFault)
-	}
-	accept := func(commit string) {
-		commands := &a.git.(*Repository).commands
-		r := audit.Request{
-			Names: audit.Names{Environment: "staging"}, App: audit.AllApps, Kind: rollout.Accept, To: commit, Reason: "we move out",
-		}
-		apps, faults := commands.Read([]gitsync.Commit{{
-			Hash: "accepting " + commit, Message: r.Message(), Time: commands.Now(), Author: gitsync.Identity{Name: "Ann"},
-		}})
-		if len(faults) > 0 || len(apps) != 1 {
-			t.Fatalf("read for %v, %v", apps, faults)
-		}
-		a.Asked(apps[0])
-	}
-	if accept(snapshots[0].Commit); a.envFault == nil || removed() != 0 {
-		t.Errorf("another commit was accepted: %d are removed", removed())
-	}
-	accept(snapshots[1].Commit)
-	if b := a.batch(); a.envFault != nil || removed() != 2 || b.Accepted != "accepted by Ann: we move out" {
-		t.Errorf("%d are removed, %v, %q", removed(), a.envFault, b.Accepted)
-	}
+	git(t, strings.TrimPrefix(r.Repository.cfg.Remote.URL, "file://"), in.String(), "fast-import", "--quiet")
+	r = r.restarted()
+	r.look()
+	r.doubted("a thousand commits later", "")
 }
 
 // TestPolicyEditIsFollowed: a policy that changes in sluice.yaml is followed, without the app being another release.

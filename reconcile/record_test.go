@@ -55,7 +55,9 @@ func recorderOf(t testing.TB, dir string) *recorder {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	return &recorder{t: t, Repository: r, Agent: New(Config{Environment: "staging", Log: log}, r, nil, nil, nil)}
+	a := New(Config{Environment: "staging", Log: log}, r, nil, nil, nil)
+	r.asked, r.edited = a.Asked, a.Edited
+	return &recorder{t: t, Repository: r, Agent: a}
 }
 
 // restarted is the agent of a new process: what the old one had in memory is gone.
@@ -94,7 +96,7 @@ func (r *recorder) bump(version string) rollout.Release {
 
 func (r *recorder) look() {
 	r.t.Helper()
-	s, err := r.repo.Fetch(r.t.Context())
+	s, err := r.fetch(r.t.Context())
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -291,10 +293,10 @@ func (r *recorder) serving(names ...string) {
 	}
 }
 
-// hurt has somebody else change the status branch.
-func (r *recorder) hurt(args ...string) {
+// hurt has somebody else change the repository.
+func (r *recorder) hurt(args ...string) string {
 	r.t.Helper()
-	git(r.t, strings.TrimPrefix(r.Repository.cfg.Remote.URL, "file://"), "", args...)
+	return strings.TrimSpace(git(r.t, strings.TrimPrefix(r.Repository.cfg.Remote.URL, "file://"), "", args...))
 }
 
 // TestStatusBranchIsWrittenAgain: what somebody else does to the status branch is noticed, with an event or without, and
@@ -304,7 +306,6 @@ func TestStatusBranchIsWrittenAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRecorder(t)
 			r.bump("0.0.1")
-			r.Repository.edited = r.Agent.Edited
 			r.serving("api", "web")
 			r.writeAll()
 			_, before := r.history(statusBranch)

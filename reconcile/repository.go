@@ -54,6 +54,9 @@ type Repository struct {
 	// commands is what the command branch says; asked is told of which app something new is asked.
 	commands Commands
 	asked    func(app string)
+	// delivered is the commit that the status branch says was delivered last, by an agent before this one; nil: it was not
+	// asked yet.
+	delivered *string
 	// recorded is the commit at which the status branch was left; nil: not known. edited is told that somebody else has
 	// written there.
 	recorded atomic.Pointer[string]
@@ -135,6 +138,47 @@ func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)
 		read(c, err)
 		return errors.Join(err, unread(c.Env))
 	})
+}
+
+// begin reads, once, what an agent before this one has left on the status branch. It is asked for until it is there: else
+// a branch could be rewritten while the agent is away.
+func (r *Repository) begin(ctx context.Context) error {
+	if r.delivered != nil {
+		return nil
+	}
+	var left audit.Status
+	tip, err := r.status.Tip(ctx)
+	switch {
+	case errors.Is(err, gitsync.ErrBranchNotFound):
+	case err != nil:
+		return err
+	default:
+		if left, err = audit.ReadStatus(tip.FS()); err != nil {
+			r.log.Warn("nobody knows what was delivered last", "branch", r.cfg.StatusBranch, "error", err)
+		}
+	}
+	r.delivered = &left.Commit
+	return nil
+}
+
+// maxDescent is how many commits are looked at for the one that was delivered last, which is a second's work. Who was away for
+// longer than it takes to make so many can do with being asked.
+const maxDescent = 20_000
+
+// Rewritten implements Git.
+func (r *Repository) Rewritten(tip, last string) (string, bool) {
+	if last == "" && r.delivered != nil {
+		last = *r.delivered
+	}
+	if last == "" {
+		return "", false
+	}
+	descends, err := r.repo.Descends(tip, last, maxDescent)
+	if err != nil {
+		r.log.Warn("nobody can tell whether the branch was rewritten", "commit", tip, "delivered", last, "error", err)
+		return last, false
+	}
+	return last, !descends
 }
 
 // unread is why some app of an environment could not be read, where that is not the fault of what is written there.

@@ -329,7 +329,8 @@ func (w *writing) environment() error {
 	if b.FaultChanged {
 		now.Fault = clean(b.Fault, longestText)
 	}
-	if now.Fault != was.Fault {
+	accepted := b.FaultChanged && b.Accepted != "" && now.Commit != was.Commit
+	if now.Fault != was.Fault || accepted {
 		w.Commits = append(w.Commits, Commit{
 			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Fault, b.Accepted, b.Now), Date: b.Now,
 		})

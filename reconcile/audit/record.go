@@ -98,7 +98,8 @@ type Rejection struct {
 type Status struct {
 	Environment string `yaml:"environment" json:"environment"`
 	Cluster     string `yaml:"cluster,omitempty" json:"cluster,omitempty"`
-	// Commit of the environment branch that the agent had seen when it last wrote here.
+	// Commit of the environment branch that was delivered when the agent last wrote here. It is where the branch has to descend
+	// from, so what is refused is none. Commits after it that brought no event are not lost: nothing came of them.
 	Commit string `yaml:"commit,omitempty" json:"commit,omitempty"`
 	// Fault says why the environment can't be read; empty: it can.
 	Fault   string    `yaml:"fault,omitempty" json:"fault,omitempty"`

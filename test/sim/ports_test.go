@@ -337,6 +337,9 @@ func (p *ports) Cause(_ context.Context, _, tip, _ string) (string, error) {
 	return p.w.git.cause(tip), nil
 }
 
+// Rewritten implements reconcile.Git.
+func (p *ports) Rewritten(string, string) (string, bool) { return "", false }
+
 // Accepted implements reconcile.Git.
 func (p *ports) Accepted(string) string { return "" }
 
