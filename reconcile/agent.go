@@ -67,13 +67,15 @@ type Git interface {
 	// Rewritten reports whether a commit is known not to descend from the one that was delivered last; last empty: that which an
 	// agent before this one has delivered. It returns the latter.
 	Rewritten(tip, last string) (delivered string, rewritten bool)
+	// Foreign says that the status branch is another cluster's; nil: it is not.
+	Foreign() error
 	// Accepted says who has accepted a commit in spite of a fault that waits for a person, and why; empty: nobody has.
 	Accepted(commit string) string
 	// Author of a commit of the branch's history, as "Ann <ann@example.com>".
 	Author(commit string) (string, error)
 	// Revert writes a rollback commit, or says why there is none. An error means: try again.
 	Revert(ctx context.Context, mode environments.WriteBackMode, app string, r rollout.Revert) (rollout.Reverted, error)
-	// Record writes to the status branch.
+	// Record writes to the status branch. A *audit.ForeignError says that it is another cluster's.
 	Record(ctx context.Context, b audit.Batch) (audit.Recorded, error)
 }
 
@@ -268,10 +270,10 @@ func (a *Agent) Asked(app string) {
 		return
 	}
 	a.mu.Lock()
-	all, refused := slices.Collect(maps.Keys(a.apps)), a.refused
+	all, refused := slices.Collect(maps.Keys(a.apps)), a.refused != nil
 	a.mu.Unlock()
-	if refused != nil {
-		a.Read(*refused, nil)
+	if refused {
+		a.readAgain()
 	}
 	for _, name := range all {
 		a.changed(name)

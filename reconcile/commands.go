@@ -153,19 +153,21 @@ func (b *Commands) Pending(app string, s rollout.State) []rollout.Command {
 	return out
 }
 
-// Accepted says who has accepted a commit of the environment branch in spite of its fault, and why; empty: nobody has.
-func (b *Commands) Accepted(commit string) string {
+// accepting is the newest command that accepts a commit of the environment branch in spite of its fault; zero: there is none.
+func (b *Commands) accepting(commit string) rollout.Command {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c, ok := b.accepted[commit]
-	if !ok {
+	return b.accepted[commit]
+}
+
+// Accepted implements Git. A command that has given the status branch to another cluster doesn't give it back.
+func (r *Repository) Accepted(commit string) string {
+	c := r.commands.accepting(commit)
+	if other := r.foreign.Load(); c.ID == "" || other != nil && other.TakenOver == c.ID {
 		return ""
 	}
 	return "accepted by " + rollout.Asked{By: c.By, Reason: c.Reason}.String()
 }
-
-// Accepted implements Git.
-func (r *Repository) Accepted(commit string) string { return r.commands.Accepted(commit) }
 
 // direct reads a command that stands beside a state. What is not understood is answered, too.
 func direct(id, text string) *rollout.Command {

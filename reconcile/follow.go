@@ -23,7 +23,7 @@ func (a *Agent) Read(c source.Commit, err error) {
 	defer a.mu.Unlock()
 	a.refused, a.accepted = nil, ""
 	if err == nil {
-		if err = doubtful(c.Commit, rewritten, a.removesMost(env)); err != nil {
+		if err = doubtful(c.Commit, rewritten, a.removesMost(env), a.git.Foreign()); err != nil {
 			if a.accepted = a.git.Accepted(c.Commit); a.accepted != "" {
 				err, a.recordedEnvFault = nil, nil // which has git hear of it, even where it never heard of the fault
 			} else {
@@ -88,14 +88,27 @@ func (a *Agent) Read(c source.Commit, err error) {
 	a.tellGit()
 }
 
+// readAgain looks again at the newest commit that could be read: what stands against it may have changed.
+func (a *Agent) readAgain() {
+	a.mu.Lock()
+	c, known := a.source, a.source.Snapshot != nil && a.envFault == nil
+	if a.refused != nil {
+		c, known = *a.refused, true
+	}
+	a.mu.Unlock()
+	if known {
+		a.Read(c, nil)
+	}
+}
+
 // doubtful is the fault of a commit that waits for a person, for these reasons; nil: there is none. Nothing of such a commit is
-// delivered until somebody accepts it or the branch says something else.
+// delivered until somebody accepts it or the reasons are gone.
 func doubtful(commit string, reasons ...error) error {
 	why := errors.Join(reasons...)
 	if why == nil {
 		return nil
 	}
-	return fmt.Errorf("nothing of commit %.10s is delivered: %s; mend the branch, or run sluice accept --all if this is meant",
+	return fmt.Errorf("nothing of commit %.10s is delivered: %s; put that right, or run sluice accept --all if it is meant",
 		commit, strings.ReplaceAll(why.Error(), "\n", ", and "))
 }
 

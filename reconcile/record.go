@@ -79,6 +79,9 @@ func (a *Agent) Record(ctx context.Context) error {
 	}
 	for _, part := range batch.Parts(maxPush) {
 		done, err := a.git.Record(ctx, part)
+		if other := new(audit.ForeignError); done.Taken || errors.As(err, &other) {
+			a.readAgain() // which may be delivered now, or not any more
+		}
 		if err != nil {
 			return err
 		}

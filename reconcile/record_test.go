@@ -352,3 +352,82 @@ func TestStatusBranchIsWrittenAgain(t *testing.T) {
 		})
 	}
 }
+
+// onCluster gives the agent a cluster with a UID.
+func (r *recorder) onCluster(uid string) *recorder {
+	r.Repository.cfg.UID = func(context.Context) (string, error) { return uid, nil }
+	return r
+}
+
+// refused fails the test unless nothing may be written to the status branch.
+func (r *recorder) refused(when string) {
+	r.t.Helper()
+	_, before := r.history(statusBranch)
+	err := r.Agent.Record(r.t.Context())
+	if other := new(audit.ForeignError); !errors.As(err, &other) {
+		r.t.Errorf("%s: it is written to: %v", when, err)
+	}
+	if _, after := r.history(statusBranch); after.Commit != before.Commit {
+		r.t.Errorf("%s: it was written to", when)
+	}
+}
+
+// applied gives an app an event.
+func (r *recorder) applied(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := &r.apps[name].saved.State
+	s.LastSeq++
+	s.Outbox = []rollout.Event{{Seq: s.LastSeq, Time: time.Now(), Type: rollout.Applied, From: s.Stable, To: s.Stable}}
+}
+
+// TestTwoClustersOnOneBranch: whoever comes second says so and writes nothing, until a person gives it the branch, which
+// then is not the first one's any more; neither takes it back by itself.
+func TestTwoClustersOnOneBranch(t *testing.T) {
+	first := newRecorder(t).onCluster("uid-1")
+	tip := first.list("a")
+	second := first.restarted().onCluster("uid-2")
+	second.look() // and there is no status branch yet
+	first.serving("a")
+	second.serving("a")
+	first.writeAll()
+	second.refused("both begin at once")
+	second.doubted("both begin at once", "that of another cluster, with UID uid-1, where this one has uid-2: set cluster in agent.yaml")
+
+	second = first.restarted().onCluster("uid-2")
+	second.look()
+	second.doubted("it begins later", "with UID uid-1")
+	second.refused("it begins later")
+	second.accept(tip)
+	second.doubted("it was accepted", "")
+	second.serving("a")
+	second.writeAll()
+	second.writeAll()
+	_, after := second.history(statusBranch)
+	if s, err := audit.ReadStatus(after.FS()); err != nil || s.ClusterUID != "uid-2" || s.TakenOver == "" || s.Fault != "" {
+		t.Errorf("the branch says %+v, %v", s, err)
+	}
+	second.restarted().onCluster("uid-2").look()
+
+	first.look()
+	first.applied("a")
+	first.refused("it was given away")
+	first.doubted("it was given away", "with UID uid-2, where this one has uid-1")
+	first.look()
+	first.doubted("the command that gave it away is still there", "with UID uid-2")
+	again := first.restarted().onCluster("uid-1")
+	again.look()
+	again.doubted("restarted", "with UID uid-2")
+	again.serving("a")
+
+	first.hurt("update-ref", "-d", "refs/heads/"+statusBranch)
+	first.writeAll()
+	first.doubted("the branch is gone", "")
+	second.applied("a")
+	second.refused("and the other one's again")
+	second.accept(tip)
+	second.doubted("accepted once more", "")
+	second.writeAll()
+	first.applied("a")
+	first.refused("in the end")
+}

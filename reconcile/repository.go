@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,8 @@ type RepositoryConfig struct {
 	Environment, Namespace string
 	// Cluster's name on the status branch.
 	Cluster string
+	// UID tells the cluster from others; nil, or empty: it is not known, and whose a status branch is is not looked at.
+	UID func(context.Context) (string, error)
 	// Remote is the environment repository and branch, Path the environment's folder in it.
 	Remote gitsync.Remote
 	Path   string
@@ -54,9 +57,13 @@ type Repository struct {
 	// commands is what the command branch says; asked is told of which app something new is asked.
 	commands Commands
 	asked    func(app string)
-	// delivered is the commit that the status branch says was delivered last, by an agent before this one; nil: it was not
-	// asked yet.
+	// begun is held to begin, which comes before whatever is said of or to the status branch. delivered is the commit that the
+	// branch says was delivered last, by an agent before this one; nil: it was not asked yet. uid is the cluster's.
+	begun     sync.Mutex
 	delivered *string
+	uid       string
+	// foreign says that the status branch is another cluster's; nil: it is not.
+	foreign atomic.Pointer[audit.ForeignError]
 	// recorded is the commit at which the status branch was left; nil: not known. edited is told that somebody else has
 	// written there.
 	recorded atomic.Pointer[string]
@@ -143,8 +150,17 @@ func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)
 // begin reads, once, what an agent before this one has left on the status branch. It is asked for until it is there: else
 // a branch could be rewritten while the agent is away.
 func (r *Repository) begin(ctx context.Context) error {
+	r.begun.Lock()
+	defer r.begun.Unlock()
 	if r.delivered != nil {
 		return nil
+	}
+	if r.cfg.UID != nil {
+		uid, err := r.cfg.UID(ctx)
+		if err != nil {
+			return err
+		}
+		r.uid = uid
 	}
 	var left audit.Status
 	tip, err := r.status.Tip(ctx)
@@ -157,7 +173,16 @@ func (r *Repository) begin(ctx context.Context) error {
 			r.log.Warn("nobody knows what was delivered last", "branch", r.cfg.StatusBranch, "error", err)
 		}
 	}
+	r.foreign.Store(left.Foreign(r.uid))
 	r.delivered = &left.Commit
+	return nil
+}
+
+// Foreign implements Git.
+func (r *Repository) Foreign() error {
+	if other := r.foreign.Load(); other != nil {
+		return other
+	}
 	return nil
 }
 
@@ -225,7 +250,13 @@ func (r *Repository) load(s *gitsync.Snapshot) (source.Commit, error) {
 // Record brings the status branch to what a batch says. Apps whose record there is ahead of it are returned with its
 // number; nothing is written for them.
 func (r *Repository) Record(ctx context.Context, batch audit.Batch) (audit.Recorded, error) {
-	batch.Names = r.names()
+	if err := r.begin(ctx); err != nil {
+		return audit.Recorded{}, err
+	}
+	batch.Names, batch.UID = r.names(), r.uid
+	if batch.Accepted != "" {
+		batch.Command = r.commands.accepting(batch.Commit).ID
+	}
 	left := r.recorded.Swap(nil) // and not known until the push is answered
 	var seen string
 	var update audit.Update
@@ -243,14 +274,18 @@ func (r *Repository) Record(ctx context.Context, batch audit.Batch) (audit.Recor
 		return out, nil
 	})
 	if err != nil {
+		if other := new(audit.ForeignError); errors.As(err, &other) {
+			r.foreign.Store(other)
+		}
 		return audit.Recorded{}, fmt.Errorf("writing branch %s: %w", r.cfg.StatusBranch, err)
 	}
-	for _, err := range update.Damaged {
-		r.log.Warn("a record of the status branch is written again", "branch", r.cfg.StatusBranch, "error", err)
+	taken := r.foreign.Swap(nil) != nil
+	if err := errors.Join(update.Damaged...); err != nil {
+		r.log.Warn("records of the status branch are none", "branch", r.cfg.StatusBranch, "error", err)
 	}
 	if hash == "" {
 		hash = seen
 	}
 	r.recorded.Store(&hash)
-	return audit.Recorded{Ahead: update.Ahead, Edited: batch.All == nil && left != nil && *left != seen}, nil
+	return audit.Recorded{Ahead: update.Ahead, Taken: taken, Edited: taken || batch.All == nil && left != nil && *left != seen}, nil
 }

@@ -64,7 +64,7 @@ var asks = []ask{
 	},
 	{
 		kind: rollout.Accept, short: "Accept a commit whose fault waits for a person",
-		long: "Accepts the newest commit of the environment branch, or that of --to, in spite of a fault that\nwaits for a person: that the branch was rewritten, or that it takes most apps off the list.\nIt is for the environment: --all.",
+		long: "Accepts the newest commit of the environment branch, or that of --to, in spite of a fault that\nwaits for a person: that the branch was rewritten, that it takes most apps off the list, or\nthat the status branch is another cluster's. It is for the environment: --all.",
 	},
 	{kind: rollout.Unhold, short: "End a hold", long: "Ends a hold: what git asks for begins."},
 }

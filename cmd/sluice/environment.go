@@ -72,7 +72,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		}
 		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
 			Signers: signers, RequireSigned: e.Commands.RequireSigned,
-			Environment: e.Name, Cluster: d.config.Cluster, Namespace: namespace,
+			Environment: e.Name, Cluster: d.config.Cluster, UID: client.UID, Namespace: namespace,
 			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
 		})

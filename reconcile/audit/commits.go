@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,7 +25,10 @@ type Batch struct {
 	FaultChanged bool
 	// Accepted says who has accepted what was its fault, and why; empty: nobody has.
 	Accepted string
-	Apps     []App
+	// UID of the cluster; empty: not known. Command is that by which somebody has Accepted, which also gives the branch of
+	// another cluster to this one, once.
+	UID, Command string
+	Apps         []App
 	// All has every app that there is, where somebody else has written to the branch: then README.md and environment.yaml
 	// are made anew, and records of no app go. nil: nobody has.
 	All map[string]bool
@@ -127,17 +131,23 @@ type Update struct {
 	Damaged []error
 }
 
-// Recorded is what writing a batch came to: the Ahead of its Update, and whether somebody else had written to the branch since
-// it was last written to, and all of it is to be looked at.
+// Recorded is what writing a batch came to: the Ahead of its Update.
 type Recorded struct {
-	Ahead  map[string]int64
+	Ahead map[string]int64
+	// Edited: somebody else had written to the branch since it was last written to, and all of it is to be looked at.
 	Edited bool
+	// Taken: it was another cluster's until now.
+	Taken bool
 }
 
-// Commits brings the status branch from its tip (nil: there is no branch yet) to what the batch says. An error says that the
-// tip can't be read. A record that is gone, damaged, or not as the State has it is written again, and so is README.md.
+// Commits brings the status branch from its tip (nil: there is no branch yet) to what the batch says. A *ForeignError says that
+// the branch is another cluster's, any other error that the tip can't be read. A record that is gone, damaged, or not as the State has it is written again, and so is README.md.
 func Commits(tip fs.FS, b Batch) (Update, error) {
 	w := &writing{tip: tip, batch: b, restored: map[string][]byte{}, Update: Update{Ahead: map[string]int64{}}}
+	w.was, _ = ReadStatus(tip) // which is written again where it can't be read
+	if other := w.was.Foreign(b.UID); other != nil && (b.Command == "" || b.Command == other.TakenOver) {
+		return Update{}, other
+	}
 	for _, app := range b.Apps {
 		if err := w.app(app); err != nil {
 			return Update{}, fmt.Errorf("adding %s to the audit log: %w", app.Name, err)
@@ -164,6 +174,8 @@ type writing struct {
 	Update
 	tip   fs.FS
 	batch Batch
+	// was is environment.yaml of the tip.
+	was Status
 	// changed are the records that differ from the tip's. restored are the files of those that are no event's work; nil: it
 	// goes.
 	changed  []Record
@@ -284,18 +296,18 @@ func (w *writing) record(name string, a App) (Record, bool, error) {
 	if err != nil || data == nil {
 		return Record{App: name}, false, err
 	}
-	r, err := ParseRecord(data)
+	r, fault := ParseRecord(data)
 	switch {
-	case err != nil:
+	case fault != nil:
 	case r.App != name:
-		err = fmt.Errorf("it is of app %q", r.App)
+		fault = fmt.Errorf("it is of app %q", r.App)
 	case a.known() && r.LastSeq-a.State.LastSeq > reach:
-		err = fmt.Errorf("lastSeq %d: expected at most %d more than the %d events that the app has had", r.LastSeq, reach, a.State.LastSeq)
+		fault = fmt.Errorf("lastSeq %d: expected at most %d more than the %d events that the app has had", r.LastSeq, reach, a.State.LastSeq)
 	default:
 		return r, true, nil
 	}
-	w.Damaged = append(w.Damaged, fmt.Errorf("reading %s: %w", File(name), err))
-	return Record{App: name}, false, nil
+	w.Damaged = append(w.Damaged, fmt.Errorf("reading %s: %w", File(name), fault))
+	return Record{App: name}, false, nil //nolint:nilerr // told elsewhere
 }
 
 func (w *writing) step(at time.Time, r Record, message string, date time.Time) error {
@@ -314,14 +326,14 @@ func (w *writing) step(at time.Time, r Record, message string, date time.Time) e
 // environment adds the commit of a fault of the environment, and brings environment.yaml up to date with the last
 // commit. It is not worth a commit of its own that another commit of the environment branch was seen.
 func (w *writing) environment() error {
-	b := w.batch
-	was, err := ReadStatus(w.tip)
-	if err != nil {
-		was = Status{}
-	}
+	b, was := w.batch, w.was
 	now := Status{
 		Environment: clean(b.Environment, longestText), Cluster: clean(b.Cluster, longestText),
+		ClusterUID: cmp.Or(clean(b.UID, longestText), was.ClusterUID), TakenOver: was.TakenOver,
 		Commit: clean(b.Commit, longestText), Fault: was.Fault,
+	}
+	if was.Foreign(now.ClusterUID) != nil {
+		now.TakenOver = b.Command
 	}
 	if b.Commit == "" {
 		now.Commit = was.Commit
@@ -329,7 +341,7 @@ func (w *writing) environment() error {
 	if b.FaultChanged {
 		now.Fault = clean(b.Fault, longestText)
 	}
-	accepted := b.FaultChanged && b.Accepted != "" && now.Commit != was.Commit
+	accepted := b.FaultChanged && b.Accepted != "" && (now.Commit != was.Commit || was.Foreign(now.ClusterUID) != nil)
 	if now.Fault != was.Fault || accepted {
 		w.Commits = append(w.Commits, Commit{
 			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Fault, b.Accepted, b.Now), Date: b.Now,

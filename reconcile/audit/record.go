@@ -98,12 +98,35 @@ type Rejection struct {
 type Status struct {
 	Environment string `yaml:"environment" json:"environment"`
 	Cluster     string `yaml:"cluster,omitempty" json:"cluster,omitempty"`
+	// ClusterUID tells the cluster whose agent writes here from others of the same name, or of none. TakenOver is the command
+	// by which somebody has given it the branch of another cluster.
+	ClusterUID string `yaml:"clusterUID,omitempty" json:"clusterUID,omitempty"`
+	TakenOver  string `yaml:"takenOver,omitempty" json:"takenOver,omitempty"`
 	// Commit of the environment branch that was delivered when the agent last wrote here. It is where the branch has to descend
 	// from, so what is refused is none. Commits after it that brought no event are not lost: nothing came of them.
 	Commit string `yaml:"commit,omitempty" json:"commit,omitempty"`
 	// Fault says why the environment can't be read; empty: it can.
 	Fault   string    `yaml:"fault,omitempty" json:"fault,omitempty"`
 	Updated time.Time `yaml:"updated,omitempty" json:"updated,omitzero"`
+}
+
+// ForeignError is returned for a status branch that the agent of another cluster writes.
+type ForeignError struct {
+	// Theirs and Ours are the clusters' UIDs. TakenOver is the command by which theirs was given the branch, if any.
+	Theirs, Ours, TakenOver string
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("the status branch is that of another cluster, with UID %s, where this one has %s: set cluster in agent.yaml, "+
+		"so that each has a branch of its own", clean(e.Theirs, 80), e.Ours)
+}
+
+// Foreign reports whether the branch is another cluster's than that with a UID. Where either is not known, nobody can tell.
+func (s Status) Foreign(uid string) *ForeignError {
+	if s.ClusterUID == "" || uid == "" || s.ClusterUID == uid {
+		return nil
+	}
+	return &ForeignError{Theirs: s.ClusterUID, Ours: uid, TakenOver: s.TakenOver}
 }
 
 // File is the path of an app's record on the status branch. Characters that a path can't bear are escaped.

@@ -328,7 +328,7 @@ func TestAccept(t *testing.T) {
 	w.start()
 	w.await("both apps to serve", func() (bool, string) { n := w.ready(); return n == 2, fmt.Sprint(n) })
 	emptied := w.commit("none", map[string]string{requirements: "dependencies: []\n"})
-	w.says("is delivered: it lists no app, and 2 are delivered; mend the branch, or run sluice accept --all")
+	w.says("is delivered: it lists no app, and 2 are delivered; put that right, or run sluice accept --all")
 	w.intervals(2)
 	if n := w.ready(); n != 2 {
 		t.Errorf("%d apps serve", n)

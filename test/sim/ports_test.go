@@ -340,6 +340,9 @@ func (p *ports) Cause(_ context.Context, _, tip, _ string) (string, error) {
 // Rewritten implements reconcile.Git.
 func (p *ports) Rewritten(string, string) (string, bool) { return "", false }
 
+// Foreign implements reconcile.Git.
+func (p *ports) Foreign() error { return nil }
+
 // Accepted implements reconcile.Git.
 func (p *ports) Accepted(string) string { return "" }
 
