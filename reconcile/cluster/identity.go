@@ -9,8 +9,11 @@ import (
 )
 
 // UID tells these states from all others, of another cluster or of another namespace: it is that of the namespace that they
-// are in. Empty: there is none yet, or it may not be looked at.
+// are in, which is made where it is missing. Empty: it may be neither made nor looked at.
 func (c *Client) UID(ctx context.Context) (string, error) {
+	if err := c.ensureNamespace(ctx, c.cfg.Namespace); err != nil {
+		return "", err
+	}
 	ns, err := c.core.Namespaces().Get(ctx, c.cfg.Namespace, metav1.GetOptions{})
 	switch {
 	case err == nil:

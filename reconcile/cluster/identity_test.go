@@ -3,7 +3,6 @@ package cluster
 import (
 	"net/http"
 	"net/http/httptest"
-	"path"
 	"testing"
 
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -19,12 +18,15 @@ func TestUID(t *testing.T) {
 	}{
 		"there":                 {200, "uid-of-jx-production", false},
 		"not to be seen":        {403, "", false},
-		"not made yet":          {404, "", false},
+		"not made yet":          {404, "uid-of-jx-production", false},
 		"the API server breaks": {500, "", true},
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			ns := path.Base(r.URL.Path)
+			ns := "jx-production"
+			if r.Method == http.MethodPost {
+				c.code = 200
+			}
 			w.WriteHeader(c.code)
 			if c.code == 200 {
 				_, _ = w.Write([]byte(`{"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "` + ns + `", "uid": "uid-of-` + ns + `"}}`))
