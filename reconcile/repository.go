@@ -280,12 +280,12 @@ func (r *Repository) Record(ctx context.Context, batch audit.Batch) (audit.Recor
 		return audit.Recorded{}, fmt.Errorf("writing branch %s: %w", r.cfg.StatusBranch, err)
 	}
 	taken := r.foreign.Swap(nil) != nil
-	if err := errors.Join(update.Damaged...); err != nil {
-		r.log.Warn("records of the status branch are none", "branch", r.cfg.StatusBranch, "error", err)
+	if len(update.Damaged) > 0 {
+		r.log.Warn("records of the status branch are damaged", "branch", r.cfg.StatusBranch, "error", errors.Join(update.Damaged...))
 	}
 	if hash == "" {
 		hash = seen
 	}
 	r.recorded.Store(&hash)
-	return audit.Recorded{Ahead: update.Ahead, Taken: taken, Edited: taken || batch.All == nil && left != nil && *left != seen}, nil
+	return audit.Recorded{Ahead: update.Ahead, Taken: taken, Edited: taken || batch.All == nil && left != nil && *left != seen}, nil //nolint:nilerr // that it was another cluster's is over
 }
