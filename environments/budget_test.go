@@ -3,6 +3,7 @@ package environments
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime"
 	"strings"
 	"testing"
@@ -80,5 +81,25 @@ func TestBudgetOfOneSnapshot(t *testing.T) {
 		if err != nil || len(env.Apps) != 1 || env.Apps[0].Fault != nil {
 			t.Fatalf("snapshot %d: %v, %+v", i, err, env)
 		}
+	}
+}
+
+// panicking is a file system that brings the loader to panic.
+type panicking struct{}
+
+func (panicking) Open(string) (fs.File, error) { panic("boom") }
+
+// A panic is an error of the environment, and what is read next is read anew.
+func TestPanic(t *testing.T) {
+	l := &Loader{Environment: "production"}
+	good := fstest.MapFS{
+		"env/Chart.yaml":        {Data: []byte("name: env\nversion: 0.0.1\n")},
+		"env/requirements.yaml": {Data: []byte("dependencies: []\n")},
+	}
+	if _, err := l.Load(panicking{}, "."); err == nil || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("error: %v", err)
+	}
+	if _, err := l.Load(good, "."); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }

@@ -82,8 +82,9 @@ func (l *Loader) init() {
 // optional <root>/sluice.yaml. When fsys is a [Hasher], what has not changed since the last load is not read.
 //
 // A fault of one app is in [App.Fault], that of an entry which names no app in [Environment.Incomplete]. An error
-// means that nothing can be said about the environment; it is or joins [Fault] unless the file system failed.
-func (l *Loader) Load(fsys fs.FS, root string) (*Environment, error) {
+// means that nothing can be said about the environment; it is or joins [Fault] unless the file system failed. What brings a
+// library to panic is an error like any other.
+func (l *Loader) Load(fsys fs.FS, root string) (env *Environment, err error) {
 	root = path.Clean(root)
 	if !fs.ValidPath(root) {
 		return nil, &Fault{File: root, Problem: "is no path inside the repository", Expected: "a relative path without .."}
@@ -91,6 +92,12 @@ func (l *Loader) Load(fsys fs.FS, root string) (*Environment, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.init()
+	defer func() {
+		if p := recover(); p != nil {
+			l.forget()
+			env, err = nil, fmt.Errorf("reading the environment at %s panicked: %v", root, p)
+		}
+	}()
 	key := ""
 	if h, ok := fsys.(Hasher); ok {
 		if hash, err := h.Hash("."); err == nil {
@@ -98,7 +105,7 @@ func (l *Loader) Load(fsys fs.FS, root string) (*Environment, error) {
 		}
 	}
 	l.failed, l.overspent = false, false
-	env, err := l.last.get(key, func() (*Environment, error) { return l.load(fsys, root) })
+	env, err = l.last.get(key, func() (*Environment, error) { return l.load(fsys, root) })
 	if l.overspent && l.pass > 1 {
 		// What was read of snapshots before may have been too much.
 		l.forget()
