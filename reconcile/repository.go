@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,10 @@ type RepositoryConfig struct {
 	Cluster string
 	// UID tells the cluster from others; nil, or empty: it is not known, and whose a status branch is is not looked at.
 	UID func(context.Context) (string, error)
+	// Identity is who commits what Sluice writes; what is empty is that of Sluice <sluice@sluice.dev>. Sign makes a signature of each of these
+	// commits; nil: they are not signed.
+	Identity gitsync.Identity
+	Sign     func(commit []byte) (string, error)
 	// Remote is the environment repository and branch, Path the environment's folder in it.
 	Remote gitsync.Remote
 	Path   string
@@ -77,6 +82,8 @@ func NewRepository(cfg RepositoryConfig) *Repository {
 	if cfg.Interval == 0 {
 		cfg.Interval = 30 * time.Second
 	}
+	cfg.Identity.Name = cmp.Or(cfg.Identity.Name, "Sluice")
+	cfg.Identity.Email = cmp.Or(cfg.Identity.Email, "sluice@sluice.dev")
 	r := &Repository{
 		cfg: cfg, log: cfg.Log.With("environment", cfg.Environment),
 		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace},
@@ -97,13 +104,13 @@ func (r *Repository) Open(ctx context.Context) error {
 	r.repo.Watch(CommandBranch(r.cfg.Environment))
 	r.repo.Watch(r.cfg.StatusBranch)
 	r.poller = gitsync.NewPoller(r.fetch, r.cfg.Interval)
-	if r.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Identity: identity},
+	if r.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Identity: r.cfg.Identity},
 		filepath.Join(r.cfg.DataDir, "rollback")); err != nil {
 		return err
 	}
 	status := r.cfg.Remote
 	status.Branch = r.cfg.StatusBranch
-	r.status, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: status, Identity: identity, Create: true},
+	r.status, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: status, Identity: r.cfg.Identity, Create: true},
 		filepath.Join(r.cfg.DataDir, "status"))
 	return err
 }
@@ -121,9 +128,6 @@ func (r *Repository) Close() error {
 	}
 	return errors.Join(faults...)
 }
-
-// identity is who commits what Sluice writes.
-var identity = gitsync.Identity{Name: "Sluice", Email: "sluice@sluice.dev"}
 
 // names are what every commit says of its origin.
 func (r *Repository) names() audit.Names {
@@ -269,7 +273,7 @@ func (r *Repository) Record(ctx context.Context, batch audit.Batch) (audit.Recor
 			return nil, err
 		}
 		for _, c := range update.Commits {
-			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date})
+			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date, Sign: r.cfg.Sign})
 		}
 		return out, nil
 	})

@@ -69,7 +69,7 @@ func (r *Repository) revertEdit(ctx context.Context, app string, revert rollout.
 		if err != nil || len(files) == 0 {
 			return nil, err
 		}
-		return &gitsync.Change{Files: files, Message: message}, nil
+		return &gitsync.Change{Files: files, Message: message, Sign: r.cfg.Sign}, nil
 	}, nil
 }
 

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
+	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile/allow"
 )
@@ -30,10 +33,49 @@ type config struct {
 	// Listen is the address of /healthz, /readyz and /metrics; default :8080, "none" for none.
 	Listen string `yaml:"listen"`
 	// LeaderElection lets several replicas stand by; default false.
-	LeaderElection bool              `yaml:"leaderElection"`
-	Prometheus     prometheusConfig  `yaml:"prometheus"`
-	Charts         []chartCredential `yaml:"charts"`
-	Environments   []envConfig       `yaml:"environments"`
+	LeaderElection bool `yaml:"leaderElection"`
+	// Git says who commits what Sluice writes.
+	Git          gitConfig         `yaml:"git"`
+	Prometheus   prometheusConfig  `yaml:"prometheus"`
+	Charts       []chartCredential `yaml:"charts"`
+	Environments []envConfig       `yaml:"environments"`
+}
+
+// gitConfig is who commits what Sluice writes, and how that is shown.
+type gitConfig struct {
+	// Name and Email; default Sluice and sluice@sluice.dev.
+	Name  string `yaml:"name"`
+	Email string `yaml:"email"`
+	// SigningKey is a private SSH key, with PassphraseFile if it has one. It is read for each commit.
+	SigningKey     string `yaml:"signingKey"`
+	PassphraseFile string `yaml:"passphraseFile"`
+}
+
+func (g gitConfig) identity() gitsync.Identity { return gitsync.Identity{Name: g.Name, Email: g.Email} }
+
+// sign makes signatures; nil: commits are not signed.
+func (g gitConfig) sign() func(commit []byte) (string, error) {
+	if g.SigningKey == "" {
+		return nil
+	}
+	return func(commit []byte) (string, error) {
+		key, err := g.key()
+		if err != nil {
+			return "", err
+		}
+		return signature.SSH(key)(commit)
+	}
+}
+
+func (g gitConfig) key() (ssh.Signer, error) {
+	passphrase := []byte{}
+	if g.PassphraseFile != "" {
+		var err error
+		if passphrase, err = os.ReadFile(g.PassphraseFile); err != nil {
+			return nil, fmt.Errorf("reading the passphrase: %w", err)
+		}
+	}
+	return gitsync.ReadKey(g.SigningKey, strings.TrimRight(string(passphrase), "\r\n"))
 }
 
 // prometheusConfig says where analysis asks.
@@ -174,6 +216,14 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 		fault("cluster", "is no name", expectedName)
 		cluster = ""
 	}
+	if strings.ContainsAny(c.Git.Name+c.Git.Email, "<>\n") {
+		fault("git", "has < or > or a line break in it", "a name and an e-mail address")
+	}
+	if c.Git.SigningKey != "" {
+		if _, err := c.Git.key(); err != nil {
+			fault("git.signingKey", err.Error(), "a private SSH key")
+		}
+	}
 	if len(c.Environments) == 0 {
 		fault("environments", "missing", "at least one")
 	}
@@ -290,7 +340,7 @@ func statusBranch(environment, cluster string) string {
 
 // files are the fields that name files or directories, which are relative to the configuration.
 func (c *config) files() []*string {
-	out := []*string{&c.DataDir, &c.Kubeconfig, &c.Prometheus.PasswordFile, &c.Prometheus.BearerTokenFile, &c.Prometheus.CAFile}
+	out := []*string{&c.DataDir, &c.Kubeconfig, &c.Git.SigningKey, &c.Git.PassphraseFile, &c.Prometheus.PasswordFile, &c.Prometheus.BearerTokenFile, &c.Prometheus.CAFile}
 	for i := range c.Charts {
 		out = append(out, &c.Charts[i].PasswordFile)
 	}

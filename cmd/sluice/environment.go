@@ -71,6 +71,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			signers = e.Commands.keys
 		}
 		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
+			Identity: d.config.Git.identity(), Sign: d.config.Git.sign(),
 			Signers: signers, RequireSigned: e.Commands.RequireSigned,
 			Environment: e.Name, Cluster: d.config.Cluster, UID: client.UID, Namespace: namespace,
 			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
