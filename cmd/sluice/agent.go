@@ -103,6 +103,7 @@ func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
 		}
 		environments = append(environments, env)
 	}
+	registry.MustRegister(&healthMetrics{environments})
 	g.Go(func() error { return serve(ctx, c.Listen, environments, registry, log) })
 	for _, e := range environments {
 		g.Go(func() error {

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-cd/sluice/reconcile"
 )
@@ -62,4 +65,30 @@ func FuzzDecodeConfig(f *testing.F) {
 		}
 		c.complete(d.fault)
 	})
+}
+
+// What watches the agent is told of the environments that it delivers, and of no other's.
+func TestHealthMetrics(t *testing.T) {
+	fresh := func(name string) *environment {
+		e := &environment{envConfig: envConfig{Name: name}}
+		e.agent.Store(reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil))
+		return e
+	}
+	leads, waits := fresh("staging"), fresh("production")
+	waits.standby.Store(true)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(&healthMetrics{[]*environment{leads, waits}})
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		for _, m := range f.Metric {
+			got = append(got, fmt.Sprintf("%s %s %v", f.GetName(), m.GetLabel()[0].GetValue(), m.GetGauge().GetValue()))
+		}
+	}
+	if want := []string{"sluice_apps staging 0", "sluice_faults staging 0"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }

@@ -37,3 +37,39 @@ func (m *eventMetrics) observe(environment, app string, e rollout.Event) {
 	m.weight.WithLabelValues(environment, app).Set(float64(e.Weight))
 	m.last.WithLabelValues(environment, app).Set(float64(e.Time.UnixNano()) / 1e9)
 }
+
+// healthMetrics tell how each environment stands when they are asked for.
+type healthMetrics struct{ environments []*environment }
+
+var (
+	appsDesc   = prometheus.NewDesc("sluice_apps", "Apps that are delivered, or waited for.", []string{"environment"}, nil)
+	faultsDesc = prometheus.NewDesc("sluice_faults",
+		"Apps that can't be delivered as git says, and one more where the environment can't be read.", []string{"environment"}, nil)
+	untoldDesc = prometheus.NewDesc("sluice_untold_event_timestamp_seconds",
+		"When the oldest event happened that git does not hold; absent where it holds all.", []string{"environment"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (*healthMetrics) Describe(out chan<- *prometheus.Desc) {
+	out <- appsDesc
+	out <- faultsDesc
+	out <- untoldDesc
+}
+
+// Collect implements prometheus.Collector. A replica that waits for the lease tells nothing.
+func (m *healthMetrics) Collect(out chan<- prometheus.Metric) {
+	for _, e := range m.environments {
+		if e.standby.Load() {
+			continue
+		}
+		h := e.agent.Load().Health()
+		tell := func(d *prometheus.Desc, v float64) {
+			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, e.Name)
+		}
+		tell(appsDesc, float64(h.Apps))
+		tell(faultsDesc, float64(h.Faults))
+		if !h.Untold.IsZero() {
+			tell(untoldDesc, float64(h.Untold.UnixNano())/1e9)
+		}
+	}
+}
