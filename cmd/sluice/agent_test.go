@@ -16,13 +16,15 @@ import (
 	"github.com/sluice-cd/sluice/reconcile"
 )
 
+// fresh is an environment of which nothing was looked at yet.
+func fresh(name string) *environment {
+	e := &environment{envConfig: envConfig{Name: name}}
+	e.agent.Store(reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil))
+	return e
+}
+
 // A replica that waits for the lease is ready: a Deployment that is updated waits for it before the leader ends.
 func TestReadiness(t *testing.T) {
-	fresh := func(name string) *environment {
-		e := &environment{envConfig: envConfig{Name: name}}
-		e.agent.Store(reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil))
-		return e
-	}
 	staging, production := fresh("staging"), fresh("production")
 	all := []*environment{staging, production}
 	if got := unready(all); !slices.Equal(got, []string{"staging", "production"}) {
@@ -69,11 +71,6 @@ func FuzzDecodeConfig(f *testing.F) {
 
 // What watches the agent is told of the environments that it delivers, and of no other's.
 func TestHealthMetrics(t *testing.T) {
-	fresh := func(name string) *environment {
-		e := &environment{envConfig: envConfig{Name: name}}
-		e.agent.Store(reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil))
-		return e
-	}
 	leads, waits := fresh("staging"), fresh("production")
 	waits.standby.Store(true)
 	registry := prometheus.NewPedanticRegistry()
