@@ -43,7 +43,7 @@ func newDoctor() *cobra.Command {
 cluster and its version, the rights that the agent and the charts of its environments
 want, the routing kinds of canaries, Prometheus and the metrics of the mesh, reading and
 pushing to each repository, and each chart. It changes nothing. Every line begins with
-"ok" or "MISSING" and says what to do about it. Exit code 1 when something is missing.
+"ok" or "MISSING" and says what to do about it. Exit code 3 when something is missing.
 
 Run it with the flags of sluice agent: before an installation with --as, which asks for
 the rights of the agent's ServiceAccount, and later in the agent's pod.`,
@@ -69,7 +69,7 @@ the rights of the agent's ServiceAccount, and later in the agent's pod.`,
 			case cmd.Context().Err() != nil:
 				return context.Cause(cmd.Context())
 			case d.missing > 0:
-				return &codedError{code: exitFailed}
+				return &codedError{code: exitFinding}
 			}
 			return nil
 		},

@@ -29,10 +29,10 @@ const (
 // exitCodes is the end of the root's help.
 const exitCodes = `Exit codes:
   0  done
-  1  failed or interrupted; doctor: something is missing
+  1  failed or interrupted
   2  wrong command line, or wrong configuration of the agent
   3  plan --exit-code: something would change; validate: there are faults;
-     status: an app or the environment has a fault;
+     status: an app or the environment has a fault; doctor: something is missing;
      pause and the like with --wait: an app has refused`
 
 // codedError carries an exit code; its text may be empty when everything was said already.

@@ -104,13 +104,13 @@ func TestDoctorTellsWhatIsMissing(t *testing.T) {
 			t.Errorf("the doctor does not say %q", want)
 		}
 	}
-	if code != 1 {
+	if code != 3 {
 		t.Errorf("the doctor ended with %d", code)
 	}
 
 	w.charts = ""
 	said, code = w.doctor()
-	if want := "MISSING  " + w.name + ": may not get, list, watch, create, patch, delete deployments.apps in namespace " + w.name + ", "; code != 1 || !strings.Contains(said, want) {
+	if want := "MISSING  " + w.name + ": may not get, list, watch, create, patch, delete deployments.apps in namespace " + w.name + ", "; code != 3 || !strings.Contains(said, want) {
 		t.Errorf("the doctor does not say %q", want)
 	}
 }
