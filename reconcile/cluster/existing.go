@@ -21,6 +21,9 @@ const adoptAnnotation = "sluice.dev/adopt"
 // notOursError says whose an object is.
 type notOursError struct{ whose string }
 
+// Is implements errors.Is.
+func (*notOursError) Is(target error) bool { return target == delivery.ErrNotOurs }
+
 func (e *notOursError) Error() string {
 	return e.whose + `; expected none of that name, or the annotation ` + adoptAnnotation + `: "true" on it, which leaves it to this app`
 }

@@ -229,9 +229,9 @@ func TestUnfitRelease(t *testing.T) {
 func TestSomebodyElsesObject(t *testing.T) {
 	ready := rollout.Track{Ready: true}
 	for _, s := range []rollout.State{under(rollout.Idle), {Phase: rollout.Idle, Plan: &plan}} {
-		c := &cluster{foreign: errors.New("it belongs to somebody"), seen: Seen{Applied: true, Stable: ready, Canary: ready}}
+		c := &cluster{foreign: fmt.Errorf("it belongs to somebody: %w", ErrNotOurs), seen: Seen{Applied: true, Stable: ready, Canary: ready}}
 		got, err := decide(t, c, Facts{Desired: asks(3)}, s)
-		if err != nil || !errors.Is(got.Fault, c.foreign) || got.Saved.State.InFlight() {
+		if !errors.Is(err, c.foreign) || !errors.Is(got.Fault, c.foreign) || got.Saved.State.InFlight() {
 			t.Errorf("%q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
 		}
 		c.foreign, c.taken = nil, []string{"ConfigMap production/web"}

@@ -20,6 +20,9 @@ var ErrBrokenState = errors.New("the saved state can't be read")
 // rollouts whose events no status branch has taken.
 var ErrStateTooLarge = errors.New("the state, with the events that git has not taken yet, is larger than the 1 MiB that Kubernetes allows")
 
+// ErrNotOurs is returned by Existing for objects that somebody else has, who may let go of them.
+var ErrNotOurs = errors.New("it is somebody else's")
+
 // ErrReleaseLost is returned by ReleaseObjects for a release without a Helm record that can be read. Somebody has
 // deleted it, or helm uninstall has.
 var ErrReleaseLost = errors.New("its Helm record is gone")
@@ -42,7 +45,7 @@ func Refused(err error) bool {
 		return slices.ContainsFunc(joined.Unwrap(), Refused)
 	}
 	return errors.Is(err, ErrHelmBusy) || errors.Is(err, ErrReleaseTooLarge) || errors.Is(err, ErrReleaseLost) ||
-		errors.Is(err, ErrStateTooLarge) || errors.Is(err, ErrBrokenState) ||
+		errors.Is(err, ErrNotOurs) || errors.Is(err, ErrStateTooLarge) || errors.Is(err, ErrBrokenState) ||
 		apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
 		apierrors.IsRequestEntityTooLargeError(err)
 }

@@ -50,8 +50,8 @@ type Objects interface {
 	Observe(ctx context.Context, app App, d project.Desired) (Seen, error)
 	// Apply makes the cluster hold what is desired in a state that was saved, and returns how many objects it changed.
 	Apply(ctx context.Context, app App, s rollout.State, d project.Desired) (changes int, err error)
-	// Existing looks at what objects would take the place of. Refused names those that are not the app's to take, and
-	// whose they are; taken names those that somebody has left to it.
+	// Existing looks at what objects would take the place of. Refused names those that are not the app's to take, with
+	// ErrNotOurs, and whose they are; taken names those that somebody has left to it.
 	Existing(ctx context.Context, app App, desired []*unstructured.Unstructured) (taken []string, refused error)
 	// Outside lists what lives in a namespace of some kinds. What can't be listed is left out; err says why, for people,
 	// and comes with all the rest.

@@ -41,7 +41,7 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	}
 	taken, refused := l.Objects.Existing(ctx, l.app, l.Desired.Release.Objects)
 	if refused != nil {
-		return &unfitError{refused}
+		return refused // whoever has the objects may let go of them
 	}
 	if len(taken) > 0 {
 		o.Warnings = []string{"takes over " + strings.Join(taken, ", ")}

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -114,6 +115,13 @@ func TestHostileNeighbour(t *testing.T) {
 	if prod.agent.Process.Pid != pid || prod.agent.ProcessState != nil {
 		t.Error("the agent has ended")
 	}
+	leave := []byte(`{"metadata":{"annotations":{"sluice.dev/adopt":"true"}}}`)
+	_, err = dev.kube.CoreV1().ConfigMaps(dev.name).Patch(t.Context(), "by-hand", types.MergePatchType, leave, metav1.PatchOptions{})
+	prod.must(err)
+	dev.await("what was made by hand to be left to its app", func() (bool, string) {
+		text := dev.file(dev.statusBranch(), "README.md")
+		return faultOf(text, "byhand") == "", text
+	})
 	// What dev has that is good goes on, and the rest is gone with what asked for it.
 	dev.commit("chore: only what is good", map[string]string{requirements: dev.listWithout(list)})
 	dev.bump("0.0.130")
