@@ -66,7 +66,7 @@ func (w *world) says(what string) {
 
 // slowly is a policy whose steps leave people the time to ask something.
 func (w *world) slowly() {
-	w.checkInterval = 4 * time.Second
+	w.checkInterval = 6 * time.Second
 }
 
 // newCanary is a world in which 0.0.130 is at its first step.
