@@ -83,6 +83,7 @@ func (a *Agent) Record(ctx context.Context) error {
 			a.readAgain() // which may be delivered now, or not any more
 		}
 		if err != nil {
+			a.lookAgain(batch.All != nil)
 			return err
 		}
 		a.recordedAll(part, done.Ahead)
@@ -104,6 +105,7 @@ func (a *Agent) batch() audit.Batch {
 	looked := a.unsynced != nil || a.envFault != nil
 	if a.edited && a.unsynced != nil {
 		b.All = make(map[string]bool, len(a.apps))
+		a.edited = false // until somebody writes there again
 	}
 	b.FaultChanged = looked && (b.All != nil || a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
 	for name, ap := range a.apps {
@@ -142,9 +144,6 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	if b.FaultChanged {
 		a.recordedEnvFault = &b.Fault
 	}
-	if b.All != nil {
-		a.edited = false
-	}
 	for _, done := range b.Apps {
 		ap := a.apps[done.Name]
 		if ap == nil {
@@ -174,6 +173,13 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 			}
 		}
 	}
+}
+
+// lookAgain has the whole status branch looked at again, where it was not written to the end.
+func (a *Agent) lookAgain(unfinished bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.edited = a.edited || unfinished
 }
 
 // Edited has the whole status branch looked at: somebody else has written there, or deleted it.

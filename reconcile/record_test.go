@@ -353,6 +353,48 @@ func TestStatusBranchIsWrittenAgain(t *testing.T) {
 	}
 }
 
+// halting is a git that is gone after a number of writes.
+type halting struct {
+	Git
+	writes int
+}
+
+func (h *halting) Record(ctx context.Context, b audit.Batch) (audit.Recorded, error) {
+	if h.writes--; h.writes < 0 {
+		return audit.Recorded{}, errors.New("git is away")
+	}
+	return h.Git.Record(ctx, b)
+}
+
+// TestStatusBranchIsWrittenToTheEnd: a branch of many apps that is written again in parts is looked at whole again where git
+// goes away between them.
+func TestStatusBranchIsWrittenToTheEnd(t *testing.T) {
+	r := newRecorder(t)
+	r.bump("0.0.1")
+	var names []string
+	for i := range maxPush + 1 {
+		names = append(names, fmt.Sprintf("app-%03d", i))
+	}
+	r.serving(names...)
+	r.writeAll()
+	r.hurt("update-ref", "-d", "refs/heads/"+statusBranch)
+	if _, err := r.fetch(t.Context()); err != nil || !r.Agent.edited {
+		t.Fatalf("edited: %t, %v", r.Agent.edited, err)
+	}
+	git := r.Agent.git
+	r.Agent.git = &halting{Git: git, writes: 1}
+	if err := r.Agent.Record(t.Context()); err == nil {
+		t.Fatal("it is said to be written to the end")
+	}
+	r.Agent.git = git
+	r.writeAll()
+	_, tip := r.history(statusBranch)
+	all, err := audit.ReadAll(tip.FS())
+	if len(all) != len(names) || err != nil || r.Agent.edited {
+		t.Errorf("%d of %d records are there again, %v; edited: %t", len(all), len(names), err, r.Agent.edited)
+	}
+}
+
 // onCluster gives the agent a cluster with a UID.
 func (r *recorder) onCluster(uid string) *recorder {
 	r.Repository.cfg.UID = func(context.Context) (string, error) { return uid, nil }

@@ -197,14 +197,19 @@ func TestParts(t *testing.T) {
 	}
 	b := batch(croc(life()...), App{Name: "broken", Fault: "no such chart"}, App{Name: "web", State: rollout.State{LastSeq: 7}, Events: web, Fault: "no such version"})
 	b.Fault, b.FaultChanged = "line 3: mapping values are not allowed", true
-	whole, want := send(t, nil, b)
+	b.All = map[string]bool{"croc": true, "broken": true, "web": true}
+	_, forged := send(t, nil, batch(App{Name: "stranger", State: rollout.State{LastSeq: 1}, Events: life()[:1]}))
+	whole, want := send(t, forged, b)
 	for n := 1; n <= 30; n++ {
 		var all []Commit
-		var branch fstest.MapFS
+		branch := forged
 		parts := b.Parts(n)
-		for _, part := range parts {
+		for i, part := range parts {
+			if (part.All != nil) != (i == 0) {
+				t.Errorf("part %d of %d has the whole branch read: %t", i, len(parts), part.All != nil)
+			}
 			commits, after := send(t, branch, part)
-			if len(commits) > n+2 { // a fault of an app and of the environment besides
+			if len(commits) > n+3 { // a fault of an app, that of the environment and what is written again besides
 				t.Errorf("a part of %d events makes %d commits", n, len(commits))
 			}
 			all, branch = append(all, commits...), after

@@ -57,7 +57,8 @@ type App struct {
 func (b Batch) Empty() bool { return len(b.Apps) == 0 && !b.FaultChanged && b.All == nil }
 
 // Parts splits a batch into batches of at most n events (an app without events counts as one), oldest first, to be sent
-// one after the other: what one push holds in memory is bounded however long git was away.
+// one after the other: what one push holds in memory is bounded however long git was away. What is not of a single app, and has
+// the whole branch read, comes with the first.
 func (b Batch) Parts(n int) []Batch {
 	// entries are the apps in the order of their events' times, as Commits has them, each as often as it has events.
 	type entry struct {
@@ -89,7 +90,9 @@ func (b Batch) Parts(n int) []Batch {
 			count[e.app]++
 		}
 		part := b
-		part.FaultChanged = b.FaultChanged && len(parts) == 0
+		if len(parts) > 0 {
+			part.FaultChanged, part.All = false, nil
+		}
 		part.Apps = nil
 		for i, a := range b.Apps {
 			k := count[i]
