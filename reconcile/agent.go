@@ -64,9 +64,9 @@ type Git interface {
 	At(commit string) (source.Commit, error)
 	// Cause is the commit that asked for what tip says of an app, looked for as far back as stop.
 	Cause(ctx context.Context, app, tip, stop string) (string, error)
-	// Rewritten reports whether a commit is known not to descend from the one that was delivered last; last empty: that which an
-	// agent before this one has delivered. It returns the latter.
-	Rewritten(tip, last string) (delivered string, rewritten bool)
+	// Rewritten doubts a commit that does not descend from the one that was delivered last, or of which nobody can tell; last
+	// empty: that which an agent before this one has delivered.
+	Rewritten(tip, last string) error
 	// Foreign says that the status branch is another cluster's; nil: it is not.
 	Foreign() error
 	// Accepted says who has accepted a commit in spite of a fault that waits for a person, and why; empty: nobody has.

@@ -127,7 +127,7 @@ func newReader(tb testing.TB) *Agent {
 // unwary is a repository in whose history one can go back and forth.
 type unwary struct{ *Repository }
 
-func (unwary) Rewritten(string, string) (string, bool) { return "", false }
+func (unwary) Rewritten(string, string) error { return nil }
 
 // noCluster is one of which nothing is asked but whether somebody has left a command there, which nobody has.
 type noCluster struct{ Cluster }

@@ -153,11 +153,16 @@ func (b *Commands) Pending(app string, s rollout.State) []rollout.Command {
 	return out
 }
 
-// accepting is the newest command that accepts a commit of the environment branch in spite of its fault; zero: there is none.
+// accepting is the newest command that accepts a commit of the environment branch in spite of its fault; zero: there is none. One
+// that has expired counts no more: else an old history could be forced upon the branch again because somebody meant it once.
 func (b *Commands) accepting(commit string) rollout.Command {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.accepted[commit]
+	c := b.accepted[commit]
+	if !c.Expires.After(b.Now()) {
+		return rollout.Command{}
+	}
+	return c
 }
 
 // Accepted implements Git. A command that has given the status branch to another cluster doesn't give it back.

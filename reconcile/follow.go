@@ -108,8 +108,8 @@ func doubtful(commit string, reasons ...error) error {
 	if why == nil {
 		return nil
 	}
-	return fmt.Errorf("nothing of commit %.10s is delivered: %s; put that right, or run sluice accept --all if it is meant",
-		commit, strings.ReplaceAll(why.Error(), "\n", ", and "))
+	return fmt.Errorf("nothing of commit %.10s is delivered: %s; put that right, or run sluice accept --all --to %.10s if it is meant",
+		commit, strings.ReplaceAll(why.Error(), "\n", ", and "), commit)
 }
 
 // rewritten doubts a commit that does not descend from the one delivered last: somebody has forced another history upon the
@@ -121,11 +121,7 @@ func (a *Agent) rewritten(commit string) error {
 		last = a.source.Commit
 	}
 	a.mu.Unlock()
-	last, yes := a.git.Rewritten(commit, last)
-	if !yes {
-		return nil
-	}
-	return fmt.Errorf("the branch was rewritten: it does not descend from commit %.10s, which was delivered last", last)
+	return a.git.Rewritten(commit, last)
 }
 
 // fewRemoved is how many apps a commit may take off the list whatever share they are of all.

@@ -7,10 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/source"
 )
 
 // readerOf is an agent that has fetched a repository of these commits, each of which writes some files, and has read none
@@ -143,6 +145,45 @@ func TestRemovesMost(t *testing.T) {
 				t.Errorf("accepted: removed %q, %q", r.removals(), b.Accepted)
 			}
 		})
+	}
+}
+
+// TestAcceptExpires: a commit that somebody accepted once is not accepted for ever; it could be forced upon the branch again.
+func TestAcceptExpires(t *testing.T) {
+	r := newRecorder(t)
+	r.list("a", "b")
+	r.serving("a", "b")
+	emptied := r.list()
+	now := time.Now()
+	r.commands.Now = func() time.Time { return now.Add(audit.DefaultExpiry + time.Minute) }
+	r.accept(emptied)
+	r.doubted("accepted an hour ago", "it lists no app")
+	r.commands.Now = func() time.Time { return now }
+	r.readAgain()
+	r.doubted("accepted now", "")
+}
+
+// TestIncompleteHistory: a commit of which nobody can tell whether the branch was rewritten is doubted, and looked at again.
+func TestIncompleteHistory(t *testing.T) {
+	r := newRecorder(t)
+	good := r.list("a")
+	ctx, enough := context.WithCancel(t.Context())
+	defer enough()
+	const nowhere = "0123456789012345678901234567890123456789"
+	looks := 0
+	_ = r.Follow(ctx, func(c source.Commit, _ error) {
+		tip := nowhere
+		if looks++; looks > 1 {
+			tip = c.Commit
+			enough()
+		}
+		err := r.Rewritten(tip, good)
+		if doubted := err != nil && strings.HasPrefix(err.Error(), "nobody can tell"); doubted != (looks == 1) {
+			t.Errorf("look %d: %v", looks, err)
+		}
+	}, nil, nil)
+	if looks != 2 {
+		t.Errorf("%d looks", looks)
 	}
 }
 

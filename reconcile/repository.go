@@ -67,6 +67,8 @@ type Repository struct {
 	begun     sync.Mutex
 	delivered *string
 	uid       string
+	// unsure says that it could not be told of the commit that was read last whether the branch was rewritten.
+	unsure atomic.Bool
 	// foreign says that the status branch is another cluster's; nil: it is not.
 	foreign atomic.Pointer[audit.ForeignError]
 	// recorded is the commit at which the status branch was left; nil: not known. edited is told that somebody else has
@@ -147,6 +149,9 @@ func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)
 		}
 		c, err := r.load(s)
 		read(c, err)
+		if r.unsure.Load() {
+			err = errors.Join(err, errUnsure)
+		}
 		return errors.Join(err, unread(c.Env))
 	})
 }
@@ -195,20 +200,25 @@ func (r *Repository) Foreign() error {
 const maxDescent = 20_000
 
 // Rewritten implements Git.
-func (r *Repository) Rewritten(tip, last string) (string, bool) {
+func (r *Repository) Rewritten(tip, last string) error {
 	if last == "" && r.delivered != nil {
 		last = *r.delivered
 	}
 	if last == "" {
-		return "", false
+		return nil
 	}
 	descends, err := r.repo.Descends(tip, last, maxDescent)
-	if err != nil {
-		r.log.Warn("nobody can tell whether the branch was rewritten", "commit", tip, "delivered", last, "error", err)
-		return last, false
+	r.unsure.Store(err != nil)
+	switch {
+	case err != nil:
+		return fmt.Errorf("nobody can tell whether the branch was rewritten since commit %.10s, which was delivered last: %w", last, err)
+	case !descends:
+		return fmt.Errorf("the branch was rewritten: it does not descend from commit %.10s, which was delivered last", last)
 	}
-	return last, !descends
+	return nil
 }
+
+var errUnsure = errors.New("nobody can tell whether the branch was rewritten")
 
 // unread is why some app of an environment could not be read, where that is not the fault of what is written there.
 func unread(env *environments.Environment) error {

@@ -64,10 +64,13 @@ var asks = []ask{
 	},
 	{
 		kind: rollout.Accept, short: "Accept a commit whose fault waits for a person",
-		long: "Accepts the newest commit of the environment branch, or that of --to, in spite of a fault that\nwaits for a person: that the branch was rewritten, that it takes most apps off the list, or\nthat the status branch is another cluster's. It is for the environment: --all.",
+		long: "Accepts the newest commit of the environment branch in spite of a fault that waits for a\nperson: that the branch was rewritten, that it takes most apps off the list, or that the\nstatus branch is another cluster's. --to is the commit that the fault names. It is for the\nenvironment: --all.",
 	},
 	{kind: rollout.Unhold, short: "End a hold", long: "Ends a hold: what git asks for begins."},
 }
+
+// shortestCommit is the length of the shortest name of a commit that is taken, which is git's.
+const shortestCommit = 7
 
 // asking is one call of such a command.
 type asking struct {
@@ -103,6 +106,9 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 			if f.kind == rollout.Accept && (!f.all || f.kubeconfig != "" || f.wait) {
 				return usagef("accept is for the environment, through git: expected --all, and neither --kubeconfig nor --wait")
 			}
+			if f.kind == rollout.Accept && len(f.to) < shortestCommit {
+				return usagef("--to: got %q, expected the commit that the fault names, by its first %d characters at least", f.to, shortestCommit)
+			}
 			if strings.TrimSpace(f.reason) == "" {
 				return usagef("--reason: missing; expected why, for whoever reads the log")
 			}
@@ -131,7 +137,7 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 	fl.BoolVar(&f.sign, "sign", false, "sign the commit with git's user.signingKey (default: as commit.gpgSign says)")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
 	if a.kind == rollout.Accept {
-		fl.StringVar(&f.to, "to", "", "the commit that is accepted (default: the branch's tip)")
+		fl.StringVar(&f.to, "to", "", "the commit that is accepted")
 	}
 	if a.kind == rollout.Rollback {
 		fl.StringVar(&f.to, "to", "", "the version to go back to (default: the one that served before)")
@@ -167,7 +173,10 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	}
 	at := time.Now().Truncate(time.Second)
 	r := f.request(app, at)
-	if r.To == "" && (f.kind == rollout.Approve || f.kind == rollout.Accept) {
+	switch {
+	case f.kind == rollout.Accept && !strings.HasPrefix(now, f.to):
+		return fmt.Errorf("--to: commit %s is not where the branch is, which is at %.10s: see sluice status for what is wrong with that", f.to, now)
+	case f.kind == rollout.Accept, f.kind == rollout.Approve && r.To == "":
 		r.To = now // and nothing that takes its place meanwhile
 	}
 	branch := reconcile.CommandBranch(f.environment)
@@ -338,7 +347,7 @@ func (f *asking) names(ctx context.Context, app string) (names []string, now str
 	loader := environments.Loader{Environment: f.environment}
 	env, err := loader.Load(tip.FS(), f.path)
 	if err != nil {
-		if f.environment != "" && (app != audit.AllApps || !f.wait) {
+		if f.environment != "" && (app != audit.AllApps || !f.wait) && f.kind != rollout.Accept {
 			return []string{app}, "", nil // what is broken in git must keep nobody from an abort
 		}
 		return nil, "", err

@@ -328,7 +328,7 @@ func TestAccept(t *testing.T) {
 	w.start()
 	w.await("both apps to serve", func() (bool, string) { n := w.ready(); return n == 2, fmt.Sprint(n) })
 	emptied := w.commit("none", map[string]string{requirements: "dependencies: []\n"})
-	w.says("is delivered: it lists no app, and 2 are delivered; put that right, or run sluice accept --all")
+	w.says("is delivered: it lists no app, and 2 are delivered; put that right, or run sluice accept --all --to " + emptied[:10])
 	w.intervals(2)
 	if n := w.ready(); n != 2 {
 		t.Errorf("%d apps serve", n)
@@ -336,7 +336,10 @@ func TestAccept(t *testing.T) {
 	if _, said, code := w.run("accept", "--reason", "we move out", "app-0"); code != 2 || !strings.Contains(said, "accept is for the environment") {
 		t.Errorf("exits with %d: %s", code, said)
 	}
-	w.sluice("accept", "--all", "--reason", "we move out")
+	if _, said, code := w.run("accept", "--all", "--to", "0123456789", "--reason", "we move out"); code != 1 || !strings.Contains(said, "is not where the branch is") {
+		t.Errorf("exits with %d: %s", code, said)
+	}
+	w.sluice("accept", "--all", "--to", emptied[:10], "--reason", "we move out")
 	if asked := w.history(reconcile.CommandBranch(w.name))[0]; !strings.Contains(asked.Message, "Sluice-To: "+emptied) {
 		t.Errorf("the command names another commit: %s", asked.Message)
 	}

@@ -63,7 +63,7 @@ func TestRewrittenHistory(t *testing.T) {
 
 	w.git("", "update-ref", "refs/heads/main", eve)
 	w.says(fault + last[:10])
-	w.sluice("accept", "--all", "--reason", "we begin anew")
+	w.sluice("accept", "--all", "--to", eve[:10], "--reason", "we begin anew")
 	if asked := w.history(reconcile.CommandBranch(w.name))[0]; !strings.Contains(asked.Message, "Sluice-To: "+eve) {
 		t.Errorf("the command names another commit: %s", asked.Message)
 	}

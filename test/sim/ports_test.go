@@ -338,7 +338,7 @@ func (p *ports) Cause(_ context.Context, _, tip, _ string) (string, error) {
 }
 
 // Rewritten implements reconcile.Git.
-func (p *ports) Rewritten(string, string) (string, bool) { return "", false }
+func (p *ports) Rewritten(string, string) error { return nil }
 
 // Foreign implements reconcile.Git.
 func (p *ports) Foreign() error { return nil }
