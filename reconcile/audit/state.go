@@ -1,6 +1,8 @@
 package audit
 
 import (
+	"slices"
+
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -61,5 +63,7 @@ func (r Record) contradicts(saved Record, a App) bool {
 		return false
 	}
 	return r.Phase != saved.Phase || r.Serves.Version != saved.Serves.Version || r.Serves.Digest != saved.Serves.Digest ||
-		r.Target != saved.Target || r.LastSeq < saved.LastSeq
+		r.Target != saved.Target || r.Weight != saved.Weight || r.Rollout != saved.Rollout || r.LastSeq < saved.LastSeq ||
+		r.Paused != saved.Paused || r.Held != saved.Held ||
+		!slices.EqualFunc(r.Rejected, saved.Rejected, func(x, y Rejection) bool { return x.Release.Digest == y.Release.Digest })
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
@@ -73,6 +74,14 @@ func TestRewrittenHistory(t *testing.T) {
 	w.start()
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 2)
+	w.kill()
+	w.start()
+	w.intervals(2)
+	for _, c := range w.history(w.statusBranch()) {
+		if strings.Contains(c.Message, "Sluice-Event: "+string(audit.Restored)) {
+			t.Errorf("nobody has touched the status branch, and it is written again:\n%s", c.Message)
+		}
+	}
 }
 
 // TestDeletedStatusBranch: a status branch that somebody deletes is there again, without anything having happened.
