@@ -27,7 +27,7 @@ const (
 
 // ociRepository opens the repository that holds a chart.
 func (f *Fetcher) ociRepository(u *url.URL, s *site) (*remote.Repository, error) {
-	repo, err := remote.NewRepository(u.Host + u.Path)
+	repo, err := remote.NewRepository(u.Host + "/" + strings.TrimPrefix(u.Path, "/")) // a URL of a host alone has no slash
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func (s *ociServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	rest, ok := strings.CutPrefix(r.URL.Path, "/v2/charts/app/")
+	rest, ok := strings.CutPrefix(strings.Replace(r.URL.Path, "/charts/", "/", 1), "/v2/app/") // of a registry with a path or without
 	kind, name, _ := strings.Cut(rest, "/")
 	if digest, tagged := s.tags[name]; tagged && kind == "manifests" {
 		name = digest
@@ -119,6 +119,18 @@ func TestFetchOCI(t *testing.T) {
 	again := newTestFetcher(t, FetcherConfig{CacheDir: dir, Access: access})
 	if _, err := again.Fetch(t.Context(), Ref{"app", "1.0.0", s.repository()}); err != nil || len(s.requests) > 0 {
 		t.Errorf("a cached version: %v, requests %q", err, s.requests)
+	}
+}
+
+// TestFetchOCIOfHost: a chart may be at the root of a registry.
+func TestFetchOCIOfHost(t *testing.T) {
+	s := newOCIServer(t)
+	s.push(t, "1.0.0", simpleChart(t, "app", "1.0.0", "x"), registry.ChartLayerMediaType)
+	for _, end := range []string{"", "/", "/charts/"} {
+		ref := Ref{"app", "1.0.0", strings.TrimSuffix(s.repository(), "/charts") + end}
+		if _, err := newTestFetcher(t, FetcherConfig{}).Fetch(t.Context(), ref); err != nil {
+			t.Errorf("%s: %v", ref.Repository, err)
+		}
 	}
 }
 
