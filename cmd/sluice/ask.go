@@ -63,6 +63,10 @@ var asks = []ask{
 		long: "Approves what the policy wants approved (analysis.approval): that a rollout begins, or\nonce it is under way that its release is promoted. It counts for that release alone.",
 	},
 	{
+		kind: rollout.OverrideGates, short: "Let a release pass closed windows and a freeze",
+		long: "Lets the release that is under way, or that git asks for, pass closed windows and a freeze\n(see windows), until its rollout is over. The audit log says who, and why.",
+	},
+	{
 		kind: rollout.Accept, short: "Accept a commit whose fault waits for a person",
 		long: "Accepts the newest commit of the environment branch in spite of a fault that waits for a\nperson: that the branch was rewritten, that it takes most apps off the list, or that the\nstatus branch is another cluster's. --to is the commit that the fault names. It is for the\nenvironment: --all.",
 	},

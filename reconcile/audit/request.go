@@ -44,7 +44,7 @@ const DefaultExpiry = time.Hour
 var words = map[rollout.CommandKind]string{
 	rollout.Pause: "pause", rollout.Resume: "resume", rollout.Advance: "advance", rollout.AdvanceFully: "advance-full",
 	rollout.Abort: "abort", rollout.Retry: "retry", rollout.Hold: "hold", rollout.Unhold: "unhold",
-	rollout.Approve: "approve", rollout.Rollback: "rollback", rollout.Accept: "accept",
+	rollout.Approve: "approve", rollout.OverrideGates: "override", rollout.Rollback: "rollback", rollout.Accept: "accept",
 }
 
 // Word is what a kind of request is called in commits and on the command line.

@@ -50,6 +50,8 @@ const (
 	Accept CommandKind = "Accept"
 	// Approve opens the approval gate for the release that comes to it.
 	Approve CommandKind = "Approve"
+	// OverrideGates lets the release pass closed windows and a freeze.
+	OverrideGates CommandKind = "Override"
 )
 
 // commands are what is done for each kind.
@@ -71,6 +73,8 @@ var commands = map[CommandKind]struct {
 	Approve:      {do: (*turn).approve},
 	Accept:       {do: (*turn).accept},
 	Rollback:     {do: (*turn).undo, turns: true},
+
+	OverrideGates: {do: (*turn).override},
 }
 
 // Asked is who asked for something that lasts, and why.

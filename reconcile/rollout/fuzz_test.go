@@ -332,7 +332,8 @@ func (d *dice) observation() rollout.Observation {
 	}
 	for range d.n(8) - 5 {
 		o.Gates = append(o.Gates, rollout.Gate{
-			Name: "g", At: []rollout.Moment{rollout.AtBegin, rollout.AtStep, rollout.AtPromotion}[d.n(3)], Open: d.yes(), NextChange: d.instant(),
+			Name: "g", At: []rollout.Moment{rollout.AtBegin, rollout.AtApply, rollout.AtStep, rollout.AtPromotion}[d.n(4)], Open: d.yes(),
+			NextChange: d.instant(), Overridable: d.yes(),
 		})
 	}
 	return o
@@ -341,7 +342,7 @@ func (d *dice) observation() rollout.Observation {
 // kinds of commands, and one that is none.
 var kinds = []rollout.CommandKind{
 	rollout.Pause, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold,
-	rollout.Unhold, rollout.Approve, rollout.Rollback, rollout.Accept, "Dance",
+	rollout.Unhold, rollout.Approve, rollout.OverrideGates, rollout.Rollback, rollout.Accept, "Dance",
 }
 
 func (d *dice) track() rollout.Track {

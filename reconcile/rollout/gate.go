@@ -17,6 +17,8 @@ type Gate struct {
 	Reason string
 	// NextChange is when time alone may change it; zero: never.
 	NextChange time.Time
+	// Overridable: a person may let a release pass it all the same.
+	Overridable bool
 }
 
 // Moment of a rollout.
@@ -25,6 +27,7 @@ type Moment string
 // The moments at which gates are asked.
 const (
 	AtBegin     Moment = "begin"     // before an install or a rollout begins
+	AtApply     Moment = "apply"     // before a change of what serves that no pod sees
 	AtStep      Moment = "step"      // before the weight rises to the next step
 	AtPromotion Moment = "promotion" // before the stable track gets the release
 )
@@ -39,6 +42,42 @@ type Approval struct {
 	Asked
 }
 
+// Override is a person's word that a release may pass gates that are Overridable, from its beginning to its end.
+type Override struct {
+	Digest string `json:"digest"`
+	Asked
+}
+
+// overridden reports whether somebody lets the release that a moment is about pass.
+func (s State) overridden(o Observation, at Moment) bool {
+	return s.Override != nil && s.Override.Digest == s.passing(o, at).Digest
+}
+
+// override lets the release that is under way, or is to begin, pass what is closed.
+func (t *turn) override(c Command) string {
+	r := t.passing(t.o, t.now())
+	closed := slices.ContainsFunc(t.o.Gates, func(g Gate) bool { return g.Overridable && !g.Open })
+	switch {
+	case r.IsZero() || t.Phase == Idle && r.Digest == t.Stable.Digest || !t.Phase.trait().divertible && t.Phase != Idle && t.Phase != Installing:
+		return "there is nothing that could get on"
+	case !closed:
+		return "no window is closed, and nothing is frozen"
+	case t.overridden(t.o, t.now()):
+		return label(r) + " may pass already, by " + t.Override.String()
+	}
+	t.Override = &Override{r.Digest, *c.asked(t.o.Now)}
+	t.tell(Overridden, c.Reason)
+	return ""
+}
+
+// now is the moment that the app is before.
+func (t *turn) now() Moment {
+	if t.Phase == Idle {
+		return AtBegin
+	}
+	return AtPromotion
+}
+
 // approved reports whether somebody has approved that a release passes a moment.
 func (s State) approved(r Release, at Moment) bool {
 	return slices.ContainsFunc(s.Approved, func(a Approval) bool { return a.Digest == r.Digest && a.Moment == at })
@@ -47,6 +86,10 @@ func (s State) approved(r Release, at Moment) bool {
 // gates are those of the observation, and the approval that is asked for.
 func (s State) gates(o Observation) []Gate {
 	gates := slices.Clone(o.Gates)
+	for i := range gates {
+		g := &gates[i]
+		g.Open = g.Open || g.Overridable && s.overridden(o, g.At)
+	}
 	for _, at := range o.Plan.Approval {
 		gates = append(gates, Gate{Name: ApprovalGate, At: at, Open: s.approved(s.passing(o, at), at), Reason: "nobody has approved it yet"})
 	}
@@ -55,7 +98,7 @@ func (s State) gates(o Observation) []Gate {
 
 // passing is the release that a moment is about.
 func (s State) passing(o Observation, at Moment) Release {
-	if at == AtBegin {
+	if at == AtBegin || at == AtApply {
 		return o.Desired
 	}
 	return s.Target

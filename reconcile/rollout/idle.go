@@ -23,7 +23,9 @@ func (t *turn) idle() {
 			t.install()
 		}
 	case t.o.FromStable == ChangePlain:
-		t.applyPlain()
+		if t.open(AtApply) {
+			t.applyPlain()
+		}
 	case t.o.FromStable == ChangePods && t.mayBegin():
 		if t.open(AtBegin) {
 			t.begin()
@@ -34,14 +36,14 @@ func (t *turn) idle() {
 // wants reports whether something is to begin, if only the gates let it.
 func (t *turn) wants() bool {
 	return t.Hold == nil && t.o.Desired.Digest != t.Stable.Digest &&
-		(t.Stable.IsZero() || t.o.FromStable == ChangePods && t.mayBegin())
+		(t.Stable.IsZero() || t.o.FromStable == ChangePlain || t.o.FromStable == ChangePods && t.mayBegin())
 }
 
 // applyPlain takes over a change that no pod would notice.
 func (t *turn) applyPlain() {
 	from := t.Stable
 	t.Stable = t.o.Desired
-	t.Reason = ""
+	t.Reason, t.Override = "", nil
 	t.record(Event{Type: Applied, From: from, To: t.Stable, Reason: t.warning()})
 }
 

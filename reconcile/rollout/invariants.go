@@ -70,11 +70,15 @@ func checkGates(before State, o Observation, after State, events []Event) error 
 		if slices.ContainsFunc(events, func(e Event) bool { return e.Type == Approved }) { // in this very turn
 			was.Approved = []Approval{{Digest: before.passing(o, at).Digest, Moment: at}}
 		}
+		if slices.ContainsFunc(events, func(e Event) bool { return e.Type == Overridden }) {
+			was.Override = &Override{Digest: before.passing(o, at).Digest}
+		}
 		if names, _ := was.closed(o, at); moved && len(names) > 0 {
 			faults = append(faults, fmt.Errorf("from %q to %q past gate %s", before.Phase, after.Phase, names))
 		}
 	}
 	must(AtBegin, !before.asks(o, Rollback) && before.Phase == Idle && (after.Phase == Installing || after.Rollouts > before.Rollouts))
+	must(AtApply, before.Phase == Idle && after.Phase == Idle && slices.ContainsFunc(events, func(e Event) bool { return e.Type == Applied }))
 	must(AtStep, after.Weight > max(before.Weight, before.Peak))
 	must(AtPromotion, after.Phase == Promoting && before.Phase != Promoting)
 	return errors.Join(faults...)

@@ -217,7 +217,7 @@ func (t *turn) setWeight(w int) {
 // rest ends whatever was under way.
 func (t *turn) rest() {
 	t.enter(Idle)
-	t.Target, t.StablePlan = Release{}, nil
+	t.Target, t.StablePlan, t.Override = Release{}, nil, nil
 	t.clearRun()
 }
 

@@ -66,6 +66,8 @@ type State struct {
 	Waiting string `json:"waiting,omitempty"`
 	// Approved are the approvals of the release under way, or at rest of the one that is to begin. They are for one try.
 	Approved []Approval `json:"approved,omitempty"`
+	// Override: a person lets the release under way, or the one that is to begin, pass closed windows and a freeze.
+	Override *Override `json:"override,omitempty"`
 	// LastCommand is the ID of the newest command that was taken, be it done or refused.
 	LastCommand string `json:"lastCommand,omitempty"`
 	// LastDirect is the ID of the newest that was taken of those that people leave beside the State.

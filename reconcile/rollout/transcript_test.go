@@ -82,9 +82,10 @@ func (w *world) ask(d *datadriven.TestData) {
 	w.commands = append(w.commands, c)
 }
 
-// setGate is "gate <name> at=begin|step|promotion [open] [reason=(..)] [changes=DURATION]".
+// setGate is "gate <name> at=begin|apply|step|promotion [open] [overridable] [reason=(..)] [changes=DURATION]".
 func (w *world) setGate(d *datadriven.TestData) {
 	g := rollout.Gate{Name: d.CmdArgs[0].Key, At: rollout.Moment(arg(d, "at")), Open: d.HasArg("open"), Reason: arg(d, "reason")}
+	g.Overridable = d.HasArg("overridable")
 	if in := arg(d, "changes"); in != "" {
 		g.NextChange = w.now.Add(duration(d, in))
 	}
@@ -326,7 +327,7 @@ func same(x, y rollout.State) bool {
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
 		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
-		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && x.Returning == y.Returning && reflect.DeepEqual(x.Served, y.Served) && reflect.DeepEqual(x.StablePlan, y.StablePlan) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
+		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && sameValue(x.Override, y.Override) && x.Returning == y.Returning && reflect.DeepEqual(x.Served, y.Served) && reflect.DeepEqual(x.StablePlan, y.StablePlan) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 

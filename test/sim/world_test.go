@@ -299,7 +299,7 @@ func (w *world) trouble() {
 // asks are what people ask, and what nobody knows.
 var asks = []rollout.CommandKind{
 	rollout.Pause, rollout.Resume, rollout.Resume, rollout.Advance, rollout.AdvanceFully, rollout.Abort, rollout.Retry, rollout.Hold,
-	rollout.Unhold, rollout.Unhold, rollout.Approve, rollout.Approve, rollout.Rollback, rollout.Rollback, "Dance",
+	rollout.Unhold, rollout.Unhold, rollout.Approve, rollout.Approve, rollout.OverrideGates, rollout.Rollback, rollout.Rollback, "Dance",
 }
 
 // ask has somebody ask something, where they can now and then beside the state.
@@ -335,8 +335,8 @@ func (w *world) told() {
 func (w *world) close() {
 	w.gates = nil
 	if w.chance(40) {
-		at := []rollout.Moment{rollout.AtBegin, rollout.AtStep, rollout.AtPromotion}[w.r.IntN(3)]
-		w.gates = []rollout.Gate{{Name: "wave", At: at, Reason: "another cluster is not done"}}
+		at := []rollout.Moment{rollout.AtBegin, rollout.AtApply, rollout.AtStep, rollout.AtPromotion}[w.r.IntN(4)]
+		w.gates = []rollout.Gate{{Name: "wave", At: at, Reason: "another cluster is not done", Overridable: w.chance(50)}}
 	}
 	w.logf("gates: %v", w.gates)
 	w.told()
