@@ -1,6 +1,10 @@
 package environments
 
-import "reflect"
+import (
+	"reflect"
+
+	"github.com/sluice-cd/sluice/environments/windows"
+)
 
 // WriteBackMode says how a rollback reaches the environment branch.
 type WriteBackMode string
@@ -22,6 +26,8 @@ type Environment struct {
 	WriteBack WriteBackMode
 	// Rollout is the raw default policy, rollout: in sluice.yaml; nil when absent.
 	Rollout *RawPolicy
+	// Windows in which rollouts may begin and get on; nil: at all times. Those of an App are asked besides.
+	Windows *windows.Set
 	// Umbrella is the chart of a Jenkins X v2 layout: its metadata and values, without its dependencies.
 	Umbrella Umbrella
 	// Apps in the order in which the repository declares them. Apps switched off by a condition or a tag
@@ -49,6 +55,8 @@ type App struct {
 	Switch Switch
 	// Rollout is apps.<app>.rollout in sluice.yaml; nil when absent.
 	Rollout *RawPolicy
+	// Windows is apps.<app>.windows in sluice.yaml; nil when absent.
+	Windows *windows.Set
 	// Pin is where the version stands, for the rollback commit.
 	Pin Position
 	// Digest covers everything above that decides what is rendered (chart reference, values, globals, names);

@@ -348,6 +348,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 		Name:      orDefault(a.settings.environment, a.l.Environment),
 		WriteBack: orDefault(a.settings.writeBack, WriteBackCommit),
 		Rollout:   a.settings.rollout,
+		Windows:   a.settings.windows,
 	}
 	env.Namespace = orDefault(a.settings.namespace, a.l.Namespace)
 	if env.Namespace == "" && env.Name != "" {
@@ -541,7 +542,7 @@ func (app *App) apply(s *appSettings) {
 	if s != nil {
 		app.ReleaseName = orDefault(s.releaseName, app.ReleaseName)
 		app.Namespace = orDefault(s.namespace, app.Namespace)
-		app.Rollout = s.rollout
+		app.Rollout, app.Windows = s.rollout, s.windows
 	}
 }
 

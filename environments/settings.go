@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/environments/windows"
 )
 
 // settingsName is the file of our own settings at the environment's path.
@@ -18,6 +20,7 @@ type settings struct {
 	releaseName string
 	writeBack   WriteBackMode
 	rollout     *RawPolicy
+	windows     *windows.Set
 	apps        map[string]*appSettings
 }
 
@@ -26,6 +29,7 @@ type appSettings struct {
 	releaseName string
 	namespace   string
 	rollout     *RawPolicy
+	windows     *windows.Set
 	// fault is why it can't be used.
 	fault error
 	line  int
@@ -54,6 +58,7 @@ var settingsFields = fields[settingsDraft]{
 		decodeObject(d, at, v, writeBackFields, &to.writeBack)
 	},
 	"rollout": func(_ *decoder, _ fieldPath, v any, to *settingsDraft) { to.rolloutValue = v },
+	"windows": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.windows = d.windows(at, v) },
 	"apps": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
 		to.appValues, _ = d.object(at, v)
 	},
@@ -72,6 +77,7 @@ var appFields = fields[appDraft]{
 	"releaseName": func(d *decoder, at fieldPath, v any, to *appDraft) { to.releaseName = d.releaseName(at, v) },
 	"namespace":   func(d *decoder, at fieldPath, v any, to *appDraft) { to.namespace = d.label(at, v) },
 	"rollout":     func(_ *decoder, _ fieldPath, v any, to *appDraft) { to.rolloutValue = v },
+	"windows":     func(d *decoder, at fieldPath, v any, to *appDraft) { to.windows = d.windows(at, v) },
 }
 
 // label reads a DNS label.

@@ -119,6 +119,8 @@ type Agent struct {
 	// refused is the newest commit, where only a person can accept it; nil: it is not. accepted says who did.
 	refused  *source.Commit
 	accepted string
+	// frozen is why nothing may begin or get on; nil: it may.
+	frozen *string
 	// releaseNames counts the apps of the environment by release name.
 	releaseNames map[string]int
 	apps         map[string]*app

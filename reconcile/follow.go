@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/environments/windows"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
@@ -31,6 +32,9 @@ func (a *Agent) Read(c source.Commit, err error) {
 			}
 		}
 	}
+	if c.Snapshot != nil {
+		a.freeze(c, err == nil)
+	}
 	known := text(a.envFault)
 	a.envFault = err
 	if err != nil {
@@ -43,6 +47,10 @@ func (a *Agent) Read(c source.Commit, err error) {
 	}
 	// Policies are no part of an app's digest: another threshold is no other release.
 	samePolicy := a.source.Env != nil && a.source.Env.Rollout.Equal(env.Rollout)
+	var windowsBefore *windows.Set
+	if a.source.Env != nil {
+		windowsBefore = a.source.Env.Windows
+	}
 	a.source = c
 	defer a.newWants()
 	first := a.unsynced == nil
@@ -62,6 +70,10 @@ func (a *Agent) Read(c source.Commit, err error) {
 			ap = &app{name: in.Name}
 			a.apps[in.Name] = ap
 		}
+		if ap.input != nil {
+			a.reopened(in.Name, ap.input.Windows, in.Windows)
+		}
+		a.reopened(in.Name, windowsBefore, env.Windows)
 		ruled := samePolicy && ap.input != nil && ap.input.Rollout.Equal(in.Rollout)
 		if ruled && ap.rendered.answers(in) && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
 			ap.input = in

@@ -63,9 +63,7 @@ func (a *Agent) begin(name string) (work, bool) {
 		w.facts.Removed = w.facts.Removed || r.off
 	}
 	w.facts.Commands, w.facts.Direct = a.git.Commands(name, ap.saved.State), direct(a.cluster.Direct(name))
-	if a.cfg.Gates != nil {
-		w.facts.Gates = a.cfg.Gates(name)
-	}
+	w.facts.Gates = a.gatesOf(ap, a.now())
 	app := &w.facts.Saved.App
 	if in := ap.input; in != nil && app.Name == "" {
 		*app = delivery.App{Name: name, Namespace: in.Namespace, ReleaseName: a.helmName(in)}

@@ -257,8 +257,11 @@ func (r *Repository) At(commit string) (source.Commit, error) {
 
 // load reads the environment of a snapshot. The Commit is whole but for Env when it can't be read.
 func (r *Repository) load(s *gitsync.Snapshot) (source.Commit, error) {
-	env, err := r.loader.Load(s.FS(), r.cfg.Path)
-	return source.Commit{Snapshot: s, Env: env}, err
+	c := source.Commit{Snapshot: s}
+	c.Reason, c.Frozen = environments.Freeze(s.FS(), r.cfg.Path)
+	var err error
+	c.Env, err = r.loader.Load(s.FS(), r.cfg.Path)
+	return c, err
 }
 
 // Record brings the status branch to what a batch says. Apps whose record there is ahead of it are returned with its

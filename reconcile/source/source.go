@@ -13,6 +13,9 @@ import (
 type Commit struct {
 	*gitsync.Snapshot
 	Env *environments.Environment
+	// Frozen: nothing is to begin or to get on, for this Reason. It is known of an environment that can't be read, too.
+	Frozen bool
+	Reason string
 }
 
 // ErrSwitchedOff is returned for an app that its chart's own default values switch off, as Helm does for the condition of

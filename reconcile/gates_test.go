@@ -1,0 +1,103 @@
+package reconcile
+
+import (
+	"strings"
+	"testing"
+	"time"
+	_ "time/tzdata"
+
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+// gates are those of app a that are closed at an instant, each as name@moment.
+func (r *recorder) gates(now time.Time) string {
+	var out []string
+	for _, g := range r.gatesOf(r.apps["a"], now) {
+		if g.Reason == "" || !g.Overridable || g.Open {
+			r.t.Errorf("gate %+v", g)
+		}
+		out = append(out, g.Name+"@"+string(g.At))
+	}
+	return strings.Join(out, " ")
+}
+
+// TestGatesOfWindows: an environment's windows and an app's are both asked, and what has begun may finish where they say so.
+func TestGatesOfWindows(t *testing.T) {
+	const head = "apiVersion: sluice.dev/v1alpha1\nkind: Environment\n"
+	const all = "window@begin window@apply window@step window@promotion"
+	noon, night := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC), time.Date(2026, 7, 1, 0, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct{ settings, noon, night string }{
+		"none":          {"", "", ""},
+		"environment's": {"windows: {allow: [{schedule: '0 9 * * *', duration: 8h}]}\n", "", all},
+		"app's": {
+			"windows: {allow: [{schedule: '0 9 * * *', duration: 8h}]}\napps: {a: {windows: {deny: [{schedule: '0 11 * * *', duration: 2h}], overrun: Finish}}}\n",
+			"window@begin window@apply", all,
+		},
+		"another app's": {"apps: {b: {windows: {deny: [{schedule: '0 11 * * *', duration: 2h}]}}}\n", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRecorder(t)
+			r.Repository.cfg.Path = ""
+			r.commit(map[string]string{"sluice.yaml": head + c.settings})
+			r.list("a", "b")
+			r.doubted(name, "")
+			if at, by := r.gates(noon), r.gates(night); at != c.noon || by != c.night {
+				t.Errorf("at noon %q, want %q; at night %q, want %q", at, c.noon, by, c.night)
+			}
+		})
+	}
+}
+
+// TestFreeze: a file freezes the environment, also where nothing else of it can be read; it takes a commit that is delivered to
+// end that, and a restart does not.
+func TestFreeze(t *testing.T) {
+	const all = "freeze@begin freeze@apply freeze@step freeze@promotion"
+	r := newRecorder(t)
+	r.Repository.cfg.Path = ""
+	good := r.list("a")
+	now := time.Now()
+	expect := func(when, want, reason string) {
+		t.Helper()
+		if got := r.gates(now); got != want || want != "" && *r.frozen != reason {
+			t.Errorf("%s: %q", when, got)
+		}
+	}
+	expect("at first", "", "")
+	bad := r.commit(map[string]string{"sluice.freeze": "\nthe database is on fire\nask Ann\n", "sluice.yaml": "no such field: true\n"})
+	r.look()
+	expect("frozen in an environment that can't be read", all, "the database is on fire")
+	r.orphan(good)
+	r.doubted("rewritten", "the branch was rewritten")
+	expect("in a history that is not delivered it is gone", all, "the database is on fire")
+	r.hurt("update-ref", "refs/heads/main", bad)
+	r.commit(map[string]string{"sluice.freeze": "", "sluice.yaml": ""})
+	r.look()
+	r.doubted("mended", "")
+	expect("an empty file", all, "there is a file sluice.freeze")
+
+	again := r.restarted()
+	again.apps["a"] = &app{name: "a", saved: delivery.Saved{State: rollout.State{Waiting: "approval, freeze"}}}
+	if got := again.gates(now); got != all {
+		t.Errorf("restarted, and git not read: %q", got)
+	}
+
+	r.apps["a"].saved.State.Waiting = "freeze"
+	r.remove("sluice.freeze")
+	expect("gone", "", "")
+	if name, ok := r.queue.takeUrgent(); !ok || name != "a" {
+		t.Errorf("who waits is not looked at: %q", name)
+	}
+}
+
+// remove has somebody take a file off the environment branch, and reads it.
+func (r *recorder) remove(file string) {
+	r.t.Helper()
+	if _, err := r.people.Commit(r.t.Context(), func(*gitsync.Snapshot) (*gitsync.Change, error) {
+		return &gitsync.Change{Message: "remove", Files: map[string][]byte{file: nil}}, nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.look()
+}
