@@ -45,6 +45,8 @@ type Vars struct {
 	Service string
 	// Name of the app.
 	Name string
+	// Anywhere: a query of the policy's own may ask for other namespaces, too.
+	Anywhere bool
 }
 
 // NewCheck makes a metric ready to be asked. The error names the metric and says what is wrong with it: no such
@@ -56,13 +58,18 @@ func NewCheck(m Metric, v Vars) (Check, error) {
 	return BuiltIn(m.Provider, m.Name, v, m.Window, m.Min, m.Max)
 }
 
-// Custom is a check with a query of the policy's own. There is no telling how much traffic is behind it, so it
-// has no Traffic, and no failure of it is decisive.
+// Custom is a check with a query of the policy's own, which sees the app's namespace alone unless it may look Anywhere. There is
+// no telling how much traffic is behind it, so it has no Traffic, and no failure of it is decisive.
 func Custom(name, query string, v Vars, window time.Duration, lower, upper *float64) (Check, error) {
 	window = orDefault(window)
 	expanded, err := Expand(query, v, window)
 	if err != nil {
 		return Check{}, fmt.Errorf("expanding the query of metric %q: %w", name, err)
+	}
+	if !v.Anywhere {
+		if expanded, err = ownOnly(expanded, v.Namespace); err != nil {
+			return Check{}, fmt.Errorf("the query of metric %q: %w", name, err)
+		}
 	}
 	return Check{Name: name, Query: expanded, Min: lower, Max: upper, Window: window}, nil
 }

@@ -89,6 +89,8 @@ type Config struct {
 	Workers int
 	// Gates are an app's; nil: it has none. It must not block. Whoever has news for an app calls Asked.
 	Gates func(app string) []rollout.Gate
+	// AnyQuery: queries of policies may ask for other namespaces than their app's.
+	AnyQuery bool
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
 	OnEvent func(app string, e rollout.Event)
 	// Clock that everything goes by; default the real one.
@@ -191,7 +193,7 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc),
 		outbox: make(chan struct{}, 1), owed: make(chan struct{}, 1), apps: map[string]*app{},
 	}
-	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Now: a.now, Log: a.log}
+	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, AnyQuery: cfg.AnyQuery, Now: a.now, Log: a.log}
 	return a
 }
 

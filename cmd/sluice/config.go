@@ -125,13 +125,24 @@ type allowConfig struct {
 	ClusterKinds []string `yaml:"clusterKinds"`
 	// ChartRepositories are URLs below which charts may come from; not set: everywhere.
 	ChartRepositories []string `yaml:"chartRepositories"`
+	// Queries of policies may be about the app's own namespace, or any; default own.
+	Queries string `yaml:"queries"`
 	// ServiceAccount as which what charts render is read and written, as namespace/name; empty: the agent's own.
 	ServiceAccount string `yaml:"serviceAccount"`
 }
 
+// Values of allow.queries.
+const (
+	ownQuery = "own"
+	anyQuery = "any"
+)
+
 // rules of an environment whose own namespace is given.
 func (a allowConfig) rules(own string) allow.Rules {
-	return allow.Rules{Own: own, Namespaces: a.Namespaces, ClusterKinds: a.ClusterKinds, ChartRepositories: a.ChartRepositories}
+	return allow.Rules{
+		Own: own, Namespaces: a.Namespaces, ClusterKinds: a.ClusterKinds, ChartRepositories: a.ChartRepositories,
+		AnyQuery: a.Queries == anyQuery,
+	}
 }
 
 // commandsConfig says whose signatures of commands are known. The files are read each time that a command comes.
@@ -280,6 +291,9 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 	}
 	if a := e.Allow.ServiceAccount; a != "" && !isServiceAccount(a) {
 		fault("allow.serviceAccount", fmt.Sprintf("is %q", a), "namespace/name")
+	}
+	if q := e.Allow.Queries; q != "" && q != ownQuery && q != anyQuery {
+		fault("allow.queries", fmt.Sprintf("is %q", q), ownQuery+" or "+anyQuery)
 	}
 	for i, prefix := range e.Allow.ChartRepositories {
 		if u, err := url.Parse(prefix); prefix != allow.Any && (err != nil || u.Scheme == "" || u.Host == "") {

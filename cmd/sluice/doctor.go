@@ -309,7 +309,7 @@ func byMesh(app *environments.App, policy environments.Policy) bool {
 	if !plan.Canary() || plan.SkipAnalysis {
 		return false
 	}
-	names := analysis.Vars{Namespace: app.Namespace, Target: app.Name, Service: app.Name, Name: app.Name}
+	names := analysis.Vars{Namespace: app.Namespace, Target: app.Name, Service: app.Name, Name: app.Name, Anywhere: true}
 	checks, err := delivery.Checks(plan, names)
 	return err == nil && slices.ContainsFunc(checks, func(c analysis.Check) bool { return strings.Contains(c.Query, "istio_") })
 }

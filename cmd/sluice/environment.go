@@ -79,6 +79,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		})
 		return reconcile.New(reconcile.Config{
 			Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
+			AnyQuery: rules.AnyQuery,
 		}, repository, objects{client}, charts, d.metrics)
 	}
 	env.agent.Store(env.newAgent())

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/allow"
@@ -227,6 +228,11 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 	if outside := outside(app, rel); v.charts.Allow == nil && len(outside) > 0 {
 		p.Warnings = append(p.Warnings, "outside its namespace, where agent.yaml has to allow it: "+strings.Join(outside, ", "))
 	}
+	if v.charts.Allow == nil {
+		if fault := foreignQuery(app, policy); fault != nil {
+			p.Warnings = append(p.Warnings, fault.Error())
+		}
+	}
 	var old *release.Release
 	var before environments.Policy
 	if was != nil {
@@ -299,6 +305,14 @@ func outside(app *environments.App, rel *release.Release) (names []string) {
 		}
 	}
 	return names
+}
+
+// foreignQuery is why a query of the policy would be refused by an agent that has not been told to allow it; nil: none would.
+func foreignQuery(app *environments.App, policy environments.Policy) error {
+	_, err := delivery.Checks(rollout.NewPlan(policy), analysis.Vars{
+		Namespace: app.Namespace, Target: app.Name, Service: app.Name, Name: app.Name,
+	})
+	return err
 }
 
 // released is a release as a forecast takes it.

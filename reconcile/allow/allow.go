@@ -43,10 +43,12 @@ type Rules struct {
 	ClusterKinds []string
 	// ChartRepositories are the URLs below which charts may come from; nil: everywhere.
 	ChartRepositories []string
+	// AnyQuery: queries of its policies may ask for other namespaces than their app's.
+	AnyQuery bool
 }
 
 // Everything is allowed.
-var Everything = Rules{Namespaces: []string{Any}, ClusterKinds: []string{Any}}
+var Everything = Rules{Namespaces: []string{Any}, ClusterKinds: []string{Any}, AnyQuery: true}
 
 // Error says what is not allowed, by which rule.
 type Error struct {

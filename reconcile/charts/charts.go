@@ -69,15 +69,20 @@ func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.R
 	if err := c.allowed(app, rel); err != nil {
 		return environments.Policy{}, err
 	}
-	return policy, deliverable(app, rel, policy)
+	return policy, deliverable(app, rel, policy, c.rules().AnyQuery)
+}
+
+// rules are the environment's; where nobody has given any, everything is allowed.
+func (c *Charts) rules() allow.Rules {
+	if c.Allow == nil {
+		return allow.Everything
+	}
+	return *c.Allow
 }
 
 // allowed says before anything begins what of a release its environment may not touch.
 func (c *Charts) allowed(app *environments.App, rel *release.Release) error {
-	rules := allow.Everything
-	if c.Allow != nil {
-		rules = *c.Allow
-	}
+	rules := c.rules()
 	faults := []error{rules.Namespace(app.Namespace)}
 	for _, o := range rel.Objects {
 		faults = append(faults, rules.Object(o, o.GetNamespace() == ""))
@@ -86,13 +91,13 @@ func (c *Charts) allowed(app *environments.App, rel *release.Release) error {
 }
 
 // deliverable says before anything begins whether a canary of the release could be made and judged.
-func deliverable(app *environments.App, rel *release.Release, p environments.Policy) error {
+func deliverable(app *environments.App, rel *release.Release, p environments.Policy, anyQuery bool) error {
 	plan := rollout.NewPlan(p)
 	if !plan.Canary() {
 		return nil
 	}
 	// Names like those that the queries will have: outside quotes only a word of PromQL can stand.
-	names := analysis.Vars{Namespace: app.Namespace, Target: app.Name + "-canary", Service: app.Name, Name: app.Name}
+	names := analysis.Vars{Namespace: app.Namespace, Target: app.Name + "-canary", Service: app.Name, Name: app.Name, Anywhere: anyQuery}
 	if _, err := delivery.Checks(plan, names); err != nil {
 		return fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}

@@ -18,13 +18,15 @@ import (
 	"github.com/sluice-cd/sluice/render/release"
 )
 
-// Delivery looks at apps. All its fields are required.
+// Delivery looks at apps. All its fields but AnyQuery are required.
 type Delivery struct {
 	Objects Objects
 	States  States
 	Records Records
 	Metrics Metrics
 	History History
+	// AnyQuery: what policies ask metrics for themselves may be of other namespaces than their app's.
+	AnyQuery bool
 	// Now is the clock.
 	Now func() time.Time
 	Log *slog.Logger

@@ -81,7 +81,7 @@ func (l *look) change(ctx context.Context, r rollout.Release) (rollout.Change, e
 // answer, which holds the weight and never promotes.
 func (l *look) judge(ctx context.Context, d project.Desired, p rollout.Plan) analysis.Verdict {
 	checks, err := Checks(p, analysis.Vars{
-		Namespace: l.app.Namespace, Target: d.CanaryName, Service: d.Service, Name: l.app.Name,
+		Namespace: l.app.Namespace, Target: d.CanaryName, Service: d.Service, Name: l.app.Name, Anywhere: l.AnyQuery,
 	})
 	at := l.Now()
 	if err != nil {

@@ -45,6 +45,10 @@ var attacks = []attack{
 	{"hook", "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\nmetadata: {name: pwn}\nwebhooks: []", "ValidatingWebhookConfiguration pwn is not allowed"},
 	{"crd", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: pwns.example.com}\nspec: {group: example.com}", "is not allowed"},
 	{"volume", "apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: pwn}\nspec: {hostPath: {path: /}}", "PersistentVolume pwn is not allowed"},
+	{"spy", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: spy}\nspec: {selector: {matchLabels: {app: spy}}, template: {metadata: {labels: {app: spy}}, " +
+		"spec: {containers: [{name: spy, image: demo.invalid/spy}]}}}\n---\napiVersion: flagger.app/v1beta1\nkind: Canary\nmetadata: {name: spy}\n" +
+		"spec: {targetRef: {kind: Deployment, name: spy}, service: {port: 80}, analysis: {interval: 1m, threshold: 1, maxWeight: 50, stepWeight: 10, " +
+		"metrics: [{name: spy, thresholdRange: {max: 1}, query: 'sum(istio_requests_total{destination_workload_namespace=\"PROD\"})'}]}}", `it asks for namespace "PROD"`},
 	{"list", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: evil, namespace: PROD}}", "is not allowed"},
 }
 
