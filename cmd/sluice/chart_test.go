@@ -27,6 +27,7 @@ var requiredInChart = map[string][]string{
 	"config.prometheus":              {"address"},
 	"config.charts":                  {"url"},
 	"config.environments":            {"name", "repository"},
+	"config.environments.charts":     {"url"},
 	"config.environments.repository": {"url"},
 }
 

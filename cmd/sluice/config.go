@@ -35,8 +35,9 @@ type config struct {
 	// LeaderElection lets several replicas stand by; default false.
 	LeaderElection bool `yaml:"leaderElection"`
 	// Git says who commits what Sluice writes.
-	Git          gitConfig         `yaml:"git"`
-	Prometheus   prometheusConfig  `yaml:"prometheus"`
+	Git        gitConfig        `yaml:"git"`
+	Prometheus prometheusConfig `yaml:"prometheus"`
+	// Charts are of all environments; each may have its own besides.
 	Charts       []chartCredential `yaml:"charts"`
 	Environments []envConfig       `yaml:"environments"`
 }
@@ -111,6 +112,8 @@ type envConfig struct {
 	StatusBranch string `yaml:"statusBranch"`
 	// Allow is what the repository may touch.
 	Allow allowConfig `yaml:"allow"`
+	// Charts are this environment's alone. Where one has the URL of one of all environments, it holds instead.
+	Charts []chartCredential `yaml:"charts"`
 	// Commands says whose commands count.
 	Commands commandsConfig `yaml:"commands"`
 	// CheckInterval overrides the analysis interval of every policy; for rehearsals and demos.
@@ -248,11 +251,7 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 		}
 		c.DataDir = filepath.Join(cache, "sluice")
 	}
-	for i, a := range c.Charts {
-		if a.URL == "" {
-			fault(fmt.Sprintf("charts[%d].url", i), "missing", "a URL such as https://charts.example.com")
-		}
-	}
+	chartFaults(c.Charts, fault)
 	names, branches := map[string]bool{}, map[string]bool{}
 	for i := range c.Environments {
 		e := &c.Environments[i]
@@ -269,6 +268,14 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 			fault(at+"statusBranch", "is that of another environment", "another branch")
 		}
 		names[e.Name], branches[branch] = true, true
+	}
+}
+
+func chartFaults(credentials []chartCredential, fault func(field, problem, expected string)) {
+	for i, a := range credentials {
+		if a.URL == "" {
+			fault(fmt.Sprintf("charts[%d].url", i), "missing", "a URL such as https://charts.example.com")
+		}
 	}
 }
 
@@ -300,6 +307,7 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 			fault(fmt.Sprintf("allow.chartRepositories[%d]", i), "is no URL", `one such as https://charts.example.com/team, or "*"`)
 		}
 	}
+	chartFaults(e.Charts, fault)
 	if e.Commands.RequireSigned && !e.Commands.any() {
 		fault("commands.requireSigned", "is set, and no key is known", "commands.allowedSigners or commands.keyring")
 	}
@@ -359,6 +367,9 @@ func (c *config) files() []*string {
 		out = append(out, &c.Charts[i].PasswordFile)
 	}
 	for i := range c.Environments {
+		for j := range c.Environments[i].Charts {
+			out = append(out, &c.Environments[i].Charts[j].PasswordFile)
+		}
 		r := &c.Environments[i].Repository
 		out = append(out, &c.Environments[i].Commands.AllowedSigners, &c.Environments[i].Commands.Keyring)
 		out = append(out, &r.PasswordFile, &r.TokenFile, &r.CAFile, &r.SSHKeyFile, &r.PassphraseFile, &r.KnownHostsFile)

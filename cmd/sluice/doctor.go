@@ -251,8 +251,7 @@ func (d *doctor) apps(ctx context.Context, e envConfig, src source.Commit, clien
 	for _, namespace := range slices.Sorted(maps.Keys(namespaces)) {
 		needs = append(needs, needsOfApps(namespace)...)
 	}
-	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
-	charts, err := newCharts(filepath.Join(d.dir, "charts"), d.config.Charts, &rules)
+	charts, err := d.config.chartsOf(e, d.dir)
 	if err != nil {
 		d.lacks("mend charts in the configuration", "%s: %v", e.Name, err)
 		return needs

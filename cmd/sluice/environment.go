@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -47,18 +49,25 @@ func namespaceOf(environment, named string) string {
 	return "jx-" + environment
 }
 
+// chartsOf an environment are fetched with its own credentials before those of all, and cached below dir for it alone: what is
+// in a cache is served without asking the chart host who may have it.
+func (c *config) chartsOf(e envConfig, dir string) (*charts.Charts, error) {
+	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
+	return newCharts(filepath.Join(dir, "charts", e.Name), slices.Concat(e.Charts, c.Charts), &rules)
+}
+
 // open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.
 func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error) {
 	namespace := namespaceOf(e.Name, e.Namespace)
-	log, rules := d.log.With("environment", e.Name), e.Allow.rules(namespace)
+	log := d.log.With("environment", e.Name)
 	client, err := cluster.New(ctx, cluster.Config{
 		REST: d.rest, Namespace: namespace, Environment: e.Name, Version: versionText(), Log: log,
-		Allow: rules, ServiceAccount: e.Allow.ServiceAccount,
+		Allow: e.Allow.rules(namespace), ServiceAccount: e.Allow.ServiceAccount,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
 	}
-	charts, err := newCharts(filepath.Join(d.config.DataDir, "charts"), d.config.Charts, &rules)
+	charts, err := d.config.chartsOf(e, d.config.DataDir)
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
 	}

@@ -48,7 +48,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "sluice.ports" -}}
 {{- $ports := list 443 6443 }}
 {{- $ports = append $ports (include "sluice.port" .Values.config.prometheus.address | int) }}
-{{- range .Values.config.charts }}{{ $ports = append $ports (include "sluice.port" (.url | replace "oci://" "https://") | int) }}{{ end }}
+{{- $charts := .Values.config.charts }}
+{{- range .Values.config.environments }}{{ $charts = concat ($charts | default list) (.charts | default list) }}{{ end }}
+{{- range $charts }}{{ $ports = append $ports (include "sluice.port" (.url | replace "oci://" "https://") | int) }}{{ end }}
 {{- range .Values.config.environments }}{{ $ports = append $ports (include "sluice.port" .repository.url | int) }}{{ end }}
 {{- range .Values.networkPolicy.ports }}{{ $ports = append $ports (int .) }}{{ end }}
 {{- $ports | uniq | toYaml }}
