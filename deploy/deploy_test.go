@@ -25,6 +25,7 @@ config:
   environments:
   - name: production
     repository: {url: "https://git.example.com:8443/acme/production.git", username: bot, passwordFile: /etc/sluice-secrets/git/password}
+    charts: [{url: "oci://registry.example.com:5001/acme"}]
   - name: staging
     namespace: stage
     repository: {url: "git@git.example.com:acme/staging.git", sshKeyFile: /etc/sluice-secrets/ssh/key, knownHostsFile: /etc/sluice-config/hosts/known_hosts}
@@ -256,7 +257,7 @@ func TestNetworkPolicy(t *testing.T) {
 			ports = append(ports, fmt.Sprint(p.(map[string]any)["port"]))
 		}
 	}
-	if want := []string{"53", "53", "443", "6443", "9090", "8443", "22", "5000"}; !slices.Equal(ports, want) {
+	if want := []string{"53", "53", "443", "6443", "9090", "5001", "8443", "22", "5000"}; !slices.Equal(ports, want) {
 		t.Errorf("the agent reaches %v, want %v", ports, want)
 	}
 }
