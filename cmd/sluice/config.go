@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile/allow"
@@ -47,7 +45,7 @@ type gitConfig struct {
 	// Name and Email; default Sluice and sluice@sluice.dev.
 	Name  string `yaml:"name"`
 	Email string `yaml:"email"`
-	// SigningKey is a private SSH key, with PassphraseFile if it has one. It is read for each commit.
+	// SigningKey is a private SSH key, or an armoured OpenPGP one, with PassphraseFile if it has one. It is read for each commit.
 	SigningKey     string `yaml:"signingKey"`
 	PassphraseFile string `yaml:"passphraseFile"`
 }
@@ -60,15 +58,15 @@ func (g gitConfig) sign() func(commit []byte) (string, error) {
 		return nil
 	}
 	return func(commit []byte) (string, error) {
-		key, err := g.key()
+		sign, err := g.signer()
 		if err != nil {
 			return "", err
 		}
-		return signature.SSH(key)(commit)
+		return sign(commit)
 	}
 }
 
-func (g gitConfig) key() (ssh.Signer, error) {
+func (g gitConfig) signer() (func(commit []byte) (string, error), error) {
 	passphrase := []byte{}
 	if g.PassphraseFile != "" {
 		var err error
@@ -76,7 +74,7 @@ func (g gitConfig) key() (ssh.Signer, error) {
 			return nil, fmt.Errorf("reading the passphrase: %w", err)
 		}
 	}
-	return gitsync.ReadKey(g.SigningKey, strings.TrimRight(string(passphrase), "\r\n"))
+	return signature.Signer(g.SigningKey, strings.TrimRight(string(passphrase), "\r\n"))
 }
 
 // prometheusConfig says where analysis asks.
@@ -234,8 +232,8 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 		fault("git", "has < or > or a line break in it", "a name and an e-mail address")
 	}
 	if c.Git.SigningKey != "" {
-		if _, err := c.Git.key(); err != nil {
-			fault("git.signingKey", err.Error(), "a private SSH key")
+		if _, err := c.Git.signer(); err != nil {
+			fault("git.signingKey", err.Error(), "a private SSH key, or an armoured OpenPGP one")
 		}
 	}
 	if len(c.Environments) == 0 {

@@ -181,6 +181,48 @@ func notTheirs(fingerprint string, c gitsync.Commit, known bool) error {
 	return fmt.Errorf("it is signed with key %s, which is not one of %s now", fingerprint, c.Author.Email)
 }
 
+// Signer makes signatures of commits with the private key in a file, which may need a passphrase: an armoured OpenPGP key, or an SSH
+// key.
+func Signer(file, passphrase string) (func(commit []byte) (string, error), error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the key: %w", err)
+	}
+	if !bytes.Contains(text, []byte("-----BEGIN PGP ")) {
+		key, err := gitsync.ReadKey(file, passphrase)
+		if err != nil {
+			return nil, err
+		}
+		return SSH(key), nil
+	}
+	ring, err := openpgp.ReadArmoredKeyRing(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("reading the OpenPGP key: %w", err)
+	}
+	if len(ring) != 1 {
+		return nil, fmt.Errorf("reading the OpenPGP key: there are %d in the file, expected one", len(ring))
+	}
+	key := ring[0]
+	if key.PrivateKey == nil {
+		return nil, errors.New("reading the OpenPGP key: it is a public one, expected what gpg --armor --export-secret-keys writes")
+	}
+	if err := key.DecryptPrivateKeys([]byte(passphrase)); err != nil {
+		return nil, fmt.Errorf("reading the OpenPGP key: the passphrase does not open it: %w", err)
+	}
+	return PGP(key), nil
+}
+
+// PGP makes signatures of commits with an OpenPGP key, as git does with gpg.
+func PGP(key *openpgp.Entity) func(commit []byte) (string, error) {
+	return func(commit []byte) (string, error) {
+		var b strings.Builder
+		if err := openpgp.ArmoredDetachSign(&b, key, bytes.NewReader(commit), nil); err != nil {
+			return "", err
+		}
+		return b.String() + "\n", nil
+	}
+}
+
 // SSH makes signatures of commits with an SSH key, as git does with gpg.format=ssh.
 func SSH(key ssh.Signer) func(commit []byte) (string, error) {
 	return func(commit []byte) (string, error) {

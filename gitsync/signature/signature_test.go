@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -148,6 +149,67 @@ func TestPGP(t *testing.T) {
 	}
 	if err := (&Keys{}).Verify(bobs, time.Now()); err == nil || !strings.Contains(err.Error(), "of a key that is not known") {
 		t.Errorf("of nobody: %v", err)
+	}
+}
+
+// The key of a file signs as its holder: with gpg where there is one, else by the library's own verification alone.
+func TestPGPSigner(t *testing.T) {
+	bot, err := openpgp.NewEntity("Bot", "", "bot@example.com", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	armoured := func(kind string, serialize func(io.Writer) error) string {
+		var b bytes.Buffer
+		w, err := armor.Encode(&b, kind, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(serialize(w), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return write(t, "key.asc", b.String())
+	}
+	ring := armoured(openpgp.PublicKeyType, bot.Serialize)
+	open := armoured(openpgp.PrivateKeyType, func(w io.Writer) error { return bot.SerializePrivate(w, nil) })
+	if err := bot.EncryptPrivateKeys([]byte("secret"), nil); err != nil {
+		t.Fatal(err)
+	}
+	locked := armoured(openpgp.PrivateKeyType, func(w io.Writer) error { return bot.SerializePrivateWithoutSigning(w, nil) })
+	keys, err := Load("", ring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, passphrase := range map[string]string{open: "", locked: "secret"} {
+		sign, err := Signer(file, passphrase)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := pushed(t, gitsync.Identity{Name: "Bot", Email: "bot@example.com"}, sign)
+		if err := keys.Verify(c, time.Now()); err != nil {
+			t.Error(err)
+		}
+		gpg(t, ring, c)
+	}
+	for file, want := range map[string]string{ring: "it is a public one", locked: "the passphrase does not open it", "/none": "reading the key"} {
+		if _, err := Signer(file, "wrong"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "wrong") {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// gpg verifies the signature of a commit, where it is installed.
+func gpg(t *testing.T, ring string, c gitsync.Commit) {
+	t.Helper()
+	if _, err := exec.LookPath("gpg"); err != nil {
+		t.Log("there is no gpg; verified by go-crypto alone")
+		return
+	}
+	home := t.TempDir()
+	for _, args := range [][]string{{"--import", ring}, {"--verify", write(t, "sig", c.Signature), write(t, "commit", string(c.Signed))}} {
+		cmd := exec.CommandContext(t.Context(), "gpg", append([]string{"--homedir", home, "--batch"}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("gpg %s: %v: %s", args[0], err, out)
+		}
 	}
 }
 
