@@ -100,7 +100,7 @@ func (r *recorder) look() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.Read(r.Repository.load(s))
+	r.Read(r.Repository.read(r.t.Context(), s))
 }
 
 // happened gives app web events that git does not have yet.

@@ -42,6 +42,9 @@ type RepositoryConfig struct {
 	// RequireSigned refuses commands that are not signed by their author.
 	Signers       func() (*signature.Keys, error)
 	RequireSigned bool
+	// Trusted are the keys one of which has to have signed what is delivered, read each time that the branch has moved; nil:
+	// whatever is on the branch is delivered.
+	Trusted func() (*signature.Keys, error)
 	// Interval between looks at the branch; default 30 s.
 	Interval time.Duration
 	Log      *slog.Logger
@@ -147,7 +150,7 @@ func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)
 			r.log.Warn("reading the branch", "error", err)
 			return err
 		}
-		c, err := r.load(s)
+		c, err := r.read(ctx, s)
 		read(c, err)
 		if r.unsure.Load() {
 			err = errors.Join(err, errUnsure)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -50,7 +52,9 @@ type gitConfig struct {
 	PassphraseFile string `yaml:"passphraseFile"`
 }
 
-func (g gitConfig) identity() gitsync.Identity { return gitsync.Identity{Name: g.Name, Email: g.Email} }
+func (g gitConfig) identity() gitsync.Identity {
+	return gitsync.Identity{Name: cmp.Or(g.Name, "Sluice"), Email: cmp.Or(g.Email, "sluice@sluice.dev")}
+}
 
 // sign makes signatures; nil: commits are not signed.
 func (g gitConfig) sign() func(commit []byte) (string, error) {
@@ -112,6 +116,8 @@ type envConfig struct {
 	Allow allowConfig `yaml:"allow"`
 	// Charts are this environment's alone. Where one has the URL of one of all environments, it holds instead.
 	Charts []chartCredential `yaml:"charts"`
+	// Verify says who may sign what is delivered; empty: nothing has to be signed.
+	Verify verifyConfig `yaml:"verify"`
 	// Commands says whose commands count.
 	Commands commandsConfig `yaml:"commands"`
 	// CheckInterval overrides the analysis interval of every policy; for rehearsals and demos.
@@ -144,6 +150,45 @@ func (a allowConfig) rules(own string) allow.Rules {
 		Own: own, Namespaces: a.Namespaces, ClusterKinds: a.ClusterKinds, ChartRepositories: a.ChartRepositories,
 		AnyQuery: a.Queries == anyQuery,
 	}
+}
+
+// verifyConfig says by whose keys what is delivered has to be signed. The files are read each time that the branch moves.
+type verifyConfig struct {
+	// AllowedSigners is a list of SSH keys, in the format of ssh-keygen(1); Keyring has armoured OpenPGP public keys.
+	AllowedSigners string `yaml:"allowedSigners"`
+	Keyring        string `yaml:"keyring"`
+}
+
+// trusted reads the files; nil: nothing has to be signed.
+func (v verifyConfig) trusted() func() (*signature.Keys, error) {
+	if v == (verifyConfig{}) {
+		return nil
+	}
+	return func() (*signature.Keys, error) { return signature.Load(v.AllowedSigners, v.Keyring) }
+}
+
+// fault is why what this agent itself writes would not count, or nothing would; nil: it does.
+func (v verifyConfig) fault(g gitConfig) error {
+	trusted := v.trusted()
+	if trusted == nil {
+		return nil
+	}
+	keys, err := trusted()
+	if err != nil {
+		return err
+	}
+	if g.SigningKey == "" {
+		return errors.New("is set, and the agent's own rollback commits would not be signed; set git.signingKey, and list its public key here")
+	}
+	probe := gitsync.Commit{Committer: g.identity(), Signed: []byte("whether the agent's own signature counts")}
+	if probe.Signature, err = g.sign()(probe.Signed); err != nil {
+		return nil //nolint:nilerr // told of git.signingKey
+	}
+	if err := keys.VerifyCommitter(probe, time.Now()); err != nil {
+		return fmt.Errorf("does not let the agent's own rollback commits count: signed with git.signingKey, %w; list its public key here for %s",
+			err, probe.Committer.Email)
+	}
+	return nil
 }
 
 // commandsConfig says whose signatures of commands are known. The files are read each time that a command comes.
@@ -258,6 +303,9 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 		if e.faults(func(field, problem, expected string) { fault(at+field, problem, expected) }) {
 			continue
 		}
+		if err := e.Verify.fault(c.Git); err != nil {
+			fault(at+"verify", err.Error(), "")
+		}
 		branch := e.Repository.URL + " " + e.StatusBranch
 		switch {
 		case names[e.Name]:
@@ -369,6 +417,7 @@ func (c *config) files() []*string {
 			out = append(out, &c.Environments[i].Charts[j].PasswordFile)
 		}
 		r := &c.Environments[i].Repository
+		out = append(out, &c.Environments[i].Verify.AllowedSigners, &c.Environments[i].Verify.Keyring)
 		out = append(out, &c.Environments[i].Commands.AllowedSigners, &c.Environments[i].Commands.Keyring)
 		out = append(out, &r.PasswordFile, &r.TokenFile, &r.CAFile, &r.SSHKeyFile, &r.PassphraseFile, &r.KnownHostsFile)
 	}

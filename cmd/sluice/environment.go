@@ -81,6 +81,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		}
 		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
 			Identity: d.config.Git.identity(), Sign: d.config.Git.sign(),
+			Trusted: e.Verify.trusted(),
 			Signers: signers, RequireSigned: e.Commands.RequireSigned,
 			Environment: e.Name, Cluster: d.config.Cluster, UID: client.UID, Namespace: namespace,
 			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
@@ -88,7 +89,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		})
 		return reconcile.New(reconcile.Config{
 			Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
-			AnyQuery: rules.AnyQuery,
+			AnyQuery: e.Allow.rules(namespace).AnyQuery,
 		}, repository, objects{client}, charts, d.metrics)
 	}
 	env.agent.Store(env.newAgent())

@@ -126,20 +126,28 @@ func parseTime(value string) (time.Time, error) {
 }
 
 // Verify reports whether the author of a commit signed it, with a key that is theirs. now is the present.
-func (k *Keys) Verify(c gitsync.Commit, now time.Time) error {
+func (k *Keys) Verify(c gitsync.Commit, now time.Time) error { return k.verify(c, c.Author.Email, now) }
+
+// VerifyCommitter reports whether the committer of a commit signed it, with a key that is theirs: for a merge that a forge makes
+// this is the forge.
+func (k *Keys) VerifyCommitter(c gitsync.Commit, now time.Time) error {
+	return k.verify(c, c.Committer.Email, now)
+}
+
+func (k *Keys) verify(c gitsync.Commit, email string, now time.Time) error {
 	switch {
 	case c.Signature == "":
 		return ErrUnsigned
 	case strings.HasPrefix(c.Signature, "-----BEGIN SSH SIGNATURE-----"):
-		return k.verifySSH(c, now)
+		return k.verifySSH(c, email, now)
 	case strings.HasPrefix(c.Signature, "-----BEGIN PGP "):
-		return k.verifyPGP(c, now)
+		return k.verifyPGP(c, email, now)
 	default:
 		return errors.New("its signature is neither of SSH nor of OpenPGP")
 	}
 }
 
-func (k *Keys) verifySSH(c gitsync.Commit, now time.Time) error {
+func (k *Keys) verifySSH(c gitsync.Commit, email string, now time.Time) error {
 	sig, err := sshsig.Unarmor([]byte(c.Signature))
 	if err != nil {
 		return fmt.Errorf("its signature is not understood: %w", err)
@@ -154,31 +162,31 @@ func (k *Keys) verifySSH(c gitsync.Commit, now time.Time) error {
 		}
 		known = true
 		outdated := !key.from.IsZero() && now.Before(key.from) || !key.until.IsZero() && !now.Before(key.until)
-		if !outdated && slices.ContainsFunc(key.principals, func(p string) bool { return strings.EqualFold(p, c.Author.Email) }) {
+		if !outdated && slices.ContainsFunc(key.principals, func(p string) bool { return strings.EqualFold(p, email) }) {
 			return nil
 		}
 	}
-	return notTheirs(ssh.FingerprintSHA256(sig.PublicKey), c, known)
+	return notTheirs(ssh.FingerprintSHA256(sig.PublicKey), email, known)
 }
 
-func (k *Keys) verifyPGP(c gitsync.Commit, now time.Time) error {
+func (k *Keys) verifyPGP(c gitsync.Commit, email string, now time.Time) error {
 	signer, err := openpgp.CheckArmoredDetachedSignature(k.pgp, bytes.NewReader(c.Signed), strings.NewReader(c.Signature), nil)
 	if err != nil {
 		return fmt.Errorf("its OpenPGP signature is wrong, or of a key that is not known: %w", err)
 	}
 	for _, id := range signer.Identities {
-		if strings.EqualFold(id.UserId.Email, c.Author.Email) && !id.Revoked(now) {
+		if strings.EqualFold(id.UserId.Email, email) && !id.Revoked(now) {
 			return nil
 		}
 	}
-	return notTheirs(fmt.Sprintf("%X", signer.PrimaryKey.Fingerprint), c, true)
+	return notTheirs(fmt.Sprintf("%X", signer.PrimaryKey.Fingerprint), email, true)
 }
 
-func notTheirs(fingerprint string, c gitsync.Commit, known bool) error {
+func notTheirs(fingerprint, email string, known bool) error {
 	if !known {
 		return fmt.Errorf("it is signed with key %s, which is not known", fingerprint)
 	}
-	return fmt.Errorf("it is signed with key %s, which is not one of %s now", fingerprint, c.Author.Email)
+	return fmt.Errorf("it is signed with key %s, which is not one of %s now", fingerprint, email)
 }
 
 // Signer makes signatures of commits with the private key in a file, which may need a passphrase: an armoured OpenPGP key, or an SSH
