@@ -139,6 +139,9 @@ func refuseSymlinks(fsys fs.FS, dir string) error {
 		if err == nil && entry.Type()&fs.ModeSymlink != 0 {
 			return symlinkFault(name)
 		}
+		if err == nil && entry.Type()&fs.ModeIrregular != 0 {
+			return irregularFault(name)
+		}
 		return err
 	})
 }
@@ -155,6 +158,11 @@ func refuseSymlinksAbove(fsys fs.FS, dir string) error {
 		}
 	}
 	return nil
+}
+
+// irregularFault is of what a snapshot has and can't read.
+func irregularFault(name string) *Fault {
+	return &Fault{File: name, Problem: "is a submodule, which Sluice does not read", Expected: "the files themselves, committed to this repository"}
 }
 
 func symlinkFault(name string) *Fault {

@@ -104,6 +104,8 @@ func (a *assembly) doc(app string) (*valuesDoc, *Fault) {
 		return nil, nil
 	case e.mode&fs.ModeSymlink != 0:
 		return nil, symlinkFault(path.Join(in.dir, app))
+	case e.mode&fs.ModeIrregular != 0:
+		return nil, irregularFault(path.Join(in.dir, app))
 	case !e.mode.IsDir():
 		return nil, nil
 	}

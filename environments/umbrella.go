@@ -67,6 +67,8 @@ func (a *assembly) umbrellaFiles() (umbrellaFiles, *Fault) {
 		return umbrellaFiles{}, nil
 	case e.mode&fs.ModeSymlink != 0:
 		return umbrellaFiles{}, symlinkFault(dir)
+	case e.mode&fs.ModeIrregular != 0:
+		return umbrellaFiles{}, irregularFault(dir)
 	case !e.mode.IsDir():
 		return umbrellaFiles{}, nil
 	}

@@ -28,7 +28,8 @@ var (
 	errLinkAbs    = errors.New("symlink is absolute")
 	errLinkDepth  = errors.New("too many symlinks")
 	errLinkLong   = errors.New("symlink target is too long")
-	errSubmodule  = errors.New("is in a submodule, which is not supported")
+	errSubmodule  = errors.New("is in a submodule, which is not supported; commit the files themselves")
+	errPointer    = errors.New("is a pointer of Git LFS, whose content is not in git; commit the file itself")
 	errDuplicate  = errors.New("malformed tree: two entries of one name")
 	errIsDir      = errors.New("is a directory")
 	errNotDir     = errors.New("not a directory")
@@ -85,7 +86,8 @@ func (f *treeFS) ReadFile(name string) ([]byte, error) {
 	return data, nil
 }
 
-// ReadDir lists a directory, sorted by name, without its submodules.
+// ReadDir lists a directory, sorted by name. A submodule is an irregular file: who looks for it finds that it is there and
+// can't be read.
 func (f *treeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 	e, err := f.lookup("readdir", name, true)
 	if err != nil {
@@ -102,7 +104,7 @@ func (f *treeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 }
 
 // List calls each for the entries that ReadDir gives, in git's order, with what Hash says of each; the hash of a
-// symlink is nil, since Hash follows it. It makes no garbage of the entries: name and hash are only good during the call.
+// symlink is nil, since Hash follows it, and that of a submodule its commit, though Hash refuses it. It makes no garbage of the entries: name and hash are only good during the call.
 // Unlike ReadDir it does not notice a malformed tree with two entries of one name, and gives both.
 func (f *treeFS) List(name string, each func(name []byte, mode fs.FileMode, hash []byte)) error {
 	dir, err := f.lookup("list", name, true)
@@ -119,14 +121,12 @@ func (f *treeFS) List(name string, each func(name []byte, mode fs.FileMode, hash
 	text := make([]byte, hex.EncodedLen(len(dir.hash)))
 	for i := range t.len() {
 		mode, entry, hash := t.view(i)
-		switch mode {
-		case filemode.Submodule:
-		case filemode.Symlink:
+		if mode == filemode.Symlink {
 			each(entry, fileMode(mode).Type(), nil)
-		default:
-			hex.Encode(text, hash)
-			each(entry, fileMode(mode).Type(), text)
+			continue
 		}
+		hex.Encode(text, hash)
+		each(entry, fileMode(mode).Type(), text)
 	}
 	return nil
 }
@@ -245,7 +245,23 @@ func (f *treeFS) blob(e entry) ([]byte, error) {
 	if e.isDir() {
 		return nil, errIsDir
 	}
-	return f.store.object(plumbing.BlobObject, e.hash, f.store.limits.File)
+	data, err := f.store.object(plumbing.BlobObject, e.hash, f.store.limits.File)
+	if err == nil && isPointer(data) {
+		return nil, errPointer
+	}
+	return data, err
+}
+
+// isPointer reports whether a file stands for one that Git LFS keeps elsewhere.
+func isPointer(data []byte) bool {
+	const maxPointer = 1024 // of the specification
+	if len(data) >= maxPointer {
+		return false
+	}
+	version, _, _ := bytes.Cut(data, []byte("\n"))
+	url, ok := bytes.CutPrefix(version, []byte("version "))
+	return ok && bytes.Contains(data, []byte("\noid ")) &&
+		(bytes.HasPrefix(url, []byte("https://git-lfs.github.com/spec/")) || bytes.HasPrefix(url, []byte("https://hawser.github.com/spec/")))
 }
 
 func (f *treeFS) list(h plumbing.Hash) ([]fs.DirEntry, error) {
@@ -255,9 +271,7 @@ func (f *treeFS) list(h plumbing.Hash) ([]fs.DirEntry, error) {
 	}
 	list := make([]fs.DirEntry, 0, t.len())
 	for _, e := range t.entries() {
-		if e.mode != filemode.Submodule {
-			list = append(list, dirEntry{f, e})
-		}
+		list = append(list, dirEntry{f, e})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Name() < list[j].Name() })
 	for i := 1; i < len(list); i++ {
@@ -276,7 +290,7 @@ func (f *treeFS) info(name string, e entry) fileInfo {
 // sized describes an entry with its size, which takes a look into the object store.
 func (f *treeFS) sized(name string, e entry) (fileInfo, error) {
 	info := f.info(name, e)
-	if e.isDir() {
+	if e.isDir() || e.mode == filemode.Submodule {
 		return info, nil
 	}
 	size, err := f.store.size(e.hash)
@@ -290,6 +304,8 @@ func fileMode(m filemode.FileMode) fs.FileMode {
 		return fs.ModeDir | 0o555
 	case filemode.Symlink:
 		return fs.ModeSymlink | 0o777
+	case filemode.Submodule:
+		return fs.ModeIrregular
 	case filemode.Executable:
 		return 0o555
 	}

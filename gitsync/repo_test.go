@@ -547,7 +547,8 @@ func TestList(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.git(o.work, "add", ".")
-	o.git(o.work, "update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",env/sub")
+	submodule := strings.Repeat("1", 40)
+	o.git(o.work, "update-index", "--add", "--cacheinfo", "160000,"+submodule+",env/sub")
 	o.git(o.work, "commit", "-q", "-m", "c")
 	o.git(o.work, "push", "-q", "origin", "HEAD")
 	f := mustFetch(t, mustOpen(t, Remote{URL: o.dir, AllowFile: true})).FS().(*treeFS)
@@ -559,8 +560,11 @@ func TestList(t *testing.T) {
 		var want, got []string
 		for _, e := range entries {
 			hash, err := f.Hash(path.Join(dir, e.Name()))
-			if e.Type()&fs.ModeSymlink != 0 {
+			switch e.Type() {
+			case fs.ModeSymlink:
 				hash, err = "", nil
+			case fs.ModeIrregular:
+				hash, err = submodule, nil
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -617,12 +621,30 @@ func TestSubmodulesAreRefused(t *testing.T) {
 	o.git(o.work, "commit", "-q", "-m", "sub")
 	o.git(o.work, "push", "-q", "origin", "HEAD")
 	f := mustFetch(t, mustOpen(t, Remote{URL: o.dir, AllowFile: true})).FS()
+	// It is listed, so that nobody takes it for absent.
 	list, err := fs.ReadDir(f, "vendor")
-	if err != nil || len(list) != 0 {
+	if err != nil || len(list) != 1 || list[0].Type() != fs.ModeIrregular {
 		t.Errorf("vendor: %v, %v", list, err)
 	}
 	for _, name := range []string{"vendor/sub", "vendor/sub/x"} {
 		if _, err := fs.ReadFile(f, name); err == nil || !strings.Contains(err.Error(), "submodule") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestPointersOfLFSAreNoContent(t *testing.T) {
+	o := newOrigin(t)
+	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+	o.commit("c", map[string]string{
+		"chart.tgz": pointer, "prose": "as in: " + pointer, "doc": "version https://git-lfs.github.com/spec/v1 is what it begins with\n",
+	})
+	f := mustFetch(t, mustOpen(t, Remote{URL: o.dir, AllowFile: true})).FS()
+	if _, err := fs.ReadFile(f, "chart.tgz"); !errors.Is(err, errPointer) {
+		t.Errorf("chart.tgz: error %v", err)
+	}
+	for _, name := range []string{"prose", "doc"} {
+		if _, err := fs.ReadFile(f, name); err != nil {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}

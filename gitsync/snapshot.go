@@ -40,7 +40,8 @@ func newSnapshot(s *store, c *Commit) *Snapshot {
 // only the trees on the way to it are.
 //
 // It implements fs.ReadFileFS, fs.ReadDirFS, fs.StatFS and fs.ReadLinkFS, and has Hash, and List for large directories.
-// Symlinks are followed as long as they stay inside the tree. Submodules are not listed, and an error when opened.
+// Symlinks are followed as long as they stay inside the tree. A submodule is listed as an irregular file; it, whatever is in it,
+// and a pointer of Git LFS are errors when opened.
 // Modification times are the commit's. It remains usable as long as the Repo does.
 func (s *Snapshot) FS() fs.FS { return s.fs() }
 

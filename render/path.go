@@ -120,6 +120,9 @@ func (r *dirReader) entry(name, rel string, e fs.DirEntry, depth int) error {
 	case info.Mode().IsRegular():
 		return r.file(name, rel)
 	}
+	if _, err := fs.Stat(r.fsys, name); err != nil {
+		return fmt.Errorf("reading %s: %w", quote(name), err)
+	}
 	return fmt.Errorf("reading %s: neither a file nor a directory", quote(name))
 }
 
