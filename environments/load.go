@@ -178,8 +178,8 @@ type assembly struct {
 	env     envInputs
 	globals map[string]any
 	tags    map[string]any
-	// twice are the keys that values.yaml sets more than once.
-	twice []string
+	// twice are the later places of keys that values.yaml sets more than once.
+	twice []placedPart
 }
 
 // envInputs is what every app of the environment is built from.
@@ -285,7 +285,7 @@ func (a *assembly) readValues() (err error) {
 	for i, p := range a.values.parts {
 		p.used = a.l.pass
 		if _, again := a.l.index[p.key]; again {
-			a.twice = append(a.twice, p.key)
+			a.twice = append(a.twice, p)
 		}
 		a.l.index[p.key] = i
 	}
@@ -366,7 +366,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 	}
 	a.addApps(env)
 	a.addUmbrella(env, files, fault)
-	env.Warnings = a.strangers()
+	env.Warnings = slices.Concat(a.repeated(), a.strangers())
 	return env, nil
 }
 
@@ -499,9 +499,6 @@ func (a *assembly) appFault(d placedDependency, part placedPart, in inputs, path
 	if f := part.faultIn(a.values.name); f != nil {
 		return f
 	}
-	if slices.Contains(a.twice, d.appName()) {
-		return &Fault{File: a.values.name, Line: part.line, Field: part.key, Problem: "is set twice", Expected: "one of them"}
-	}
 	if _, ok := in.part.table(); !ok {
 		return &Fault{File: a.values.name, Line: part.line, Field: part.key, Problem: "is not a mapping", Expected: "the app's values"}
 	}
@@ -563,6 +560,16 @@ func canonical(v any) string {
 		return fmt.Sprintf("%#v", v)
 	}
 	return string(text)
+}
+
+// repeated warns of keys that values.yaml sets more than once. The last one counts, as for Helm.
+func (a *assembly) repeated() []string {
+	var warnings []string
+	for _, p := range a.twice {
+		f := &Fault{File: a.values.name, Line: p.line, Field: p.key, Problem: "is set again; the last one counts, and what was said before is lost"}
+		warnings = append(warnings, f.Error())
+	}
+	return warnings
 }
 
 // strangers warns of settings for apps that the environment does not have.

@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
@@ -18,6 +20,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
+	kube "github.com/sluice-cd/sluice/render/objects"
 )
 
 // inspection reads and renders an environment without delivering it.
@@ -339,6 +342,7 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 	if err != nil {
 		return nil, err
 	}
+	owners := map[kube.Key][]int{}
 	for _, app := range apps {
 		a := appValidation{App: app.Name, Version: app.Chart.Version}
 		rel, policy, err := v.charts.Release(ctx, src, app)
@@ -352,13 +356,52 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		default:
 			a.Version, a.Objects, a.Hooks, a.Warnings = rel.Version, len(rel.Objects), len(rel.Hooks), rel.Warnings
 			a.Policy = policyLine(&policy, policy.Steps())
+			for _, o := range rel.Objects {
+				key := ownedKey(o, app.Namespace)
+				owners[key] = append(owners[key], len(out.Apps))
+			}
 			for _, field := range policy.Ignored {
 				a.Warnings = append(a.Warnings, "the policy's "+field+" has no effect here")
 			}
 		}
 		out.Apps = append(out.Apps, a)
 	}
+	out.shared(owners)
 	return out, nil
+}
+
+// ownedKey is the object's place in the cluster, whatever version of its kind it is written in.
+func ownedKey(o *unstructured.Unstructured, namespace string) kube.Key {
+	key := kube.KeyOf(o)
+	if key.Namespace == "" {
+		key.Namespace = namespace
+	}
+	return key
+}
+
+// shared makes an object that several apps render a fault of each: in the cluster it can be one app's alone, and which one got it
+// first would decide.
+func (f *validation) shared(owners map[kube.Key][]int) {
+	for i := range f.Apps {
+		var faults []string
+		for key, apps := range owners {
+			if len(apps) < 2 || !slices.Contains(apps, i) {
+				continue
+			}
+			var others []string
+			for _, other := range apps {
+				if other != i {
+					others = append(others, f.Apps[other].App)
+				}
+			}
+			if len(others) > 0 {
+				faults = append(faults, fmt.Sprintf("%s is also rendered by %s; expected an object to be of one app", key, strings.Join(others, ", ")))
+			}
+		}
+		if slices.Sort(faults); len(faults) > 0 {
+			f.Apps[i].Fault = strings.Join(faults, "; ")
+		}
+	}
 }
 
 // count is the number of faults.

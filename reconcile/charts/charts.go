@@ -170,9 +170,25 @@ func (c *Charts) chart(ctx context.Context, src source.Commit, app *environments
 			Name: app.Chart.Name, Version: app.Chart.Version, Repository: app.Chart.Repository,
 		})
 	}
-	return c.Fetcher.Load(ctx, render.Path{
-		FS: src.FS(), Dir: app.Chart.Path, Tree: treeOf(app), Bare: app.Chart.Path == src.Env.Umbrella.Dir,
-	})
+	bare := app.Chart.Path == src.Env.Umbrella.Dir
+	chart, err := c.Fetcher.Load(ctx, render.Path{FS: src.FS(), Dir: app.Chart.Path, Tree: treeOf(app), Bare: bare})
+	if err != nil || bare {
+		return chart, err
+	}
+	return chart, pinned(app, chart)
+}
+
+// pinned refuses a chart in the repository that is not what is pinned, as helm dependency build does: else git would say one
+// version while another one serves.
+func pinned(app *environments.App, chart *render.Chart) error {
+	if chartutil.IsCompatibleRange(app.Chart.Version, chart.Version()) {
+		return nil
+	}
+	return &environments.Fault{
+		File: app.Pin.File, Line: app.Pin.Line, Field: "dependencies." + app.Name + ".version",
+		Problem:  fmt.Sprintf("is %q, which the chart in %s, %s, does not satisfy", app.Chart.Version, app.Chart.Path, chart.Version()),
+		Expected: "the chart's version, or a range that has it",
+	}
 }
 
 // treeOf identifies what an app's chart in the repository is loaded from. The app's digest covers the chart and the
