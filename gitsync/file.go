@@ -13,14 +13,20 @@ import (
 
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/revlist"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/go-git/go-git/v5/plumbing/transport/server"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
+	"github.com/go-git/go-git/v5/utils/ioutil"
 )
 
 // Repositories on this machine are served by go-git within the process. Hooks do not run, and reftable
@@ -28,22 +34,131 @@ import (
 
 // localRepo is a repository on this machine.
 type localRepo struct {
-	dir  string // the git directory
+	dir  string // the git directory, with branches and objects
 	bare bool
-	sto  *filesystem.Storage
+	sto  *localStorage
 }
 
 func openLocal(loc location) (*localRepo, error) {
-	dir, bare := loc.path, true
-	if fi, err := os.Stat(filepath.Join(dir, ".git")); err == nil && fi.IsDir() {
-		dir, bare = filepath.Join(dir, ".git"), false
-	}
-	if fi, err := os.Stat(filepath.Join(dir, "objects")); err != nil || !fi.IsDir() {
+	dir, common, bare := gitDirs(loc.path)
+	if fi, err := os.Stat(filepath.Join(common, "objects")); err != nil || !fi.IsDir() {
 		return nil, transport.ErrRepositoryNotFound
 	}
-	sto := filesystem.NewStorage(sharedDir{osfs.New(dir, osfs.WithBoundOS())}, cache.NewObjectLRU(8*cache.MiByte))
-	return &localRepo{dir: dir, bare: bare, sto: sto}, nil
+	files := billy.Filesystem(sharedDir{osfs.New(common, osfs.WithBoundOS())})
+	if dir != common {
+		files = dotgit.NewRepositoryFilesystem(sharedDir{osfs.New(dir, osfs.WithBoundOS())}, files)
+	}
+	sto := filesystem.NewStorageWithOptions(files, cache.NewObjectLRU(8*cache.MiByte), filesystem.Options{
+		AlternatesFS: osfs.New(string(filepath.Separator), osfs.WithBoundOS()),
+	})
+	return &localRepo{dir: common, bare: bare, sto: &localStorage{sto}}, nil
 }
+
+// gitDirs are the git directory of what is checked out at a path, and the one that has its branches and objects: a linked work
+// tree shares those. A path that is no work tree is a bare repository.
+func gitDirs(path string) (dir, common string, bare bool) {
+	dir, bare = path, true
+	switch fi, err := os.Stat(filepath.Join(path, ".git")); {
+	case err != nil:
+	case fi.IsDir():
+		dir, bare = filepath.Join(path, ".git"), false
+	default:
+		if line, ok := strings.CutPrefix(firstLine(filepath.Join(path, ".git")), "gitdir: "); ok {
+			dir, bare = from(path, line), false
+		}
+	}
+	if line := firstLine(filepath.Join(dir, "commondir")); line != "" {
+		return dir, from(dir, line), bare
+	}
+	return dir, dir, bare
+}
+
+// firstLine of a file; empty when there is none.
+func firstLine(name string) string {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSpace(line)
+}
+
+// from is a path as seen from a directory.
+func from(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// OpenLocal opens the repository on this machine at a path to be read, wherever git could: also a linked work tree, and what is
+// sparse, shallow or borrows objects.
+func OpenLocal(path string) (*git.Repository, error) {
+	r, err := openLocal(location{path: path})
+	if err != nil {
+		return nil, err
+	}
+	return git.Open(r.sto, nil)
+}
+
+// localStorage is a repository's, whose configuration names no extension that does not matter to who reads commits.
+type localStorage struct{ *filesystem.Storage }
+
+// Config implements config.ConfigStorer.
+func (s *localStorage) Config() (*config.Config, error) {
+	c, err := s.Storage.Config()
+	if err == nil && c.Raw != nil && c.Raw.HasSection("extensions") {
+		for _, harmless := range []string{"worktreeConfig", "partialClone"} {
+			c.Raw.Section("extensions").RemoveOption(harmless)
+		}
+	}
+	return c, err
+}
+
+// boundary is where the history ends because the repository is shallow: the commits that its oldest ones name as parents.
+func (s *localStorage) boundary() ([]plumbing.Hash, error) {
+	oldest, err := s.Shallow()
+	if err != nil {
+		return nil, fmt.Errorf("reading where the history ends: %w", err)
+	}
+	var parents []plumbing.Hash
+	for _, h := range oldest {
+		c, err := object.GetCommit(s, h)
+		if errors.Is(err, plumbing.ErrObjectNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading where the history ends: %w", err)
+		}
+		parents = append(parents, c.ParentHashes...)
+	}
+	return parents, nil
+}
+
+// bounded takes the boundary for objects without anything behind them.
+type bounded struct {
+	*localStorage
+	boundary []plumbing.Hash
+}
+
+// EncodedObject implements storer.EncodedObjectStorer.
+func (b bounded) EncodedObject(t plumbing.ObjectType, h plumbing.Hash) (plumbing.EncodedObject, error) {
+	if slices.Contains(b.boundary, h) {
+		o := &plumbing.MemoryObject{}
+		o.SetType(plumbing.BlobObject)
+		return named{o, h}, nil
+	}
+	return b.localStorage.EncodedObject(t, h)
+}
+
+// named is an object under a name that is not its content's.
+type named struct {
+	plumbing.EncodedObject
+	hash plumbing.Hash
+}
+
+// Hash implements plumbing.EncodedObject.
+func (n named) Hash() plumbing.Hash { return n.hash }
 
 // sharedDir is a repository's directory while others write to it.
 type sharedDir struct{ billy.Filesystem }
@@ -97,7 +212,31 @@ func (f *fileUpload) UploadPack(ctx context.Context, req *packp.UploadPackReques
 		}
 	}
 	req.Haves = known
-	return f.UploadPackSession.UploadPack(ctx, req)
+	boundary, err := f.repo.sto.boundary()
+	if err != nil {
+		return nil, err
+	}
+	alternates := firstLine(filepath.Join(f.repo.dir, "objects", "info", "alternates")) != ""
+	if len(boundary) == 0 && !alternates {
+		return f.UploadPackSession.UploadPack(ctx, req)
+	}
+	return f.uploadPart(ctx, req, boundary)
+}
+
+// uploadPart sends what go-git's server does not: a history that is not whole, and objects that another repository has.
+func (f *fileUpload) uploadPart(ctx context.Context, req *packp.UploadPackRequest, boundary []plumbing.Hash) (*packp.UploadPackResponse, error) {
+	sto := f.repo.sto
+	hashes, err := revlist.ObjectsWithStorageForIgnores(sto, bounded{sto, boundary}, req.Wants, slices.Concat(req.Haves, boundary))
+	if err != nil {
+		return nil, fmt.Errorf("listing objects: %w", err)
+	}
+	r, w := io.Pipe()
+	go func() {
+		// Without a window the encoder asks for no deltas, which go-git does not find in another repository.
+		_, err := packfile.NewEncoder(w, struct{ storer.EncodedObjectStorer }{sto}, false).Encode(hashes, 0)
+		_ = w.CloseWithError(err)
+	}()
+	return packp.NewUploadPackResponseWithPackfile(req, ioutil.NewContextReadCloser(ctx, r)), nil
 }
 
 func openFileReceive(loc location) (transport.ReceivePackSession, error) {

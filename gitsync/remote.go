@@ -21,7 +21,7 @@ type Remote struct {
 	// repositories on this machine, need AllowFile. It must not hold a password.
 	URL string
 	// Branch without refs/heads/; default main. A name that begins with refs/remotes/ is what a clone on this
-	// machine last saw of its own remote's branch; it can be read.
+	// machine last saw of its own remote's branch, and HEAD what one has checked out; they can be read.
 	Branch string
 	// Auth for reading, and for writing when WriteAuth is zero.
 	Auth Auth
@@ -141,7 +141,7 @@ func (r Remote) Validate() error {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 
 	r = r.withDefaults()
-	if err := branchRef(r.Branch).Validate(); err != nil || strings.HasPrefix(r.Branch, "-") {
+	if err := branchRef(r.Branch).Validate(); err != nil || strings.HasPrefix(r.Branch, "-") || r.Branch == headOnly && !r.AllowFile {
 		fault("branch: %q is not a branch name", r.Branch)
 	}
 	if r.Timeout < 0 {
@@ -296,8 +296,11 @@ func (l location) loopback() bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
+// headOnly is what a repository on this machine has checked out, when that is no branch.
+const headOnly = "HEAD"
+
 func branchRef(branch string) plumbing.ReferenceName {
-	if strings.HasPrefix(branch, "refs/remotes/") {
+	if strings.HasPrefix(branch, "refs/remotes/") || branch == headOnly {
 		return plumbing.ReferenceName(branch)
 	}
 	return plumbing.NewBranchReferenceName(branch)

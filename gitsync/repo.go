@@ -209,6 +209,9 @@ func advertised(ctx context.Context, s transport.Session, branch string) (*packp
 		return nil, plumbing.ZeroHash, cause(ctx, err)
 	}
 	h, ok := refs.References[branchRef(branch).String()]
+	if branch == headOnly && refs.Head != nil {
+		h, ok = *refs.Head, true
+	}
 	if !ok || h.IsZero() {
 		return refs, plumbing.ZeroHash, ErrBranchNotFound
 	}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-git/go-git/v5"
 	gitconfig "github.com/go-git/go-git/v5/config"
 	"github.com/spf13/cobra"
 
@@ -396,7 +395,7 @@ func (g gitSettings) get(section, key string) string {
 func (f *asking) gitSettings() (gitSettings, error) {
 	var out gitSettings
 	if dir, local := f.directory(); local {
-		if repo, err := git.PlainOpen(dir); err == nil {
+		if repo, err := gitsync.OpenLocal(dir); err == nil {
 			c, err := repo.Config()
 			if err != nil {
 				return nil, fmt.Errorf("reading git's configuration of %s: %w", dir, err)

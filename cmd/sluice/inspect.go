@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/spf13/cobra"
+	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/environments"
@@ -21,6 +23,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
 	kube "github.com/sluice-cd/sluice/render/objects"
+	"github.com/sluice-cd/sluice/render/release"
 )
 
 // inspection reads and renders an environment without delivering it.
@@ -33,19 +36,26 @@ type inspection struct {
 	chartURL      string
 	kubeconfig    string
 	context       string
+	kubeVersion   string
+	apiVersions   []string
 	agentConfig   string
 }
 
 func (f *inspection) register(cmd *cobra.Command) {
 	f.sourceFlags.register(cmd)
 	fl := cmd.Flags()
-	fl.StringVar(&f.commit, "commit", "", "commit to look at (default: the branch's tip)")
+	fl.StringVar(&f.commit, "commit", "", "commit to look at: a hash, or a revision such as HEAD~1 of a directory (default: the branch's tip)")
 	fl.StringVar(&f.namespace, "namespace", "", "namespace, where sluice.yaml says none (default jx-<environment>)")
 	fl.StringVar(&f.chartURL, "chart-repository", "", "URL prefix of chart repositories that need the credentials below, or are on this machine")
 	fl.StringVar(&f.chartUser, "chart-username", "", "user name for those chart repositories")
 	fl.StringVar(&f.chartPassword, "chart-password-file", "", "file with the password for those chart repositories")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "ask this cluster which API versions it serves (default: a current Kubernetes)")
 	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
+	fl.StringVar(&f.kubeVersion, "kube-version", "", "Kubernetes version to render for (default: that of the Kubernetes client in this program)")
+	fl.StringSliceVarP(&f.apiVersions, "api-versions", "a", nil, "further API versions that templates find in .Capabilities")
+	for _, asked := range []string{"kube-version", "api-versions"} {
+		cmd.MarkFlagsMutuallyExclusive("kubeconfig", asked)
+	}
 	fl.StringVar(&f.agentConfig, "agent-config", "", "an agent.yaml: what it does not allow the environment is a fault")
 }
 
@@ -82,8 +92,15 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 	return v, nil
 }
 
-// commit finds a commit of the branch by its hash, or by the beginning of it.
+// commit finds a commit of the branch by its hash or the beginning of it, and in a repository on this machine by any of git's names.
 func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot, error) {
+	if dir, local := v.f.directory(); local {
+		if repo, err := gitsync.OpenLocal(dir); err == nil {
+			if found, err := repo.ResolveRevision(plumbing.Revision(hash)); err == nil {
+				return v.repo.At(found.String())
+			}
+		}
+	}
 	if len(hash) < 7 || strings.Trim(hash, "0123456789abcdef") != "" {
 		return nil, usagef("--%s: got %q, expected the hash of a commit, 7 hexadecimal digits of it at least", flag, hash)
 	}
@@ -151,7 +168,12 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 		return nil, nil, err
 	}
 	c, err := newCharts(filepath.Join(cache, "sluice", "charts"), access, rules)
-	if err != nil || f.kubeconfig == "" {
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.kubeconfig == "" {
+		caps, err := capabilities(f.kubeVersion, f.apiVersions)
+		c.Capabilities = func(context.Context) (*chartutil.Capabilities, error) { return caps, nil }
 		return c, nil, err
 	}
 	rest, err := cluster.LoadREST(f.kubeconfig, f.context, true)
@@ -226,10 +248,11 @@ func newRender() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "render [app...]",
 		Short: "Print the manifests of an environment's apps, as helm template would",
-		Long: `Renders apps and prints their objects, Secrets included, as the agent would apply them:
-what helm template prints but for hooks, which are not run yet, and API versions that no
-cluster serves any more, which are brought up to date. Warnings go to standard error. A
-terminal is shown control characters as \u001b; a file and a pipe get them as they are.`,
+		Long: `Renders apps and prints their objects, Secrets included, as their templates make them:
+what helm template prints but for hooks, which are not run yet. Warnings and faults go to
+standard error; an app that has a fault keeps no other from being printed. Exit code 3
+when there are faults. A terminal is shown control characters as \u001b; a file and a pipe
+get them as they are.`,
 		Example: `  sluice render --repo ../production croc-hunter-java
   sluice render --repo https://git.example.com/production.git --commit 4f0c... --environment production`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -246,29 +269,49 @@ terminal is shown control characters as \u001b; a file and a pipe get them as th
 			if err != nil {
 				return err
 			}
-			out := asIs(cmd.OutOrStdout())
+			out, faults := asIs(cmd.OutOrStdout()), 0
 			for _, app := range apps {
-				rel, _, err := v.charts.Release(cmd.Context(), src, app)
-				if errors.Is(err, source.ErrSwitchedOff) && len(args) == 0 {
+				rel, _, fault := v.charts.Release(cmd.Context(), src, app)
+				if errors.Is(fault, source.ErrSwitchedOff) && len(args) == 0 {
 					continue
 				}
-				if err != nil {
+				if cmd.Context().Err() != nil {
+					return context.Cause(cmd.Context())
+				}
+				if fault != nil {
+					faults++
+				}
+				if err := printRelease(out, cmd.ErrOrStderr(), app.Name, rel, fault); err != nil {
 					return err
 				}
-				for _, w := range rel.Warnings {
-					if err := tell(cmd.ErrOrStderr(), "warning: %s: %s", app.Name, w); err != nil {
-						return err
-					}
-				}
-				if _, err := fmt.Fprint(out, rel.CRDs, rel.Manifest); err != nil {
-					return err
-				}
+			}
+			if faults > 0 {
+				return &codedError{code: exitFinding}
 			}
 			return nil
 		},
 	}
 	f.register(cmd)
 	return cmd
+}
+
+// printRelease prints what there is of one app. A fault of its policy leaves what the templates made; one of rendering, nothing.
+func printRelease(out, faults io.Writer, app string, rel *release.Release, fault error) error {
+	if fault != nil {
+		if err := tell(faults, "FAULT  %s: %s", app, fault); err != nil {
+			return err
+		}
+	}
+	if rel == nil {
+		return nil
+	}
+	for _, w := range rel.Warnings {
+		if err := tell(faults, "warning: %s: %s", app, w); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprint(out, rel.CRDs, rel.Manifest)
+	return err
 }
 
 // validation is what validate finds.

@@ -118,7 +118,7 @@ than they would the canary's.`,
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().StringVar(&base, "base", "", "commit to compare with (default: the commit's parent)")
+	cmd.Flags().StringVar(&base, "base", "", "commit to compare with, as --commit (default: the commit's parent)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&code, "exit-code", false, "exit with 3 when something would change")
 	return cmd
@@ -201,8 +201,11 @@ func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error)
 		return v.commit(ctx, "base", base)
 	}
 	history, err := v.repo.Commits(ctx, v.tip.Commit, "", 2)
-	if err != nil || len(history) < 2 {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("finding the commit before %.10s: %w; expected its history: git fetch --deepen=1, or fetch-depth: 2 in CI", v.tip.Commit, err)
+	}
+	if len(history) < 2 {
+		return nil, nil
 	}
 	return v.repo.At(history[1].Hash)
 }

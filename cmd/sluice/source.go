@@ -74,7 +74,7 @@ func (f *sourceFlags) pushRemote(branch string) (gitsync.Remote, error) {
 	if !local {
 		return f.remote(branch)
 	}
-	repo, err := git.PlainOpen(dir)
+	repo, err := gitsync.OpenLocal(dir)
 	if err != nil {
 		return gitsync.Remote{}, fmt.Errorf("opening the git repository at %s: %w", dir, err)
 	}
@@ -129,7 +129,7 @@ func isRemote(repo string) bool {
 // localBranch finds a branch of a repository on this machine as git does: its own, else what it last saw of its
 // remotes'. Empty: the one that is checked out.
 func localBranch(dir, branch string) (string, error) {
-	repo, err := git.PlainOpen(dir)
+	repo, err := gitsync.OpenLocal(dir)
 	if err != nil {
 		return "", fmt.Errorf("opening the git repository at %s: %w", dir, err)
 	}
@@ -139,7 +139,8 @@ func localBranch(dir, branch string) (string, error) {
 			return "", fmt.Errorf("reading HEAD of %s: %w", dir, err)
 		}
 		if !head.Target().IsBranch() {
-			return "", fmt.Errorf("%s has no branch checked out; name one with --branch", dir)
+			// As in a checkout of CI: what is there is what is meant.
+			return plumbing.HEAD.String(), nil
 		}
 		return head.Target().Short(), nil
 	}
