@@ -320,10 +320,17 @@ func (a *assembly) common(key string) (map[string]any, error) {
 
 // faultIn is the part's fault with its file and line.
 func (p placedPart) faultIn(file string) *Fault {
-	if p.valuesPart == nil || p.fault == nil {
+	if p.valuesPart == nil || p.fault == nil && p.address == nil {
 		return nil
 	}
-	f := *p.fault
+	f := p.address
+	if p.fault != nil {
+		f = p.fault
+	}
+	return f.placed(file, p)
+}
+
+func (f Fault) placed(file string, p placedPart) *Fault {
 	f.File, f.Line = file, p.line+max(f.Line, 0)
 	if f.Field == "" {
 		f.Field = p.key

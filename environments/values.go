@@ -14,6 +14,8 @@ type valuesPart struct {
 	text string
 	// fault is why the part can't be used; its Line counts from 0 at the part's first line.
 	fault *Fault
+	// address is the fault of a value that only jx can replace; its Line counts as fault's.
+	address *Fault
 	// digest identifies the value.
 	digest string
 	used   uint64
@@ -65,6 +67,8 @@ func newValuesDoc(name string, text []byte) *valuesDoc {
 	values, err := parseValues(text)
 	if err != nil {
 		doc.fault = yamlFault(name, 1, err)
+	} else if doc.fault = addressFault(text, values); doc.fault != nil {
+		doc.fault.File, doc.fault.Line = name, doc.fault.Line+1
 	}
 	doc.values = values
 	return doc
@@ -87,7 +91,11 @@ func (l *Loader) cutValues(name string, text []byte) (*valuesFile, error) {
 	file.parts = file.parts[:0]
 	for key, value := range values {
 		part := &valuesPart{key: key, value: value, digest: newDigest().add(key, canonical(value)).String()}
-		file.parts = append(file.parts, placedPart{part, lineOf(text, fieldPath{key})})
+		line := lineOf(text, fieldPath{key})
+		if part.address = addressFault(text, map[string]any{key: value}); part.address != nil {
+			part.address.Line -= line - 1
+		}
+		file.parts = append(file.parts, placedPart{part, line})
 	}
 	return file, nil
 }
@@ -139,6 +147,7 @@ func (l *Loader) part(key, text []byte) *valuesPart {
 	default:
 		for part.key, part.value = range values {
 		}
+		part.address = addressFault(text, values)
 	}
 	l.parts[part.text] = part
 	return part
