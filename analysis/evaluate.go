@@ -19,7 +19,7 @@ const tolerance = 1e-9
 // is inconclusive; samples without a check are ignored. Any Fail makes the verdict Fail, else any Inconclusive
 // makes it Inconclusive, else it is Pass, as it is with no checks at all. Values equal to a limit pass.
 func Evaluate(checks []Check, samples []Sample, at time.Time) Verdict {
-	v := Verdict{Outcome: Pass, Reason: "no checks", At: at}
+	v := Verdict{Outcome: Pass, Reason: "without a check", At: at}
 	if len(checks) == 0 {
 		return v
 	}

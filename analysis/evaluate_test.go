@@ -126,8 +126,8 @@ func TestEvaluateSeveral(t *testing.T) {
 		outcome Outcome
 		reason  string
 	}{
-		{"none", nil, nil, Pass, "no checks"},
-		{"samples nobody asked for", nil, []Sample{broken}, Pass, "no checks"},
+		{"none", nil, nil, Pass, "without a check"},
+		{"samples nobody asked for", nil, []Sample{broken}, Pass, "without a check"},
 		{"all good", []Check{rate, p99}, []Sample{good, good}, Pass, "success rate 100.00% >= 99%; request duration P99 100ms <= 500ms"},
 		{"all bad", []Check{rate, p99}, []Sample{broken, slow}, Fail, "success rate 69.17% < 99%; request duration P99 1515ms > 500ms"},
 		{"one bad", []Check{rate, p99}, []Sample{good, slow}, Fail, "request duration P99 1515ms > 500ms"},

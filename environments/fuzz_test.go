@@ -181,8 +181,8 @@ func FuzzRevertValues(f *testing.F) {
 	})
 }
 
-// FuzzDecodePolicy reads arbitrary policies in all three places. What is accepted is complete and safe.
-func FuzzDecodePolicy(f *testing.F) {
+// FuzzResolvePolicy reads arbitrary policies in all places. What is accepted is complete and safe.
+func FuzzResolvePolicy(f *testing.F) {
 	eachFile(f, "policy", func(files map[string][]byte) {
 		for _, text := range files {
 			f.Add(text)
@@ -204,7 +204,9 @@ func FuzzDecodePolicy(f *testing.F) {
 			}
 			checkPolicy(t, p)
 		}
-		check(DecodePolicy(&RawPolicy{Where: "fuzz", File: "fuzz.yaml", YAML: text}))
+		raw := &RawPolicy{Where: "fuzz", File: "fuzz.yaml", YAML: text}
+		check(ResolvePolicy(&Environment{Rollout: raw}, app, nil, nil))
+		check(ResolvePolicy(&Environment{Rollout: raw}, &App{Name: "web", Rollout: raw}, map[string]any{"canary": document}, nil))
 		check(ResolvePolicy(&Environment{}, app, map[string]any{"canary": document}, nil))
 		check(ResolvePolicy(&Environment{}, app, document, nil))
 		check(ResolvePolicy(&Environment{}, app, nil, map[string]any{"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "spec": document}))

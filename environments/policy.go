@@ -19,8 +19,8 @@ var Providers = []string{"istio", "kubernetes"}
 // Policy is the delivery policy of one app, in Flagger's words with every default filled in.
 // The zero Policy is a plain rolling update with no deadline.
 type Policy struct {
-	// Source names the place that won, as plan shows it: "apps.<app>.rollout in sluice.yaml",
-	// "Canary object croc-hunter-java", "canary: in the values", "rollout in sluice.yaml" or "default".
+	// Source names the places that say something, the nearest to the environment's owner first, as plan shows them:
+	// "apps.<app>.rollout in sluice.yaml, over canary: in the values"; "default" where nobody does.
 	Source   string   `json:"source"`
 	Strategy Strategy `json:"strategy"`
 	// Provider shares the traffic, one of Providers; empty: istio.
@@ -64,8 +64,10 @@ type Analysis struct {
 	StepWeights []int `json:"stepWeights,omitempty"`
 	// StepWeightPromotion in percent: traffic goes back to the promoted stable track in such steps,
 	// one an interval; 0: at once.
-	StepWeightPromotion int      `json:"stepWeightPromotion,omitempty"`
-	Metrics             []Metric `json:"metrics,omitempty"`
+	StepWeightPromotion int `json:"stepWeightPromotion,omitempty"`
+	// Metrics are the checks. A canary whose policy says none has its provider's built-in ones; "metrics: []" says that
+	// nothing is checked.
+	Metrics []Metric `json:"metrics,omitempty"`
 	// Approval is what a person has to approve: ApproveBegin, ApprovePromote.
 	Approval []Approval `json:"approval,omitempty"`
 	// FourEyes: who asked for a release, by the commit in git, can't approve it.

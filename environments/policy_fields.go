@@ -76,10 +76,11 @@ var analysisFields = fields[Analysis]{
 		to.InconclusiveLimit = d.integer(at, v, 1, math.MaxInt32)
 	},
 	"maxWeight":           func(d *decoder, at fieldPath, v any, to *Analysis) { to.MaxWeight = d.integer(at, v, 1, 100) },
-	"stepWeight":          func(d *decoder, at fieldPath, v any, to *Analysis) { to.StepWeight = d.integer(at, v, 0, 100) },
+	"stepWeight":          readStepWeight,
 	"stepWeights":         readStepWeights,
 	"stepWeightPromotion": func(d *decoder, at fieldPath, v any, to *Analysis) { to.StepWeightPromotion = d.integer(at, v, 0, 100) },
 	"metrics": func(d *decoder, at fieldPath, v any, to *Analysis) {
+		to.Metrics = []Metric{} // said, though it may be none
 		for i, m := range d.list(at, v) {
 			to.Metrics = append(to.Metrics, readMetric(d, at.index(i), m))
 		}
@@ -99,6 +100,7 @@ var analysisFields = fields[Analysis]{
 }
 
 func readApproval(d *decoder, at fieldPath, v any, to *Analysis) {
+	to.Approval = nil
 	for i, x := range d.list(at, v) {
 		a := Approval(d.text(at.index(i), x))
 		switch a {
@@ -230,14 +232,25 @@ func readStrategy(d *decoder, at fieldPath, v any, to *draft) {
 	}
 }
 
+// readStepWeight drops the stepWeights of a layer below, which say the same in another way. The other way round nothing has to be
+// dropped: stepWeights go before a stepWeight.
+func readStepWeight(d *decoder, at fieldPath, v any, to *Analysis) {
+	to.StepWeight = d.integer(at, v, 0, 100)
+	if to.StepWeight > 0 {
+		to.StepWeights = nil
+	}
+}
+
 func readStepWeights(d *decoder, at fieldPath, v any, to *Analysis) {
+	var weights []int
 	for i, e := range d.list(at, v) {
 		w := d.integer(at.index(i), e, 1, 100)
-		if n := len(to.StepWeights); n > 0 && w > 0 && w <= to.StepWeights[n-1] {
+		if n := len(weights); n > 0 && w > 0 && w <= weights[n-1] {
 			d.fail(at.index(i), "does not rise", "weights in ascending order")
 		}
-		to.StepWeights = append(to.StepWeights, w)
+		weights = append(weights, w)
 	}
+	to.StepWeights = weights
 }
 
 // The built-in checks, by the names that Flagger has had for them.

@@ -125,8 +125,7 @@ func parseSettings(file string, text []byte) (*settings, error) {
 	s.rollout = rawPolicy(file, text, fieldPath{"rollout"}, sd.rolloutValue)
 	err := d.err(file, locate)
 	if s.rollout != nil {
-		_, rolloutErr := DecodePolicy(s.rollout)
-		err = errors.Join(err, rolloutErr)
+		err = errors.Join(err, checkRollout(s.rollout))
 	}
 	if err != nil {
 		return nil, err
@@ -151,7 +150,7 @@ func parseAppSettings(file string, text []byte, values map[string]any) map[strin
 		app.rollout = rawPolicy(file, text, at.key("rollout"), ad.rolloutValue)
 		app.fault = d.err(file, func(p fieldPath) (string, int) { return file, lineOf(text, p) })
 		if app.fault == nil && app.rollout != nil {
-			_, app.fault = DecodePolicy(app.rollout)
+			app.fault = checkRollout(app.rollout)
 		}
 		apps[name] = &app
 	}

@@ -549,9 +549,13 @@ func policyLine(p *environments.Policy, steps []int) string {
 		text += "; suspended"
 	}
 	switch {
-	case p.Strategy != environments.StrategyCanary || len(steps) == 0:
+	case p.Strategy != environments.StrategyCanary:
 	case p.SkipAnalysis:
-		text += "; promoted without analysis once the canary is ready"
+		text += "; promoted when ready, without a check"
+	case len(steps) == 0:
+	case len(p.Analysis.Metrics) == 0:
+		text += fmt.Sprintf("; steps %s %%, each for at least %s; promoted when ready, without a check",
+			strings.Trim(fmt.Sprint(steps), "[]"), p.Analysis.Interval)
 	default:
 		text += fmt.Sprintf("; steps %s %%, each for at least %s; rolled back after %s",
 			strings.Trim(fmt.Sprint(steps), "[]"), p.Analysis.Interval, counted(p.Analysis.Threshold, "failed check"))
