@@ -41,6 +41,8 @@ const (
 	commitLabel = "sluice.dev/commit"
 	// revisionLabel is the record's own number. helm upgrade copies a record's labels to the next one.
 	revisionLabel = "sluice.dev/revision"
+	// restoresLabel marks a record that says again what another of its release says, and holds that one's number.
+	restoresLabel = "sluice.dev/restores"
 	// maxHistory is how many records of a release are kept.
 	maxHistory = 10
 )
@@ -51,6 +53,8 @@ type revision struct {
 	status release.Status
 	// digest of the rollout.Release, its stamp and its commit; no digest: another Helm client wrote the record.
 	digest, stamp, commit string
+	// restores is the revision that it says again; 0: none.
+	restores int
 }
 
 // of reports whether it is the record of a release.
@@ -59,6 +63,11 @@ func (rev revision) of(id rollout.Release) bool {
 }
 
 func (rev revision) ours() bool { return rev.digest != "" }
+
+// is reports whether it says what the record of that number says: it is that one, or says it again.
+func (rev revision) is(number int) bool {
+	return number != 0 && (rev.number == number || rev.restores == number)
+}
 
 // releases keeps Helm release records. Several apps may use it at once, each its own release.
 type releases struct {
@@ -101,9 +110,10 @@ func (c *Client) AddRelease(
 	return n, nil
 }
 
-// SettleReleases makes the statuses of an app's Helm records say what the state says: the stable release is
-// deployed, the one under way pending, failed ones are failed, and say why. It asks the API server nothing when
-// they do already.
+// SettleReleases makes an app's Helm records say what the state says: the stable release is deployed, the one under way
+// pending, failed ones are failed, and say why. At rest the newest record is that of what serves, for that is the one that
+// helm list, status and get look at: after a failed rollout, what serves is said again, as helm rollback does. It asks the
+// API server nothing when they do already.
 func (c *Client) SettleReleases(ctx context.Context, app delivery.App, s rollout.State) error {
 	if err := c.releases.settle(ctx, app, s); err != nil {
 		return fmt.Errorf("settling Helm release %s/%s: %w", app.Namespace, app.ReleaseName, err)
@@ -256,8 +266,10 @@ func revisionOf(number int, status release.Status, labels map[string]string) rev
 	if n := labels[revisionLabel]; n != "" && n != strconv.Itoa(number) {
 		return revision{number: number, status: status}
 	}
+	restores, _ := strconv.Atoi(labels[restoresLabel])
 	return revision{
 		number: number, status: status, digest: labels[digestLabel], stamp: labels[stampLabel], commit: labels[commitLabel],
+		restores: restores,
 	}
 }
 
@@ -298,10 +310,15 @@ func (r *releases) settle(ctx context.Context, app delivery.App, s rollout.State
 	if err != nil {
 		return err
 	}
-	later := history
+	later, err := r.restore(ctx, app, history, s)
+	if err != nil {
+		r.forget(app)
+		return err
+	}
+	serving := servingOf(later, s)
 	for pass := range 2 {
 		for i := range later {
-			want, why := wantedStatus(later[i], s)
+			want, why := wantedStatus(later[i], s, serving)
 			if want == later[i].status || (want == release.StatusDeployed) != (pass == 1) {
 				continue
 			}
@@ -317,15 +334,60 @@ func (r *releases) settle(ctx context.Context, app delivery.App, s rollout.State
 	return r.trim(ctx, app, later, s)
 }
 
-// wantedStatus of a record, and why, in Helm's words where it has some.
-func wantedStatus(rev revision, s rollout.State) (release.Status, string) {
+// servingOf is the number of the record by which what serves is known: the last that says it.
+func servingOf(history []revision, s rollout.State) int {
+	for _, rev := range slices.Backward(history) {
+		if rev.is(s.Stable.Revision) {
+			return rev.number
+		}
+	}
+	return s.Stable.Revision
+}
+
+// restore says again what serves, as the newest record, where the newest is of something that does not: of a release that
+// failed or was taken back, or of what another Helm client made of the app. An operation of such a client is left to end.
+func (r *releases) restore(ctx context.Context, app delivery.App, history []revision, s rollout.State) ([]revision, error) {
+	if s.InFlight() || s.Stable.Revision == 0 || len(history) == 0 {
+		return history, nil
+	}
+	last := history[len(history)-1]
+	if last.is(s.Stable.Revision) || last.status.IsPending() && !last.ours() {
+		return history, nil
+	}
+	served, err := r.get(ctx, app, s.Stable.Revision)
+	if errors.Is(err, delivery.ErrReleaseLost) {
+		return history, nil // there is nothing to say it by
+	}
+	if err != nil {
+		return nil, err
+	}
+	record, info := *served, *served.Info
+	record.Version, record.Info, record.Labels = last.number+1, &info, r.labelsOf(app, s.Stable)
+	record.Labels[revisionLabel] = strconv.Itoa(record.Version)
+	record.Labels[restoresLabel] = strconv.Itoa(s.Stable.Revision)
+	info.LastDeployed, info.Deleted = helmtime.Time{Time: time.Now()}, helmtime.Time{}
+	record.SetStatus(release.StatusDeployed, fmt.Sprintf("Rollback to %d", s.Stable.Revision))
+	err = r.driver(ctx, app, record.Version).Create(recordName(app, record.Version), &record)
+	r.written(app)
+	if err != nil {
+		return nil, fmt.Errorf("recording the rollback to revision %d: %w", s.Stable.Revision, tooLarge(err))
+	}
+	return append(history, revisionOf(record.Version, record.Info.Status, record.Labels)), nil
+}
+
+// wantedStatus of a record, and why, in Helm's words where it has some. Serving is the number of that of what serves.
+func wantedStatus(rev revision, s rollout.State, serving int) (release.Status, string) {
 	switch {
-	case s.Phase == rollout.Removing && (rev.number == s.Stable.Revision || rev.number == s.Target.Revision):
+	case s.Phase == rollout.Removing && (rev.number == serving || rev.number == s.Target.Revision):
 		return release.StatusUninstalling, "Deletion in progress (or silently failed)"
-	case rev.number == s.Stable.Revision && rev.number == 1:
+	case rev.number == serving && rev.restores != 0:
+		return release.StatusDeployed, fmt.Sprintf("Rollback to %d", rev.restores)
+	case rev.number == serving && rev.number == 1:
 		return release.StatusDeployed, "Install complete"
-	case rev.number == s.Stable.Revision:
+	case rev.number == serving:
 		return release.StatusDeployed, "Upgrade complete"
+	case rev.number == s.Target.Revision && rev.number < serving && !rev.status.IsPending():
+		return rev.status, "" // it served before, and is gone back to; its end is a record of its own
 	case rev.number == s.Target.Revision && s.Stable.IsZero():
 		return release.StatusPendingInstall, "Initial install underway"
 	case rev.number == s.Target.Revision:
@@ -344,7 +406,7 @@ func wantedStatus(rev revision, s rollout.State) (release.Status, string) {
 // rejected says why a release was; empty: it was not.
 func rejected(rev revision, s rollout.State) string {
 	for _, rejected := range slices.Backward(s.Rejected) {
-		if rejected.Release.Revision == rev.number {
+		if rev.is(rejected.Release.Revision) {
 			return "Rolled back: " + rejected.Reason
 		}
 	}

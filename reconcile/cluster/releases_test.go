@@ -102,12 +102,13 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 	settle(rollout.State{Stable: third})
 	if got, want := history(t, cfg), `1 1.0.1 superseded "Install complete"
 2 1.0.2 failed "Rolled back: success rate 69.17% < 99%"
-3 1.0.3 deployed "Upgrade complete"`; got != want {
+3 1.0.1 superseded "Rollback to 1"
+4 1.0.3 deployed "Upgrade complete"`; got != want {
 		t.Errorf("history:\n%s\nwant:\n%s", got, want)
 	}
 	list := action.NewList(cfg)
 	rels, err := list.Run()
-	if err != nil || len(rels) != 1 || rels[0].Version != 3 || rels[0].Info.Status != release.StatusDeployed || rels[0].Config["a"] != "b" {
+	if err != nil || len(rels) != 1 || rels[0].Version != 4 || rels[0].Info.Status != release.StatusDeployed || rels[0].Config["a"] != "b" {
 		t.Errorf("helm list = %+v, %v", rels, err)
 	}
 	rel, err := action.NewGet(cfg).Run("web")
@@ -141,8 +142,8 @@ func TestReleaseRecordsAreHelms(t *testing.T) {
 		settle(rollout.State{Phase: rollout.Starting, Stable: third, Target: s})
 	}
 	got := strings.Split(history(t, cfg), "\n")
-	if len(got) != 10 || !strings.HasPrefix(got[0], "3 1.0.3 deployed") || !strings.HasPrefix(got[9], "15 1.1.11 pending-upgrade") {
-		t.Errorf("history of 15:\n%s", strings.Join(got, "\n"))
+	if len(got) != 10 || !strings.HasPrefix(got[0], "4 1.0.3 deployed") || !strings.HasPrefix(got[9], "16 1.1.11 pending-upgrade") {
+		t.Errorf("history of 16:\n%s", strings.Join(got, "\n"))
 	}
 	if err := r.DeleteState(t.Context(), delivery.Saved{App: r.app}); err != nil {
 		t.Fatal(err)

@@ -42,9 +42,11 @@ func TestAligned(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours := versions(t, root, "./cmd/sluice")
-	for module, version := range versions(t, filepath.Join(root, "test", "bed", "servers"), ".") {
-		if other := ours[module]; other != "" && other != version {
-			t.Errorf("%s is %s in go.mod and %s in test/bed/servers/go.mod: go get the newer one in both", module, other, version)
+	for dir, program := range map[string]string{"servers": ".", "helm": "helm.sh/helm/v3/cmd/helm"} {
+		for module, version := range versions(t, filepath.Join(root, "test", "bed", dir), program) {
+			if other := ours[module]; other != "" && other != version {
+				t.Errorf("%s is %s in go.mod and %s in test/bed/%s/go.mod: go get the newer one in both", module, other, version, dir)
+			}
 		}
 	}
 }

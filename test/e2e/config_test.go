@@ -90,8 +90,9 @@ func TestHelmHistory(t *testing.T) {
 	w.bump("0.0.131")
 	w.awaitEvent(rollout.RollbackCommitted, "0.0.131", 1)
 	w.awaitEvent(rollout.RolledBack, "0.0.131", 1)
-	list := w.awaitHelmHistory("1 superseded 0.0.129", "2 deployed 0.0.130", "3 failed 0.0.131")
-	for i, version := range []string{"0.0.129", "0.0.130", "0.0.131"} {
+	list := w.awaitHelmHistory("1 superseded 0.0.129", "2 superseded 0.0.130", "3 failed 0.0.131", "4 deployed 0.0.130")
+	w.helmShows("4 deployed 0.0.130")
+	for i, version := range []string{"0.0.129", "0.0.130", "0.0.131", "0.0.130"} {
 		if manifest := list[i].Manifest; !strings.Contains(manifest, w.image+":"+version) {
 			t.Errorf("the manifest of revision %d does not run %s:\n%s", i+1, version, manifest)
 		}
