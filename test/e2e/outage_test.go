@@ -172,8 +172,9 @@ func TestLostState(t *testing.T) {
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	w.settled()
 	w.serves("VirtualService/" + app)
-	w.awaitHelmHistory("1 superseded 0.0.129", "2 failed 0.0.130", "3 failed 0.0.130", "4 failed 0.0.130", "5 failed 0.0.130",
-		"6 failed 0.0.130", "7 deployed 0.0.130")
+	// Helm keeps ten: each recovery went back, which is a record of its own.
+	w.awaitHelmHistory("3 superseded 0.0.129", "4 failed 0.0.130", "5 superseded 0.0.129", "6 failed 0.0.130", "7 superseded 0.0.129",
+		"8 failed 0.0.130", "9 superseded 0.0.129", "10 failed 0.0.130", "11 superseded 0.0.129", "12 deployed 0.0.130")
 	w.behave("0.0.131", behaviour.Behaviour{ErrorRate: 0.3})
 	w.bump("0.0.131")
 	w.loseIn(inPhase(rollout.RollingBack))

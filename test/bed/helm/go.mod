@@ -1,3 +1,5 @@
+// Package helm pins the program that tests hold Helm's records against: with the version and the dependencies of Sluice's go.mod,
+// so that what both compile is compiled once.
 module github.com/sluice-cd/sluice/test/bed/helm
 
 go 1.26.0
