@@ -34,10 +34,12 @@ type cluster struct {
 	asked []analysis.Check
 	// another: the releases have two workloads.
 	another bool
+	// tried is what was asked about.
+	tried []project.Desired
 	// taken are objects that were left to the app.
 	taken []string
 	// What they answer.
-	foreign, unlisted, unkept, unsaved, unapplied, lost, away error
+	foreign, refused, unlisted, unkept, unsaved, unapplied, lost, away error
 	// again is why a lost release can't be rendered again.
 	again error
 }
@@ -54,6 +56,11 @@ func (c *cluster) Outside(context.Context, string, []schema.GroupKind) ([]*unstr
 
 func (c *cluster) Existing(context.Context, App, []*unstructured.Unstructured) ([]string, error) {
 	return c.taken, c.foreign
+}
+
+func (c *cluster) Try(_ context.Context, _ App, d project.Desired) error {
+	c.tried = append(c.tried, d)
+	return c.refused
 }
 
 func (c *cluster) LoadState(context.Context, App) (Saved, bool, error) { return Saved{}, false, nil }
@@ -239,6 +246,35 @@ func TestSomebodyElsesObject(t *testing.T) {
 		if err != nil || got.Fault != nil || len(got.Events) != 1 || got.Events[0].Reason != "warning: takes over ConfigMap production/web" {
 			t.Errorf("left to it: fault %v, %v, events %+v", got.Fault, err, got.Events)
 		}
+	}
+}
+
+// What the API server would refuse, of the release or of its canary, begins no rollout, and is asked again: it may be the cluster's
+// to mend. Of what serves nothing yet nothing is asked.
+func TestRefusedRelease(t *testing.T) {
+	ready := rollout.Track{Ready: true}
+	refused := fmt.Errorf("spec.template: field is immutable: %w", ErrRefused)
+	for _, s := range []rollout.State{under(rollout.Idle), under(rollout.Starting)} {
+		c := &cluster{refused: refused, seen: Seen{Applied: true, Stable: ready, Canary: ready}}
+		got, err := decide(t, c, Facts{Desired: asks(3)}, s)
+		if now := got.Saved.State; !errors.Is(err, refused) || !errors.Is(got.Fault, refused) || now.Target.Digest == "3" || now.Stable != s.Stable {
+			t.Errorf("%s: %+v, fault %v, %v", s.Phase, now, got.Fault, err)
+		}
+		var names []string
+		for _, o := range append(c.tried[0].Stable, c.tried[0].Canary...) {
+			names = append(names, o.GetKind()+" "+o.GetName())
+		}
+		if got := strings.Join(names, ", "); got != "Deployment web, Deployment web-canary, Service web-canary" {
+			t.Errorf("%s: asked about %s", s.Phase, got)
+		}
+		c.refused = nil
+		if got, err = decide(t, c, Facts{Desired: asks(3)}, s); err != nil || got.Fault != nil || !got.Saved.State.InFlight() {
+			t.Errorf("%s, put right: %q, fault %v, %v", s.Phase, got.Saved.State.Phase, got.Fault, err)
+		}
+	}
+	c := &cluster{refused: refused, seen: Seen{Applied: true}}
+	if got, err := decide(t, c, Facts{Desired: asks(3)}, rollout.State{Plan: &plan}); err != nil || got.Saved.State.Phase != rollout.Installing || len(c.tried) > 0 {
+		t.Errorf("a first install: %q, %v, asked about %v", got.Saved.State.Phase, err, c.tried)
 	}
 }
 

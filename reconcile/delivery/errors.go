@@ -23,6 +23,10 @@ var ErrStateTooLarge = errors.New("the state, with the events that git has not t
 // ErrNotOurs is returned by Existing for objects that somebody else has, who may let go of them.
 var ErrNotOurs = errors.New("it is somebody else's")
 
+// ErrRefused is returned by Try for objects that the API server would not take: as they are, or with the rights and in the
+// cluster that there are.
+var ErrRefused = errors.New("the API server refuses it")
+
 // ErrReleaseLost is returned by ReleaseObjects for a release without a Helm record that can be read. Somebody has
 // deleted it, or helm uninstall has.
 var ErrReleaseLost = errors.New("its Helm record is gone")
@@ -45,7 +49,7 @@ func Refused(err error) bool {
 		return slices.ContainsFunc(joined.Unwrap(), Refused)
 	}
 	return errors.Is(err, ErrHelmBusy) || errors.Is(err, ErrReleaseTooLarge) || errors.Is(err, ErrReleaseLost) ||
-		errors.Is(err, ErrNotOurs) || errors.Is(err, ErrStateTooLarge) || errors.Is(err, ErrBrokenState) ||
+		errors.Is(err, ErrNotOurs) || errors.Is(err, ErrRefused) || errors.Is(err, ErrStateTooLarge) || errors.Is(err, ErrBrokenState) ||
 		apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
 		apierrors.IsRequestEntityTooLargeError(err)
 }

@@ -53,6 +53,9 @@ type Objects interface {
 	// Existing looks at what objects would take the place of. Refused names those that are not the app's to take, with
 	// ErrNotOurs, and whose they are; taken names those that somebody has left to it.
 	Existing(ctx context.Context, app App, desired []*unstructured.Unstructured) (taken []string, refused error)
+	// Try asks the API server whether it would take what is desired, and changes nothing. What it refuses is told with ErrRefused,
+	// of each object; another error says that it has not answered.
+	Try(ctx context.Context, app App, d project.Desired) error
 	// Outside lists what lives in a namespace of some kinds. What can't be listed is left out; err says why, for people,
 	// and comes with all the rest.
 	Outside(ctx context.Context, namespace string, kinds []schema.GroupKind) ([]*unstructured.Unstructured, error)

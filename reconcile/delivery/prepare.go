@@ -3,10 +3,14 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	kube "github.com/sluice-cd/sluice/render/objects"
 )
 
 // unfitError says why what git asks for could not be carried through. Only another commit can help.
@@ -46,8 +50,8 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	if len(taken) > 0 {
 		o.Warnings = []string{"takes over " + strings.Join(taken, ", ")}
 	}
-	if s.Stable.IsZero() || !s.InFlight() && o.FromStable != rollout.ChangePods {
-		return nil // nothing is on its way that could fail
+	if s.Stable.IsZero() {
+		return nil // nothing serves that could be kept
 	}
 	stable, err := l.objects(ctx, s.Stable)
 	if err != nil {
@@ -56,11 +60,43 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	in := project.Input{
 		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: l.Desired.Release.Objects, Plan: l.Desired.Plan,
 	}
-	if err := project.Check(in); err != nil {
-		return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Version, err)}
+	rolls := s.InFlight() || o.FromStable == rollout.ChangePods
+	if rolls {
+		if err := project.Check(in); err != nil {
+			return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Version, err)}
+		}
+	}
+	if err := l.try(ctx, in, rolls); err != nil {
+		return err
 	}
 	if in.Plan.Canary() && o.FromStable == rollout.ChangePods {
 		o.Warnings = append(o.Warnings, l.mask.Texts(l.warnings(ctx, in))...)
+	}
+	return nil
+}
+
+// try asks the API server about all that a rollout would bring, before any of it is there: the release as it would serve, and
+// the canary with its routing. What it refuses may be another commit's to mend, or somebody's in the cluster.
+func (l *look) try(ctx context.Context, in project.Input, rolls bool) error {
+	after := in
+	after.Stable, after.Target, after.State = in.Target, nil, rollout.State{Stable: l.Desired.ID}
+	all, err := project.Project(after)
+	if err != nil {
+		return &unfitError{err}
+	}
+	if rolls && in.Plan.Canary() {
+		in.State = rollout.State{Phase: rollout.Starting, Stable: l.state.Stable, Target: l.Desired.ID}
+		begun, err := project.Project(in)
+		if err != nil {
+			return &unfitError{err}
+		}
+		serves := func(o *unstructured.Unstructured) bool {
+			return slices.ContainsFunc(all.Stable, func(x *unstructured.Unstructured) bool { return kube.KeyOf(x) == kube.KeyOf(o) })
+		}
+		all.Canary, all.Routing = slices.DeleteFunc(begun.Canary, serves), slices.DeleteFunc(begun.Routing, serves)
+	}
+	if err := l.Objects.Try(ctx, l.app, all); err != nil {
+		return fmt.Errorf("beginning a rollout to %s: %w", l.Desired.ID.Version, err)
 	}
 	return nil
 }

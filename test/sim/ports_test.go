@@ -235,6 +235,9 @@ func (p *ports) Existing(context.Context, delivery.App, []*unstructured.Unstruct
 	return nil, nil
 }
 
+// Try implements delivery.Objects: the model's API server takes everything.
+func (p *ports) Try(context.Context, delivery.App, project.Desired) error { return nil }
+
 func (p *ports) Outside(context.Context, string, []schema.GroupKind) ([]*unstructured.Unstructured, error) {
 	return nil, nil
 }
