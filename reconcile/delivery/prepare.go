@@ -10,7 +10,6 @@ import (
 
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
-	kube "github.com/sluice-cd/sluice/render/objects"
 )
 
 // unfitError says why what git asks for could not be carried through. Only another commit can help.
@@ -91,7 +90,10 @@ func (l *look) try(ctx context.Context, in project.Input, rolls bool) error {
 			return &unfitError{err}
 		}
 		serves := func(o *unstructured.Unstructured) bool {
-			return slices.ContainsFunc(all.Stable, func(x *unstructured.Unstructured) bool { return kube.KeyOf(x) == kube.KeyOf(o) })
+			return slices.ContainsFunc(all.Stable, func(x *unstructured.Unstructured) bool {
+				return x.GroupVersionKind().GroupKind() == o.GroupVersionKind().GroupKind() &&
+					x.GetNamespace() == o.GetNamespace() && x.GetName() == o.GetName()
+			})
 		}
 		all.Canary, all.Routing = slices.DeleteFunc(begun.Canary, serves), slices.DeleteFunc(begun.Routing, serves)
 	}
