@@ -95,6 +95,8 @@ type Config struct {
 	OnEvent func(app string, e rollout.Event)
 	// Clock that everything goes by; default the real one.
 	Clock Clock
+	// Pulse is told what is done; default one of its own.
+	Pulse *Pulse
 	Log   *slog.Logger
 }
 
@@ -107,6 +109,7 @@ type Agent struct {
 	delivery *delivery.Delivery
 	log      *slog.Logger
 	now      func() time.Time
+	pulse    *Pulse
 
 	// queue are the apps to look at, renders those to render for: what was never tried is urgent there.
 	queue, renders *queue
@@ -187,8 +190,11 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 	if cfg.Workers == 0 {
 		cfg.Workers = 6
 	}
+	if cfg.Pulse == nil {
+		cfg.Pulse = NewPulse(cfg.Clock.Now)
+	}
 	a := &Agent{
-		cfg: cfg, git: g, cluster: c, renderer: r,
+		cfg: cfg, pulse: cfg.Pulse, git: g, cluster: c, renderer: r,
 		log: cfg.Log.With("environment", cfg.Environment), now: cfg.Clock.Now,
 		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc),
 		outbox: make(chan struct{}, 1), owed: make(chan struct{}, 1), apps: map[string]*app{},
@@ -341,6 +347,7 @@ func (a *Agent) Look(ctx context.Context) bool { return a.queue.one(ctx, a.turn)
 func (a *Agent) turn(ctx context.Context, name string) {
 	// The timer is set before another worker may have the app, or it could override that one's.
 	defer a.queue.Done(name)
+	defer a.pulse.begin("looking at " + name)()
 	var again time.Time
 	err := a.guarded(ctx, name, passTimeout, func(ctx context.Context) (err error) {
 		again, err = a.pass(ctx, name)

@@ -201,8 +201,12 @@ func (r *Repository) Commands(app string, s rollout.State) []rollout.Command {
 
 // fetch brings the environment branch, and the command branch where it has moved, up to date.
 func (r *Repository) fetch(ctx context.Context) (*gitsync.Snapshot, error) {
+	defer r.cfg.Pulse.begin("fetching from git")()
 	left := r.recorded.Load()
 	s, err := r.repo.Fetch(ctx)
+	if err == nil {
+		r.cfg.Pulse.count(func(c *PulseCounts, now time.Time) { c.Fetched = now })
+	}
 	// What was being written meanwhile is seen the next time.
 	if err == nil && left != nil && r.recorded.Load() == left && r.repo.Tip(r.cfg.StatusBranch) != *left {
 		r.edited()

@@ -100,7 +100,7 @@ func compareApps(x, y map[string]string) diff {
 
 // digests of what a commit says of each app.
 func (r *Repository) digests(s *gitsync.Snapshot) map[string]string {
-	env, err := r.loader.Load(s.FS(), r.cfg.Path)
+	env, err := r.environment(s)
 	if err != nil {
 		return nil
 	}

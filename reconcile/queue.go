@@ -20,9 +20,11 @@ type queue struct {
 	mu       sync.Mutex
 	lanes    [due + 1]lane
 	turns    int
-	state    map[string]mark
-	timer    map[string]timer
-	timers   int
+	// handed counts the names that were handed out.
+	handed int
+	state  map[string]mark
+	timer  map[string]timer
+	timers int
 }
 
 // rank is a lane, the lowest first.
@@ -198,6 +200,18 @@ func (q *queue) Idle() bool {
 	return len(q.state) == 0
 }
 
+// progress is how many names are ready, and how many were handed out so far.
+func (q *queue) progress() (waiting, handed int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, m := range q.state {
+		if m.queued && !m.running {
+			waiting++
+		}
+	}
+	return waiting, q.handed
+}
+
 // Stop drops every timer.
 func (q *queue) Stop() {
 	q.mu.Lock()
@@ -234,6 +248,9 @@ func (q *queue) first(order ...rank) (name string, ok bool) {
 		if !ok {
 			name, ok = q.from(r)
 		}
+	}
+	if ok {
+		q.handed++
 	}
 	for i := range q.lanes {
 		q.lanes[i].signal()

@@ -44,7 +44,11 @@ func (a *Agent) write(ctx context.Context, news <-chan struct{}, flush func(cont
 		case <-again:
 		}
 		listen, again = news, nil
-		if err := flush(ctx); err != nil && ctx.Err() == nil {
+		over := a.pulse.begin("writing to git")
+		err := flush(ctx)
+		over()
+		if err != nil && ctx.Err() == nil {
+			a.pulse.count(func(c *PulseCounts, _ time.Time) { c.PushFailures++ })
 			d := min(gitRetryFirst<<min(failures, 10), gitRetryLast)
 			failures++
 			a.log.Warn("writing to git", "error", err, "again", d)

@@ -47,7 +47,9 @@ type RepositoryConfig struct {
 	Trusted func() (*signature.Keys, error)
 	// Interval between looks at the branch; default 30 s.
 	Interval time.Duration
-	Log      *slog.Logger
+	// Pulse is told what is done; nil: nobody is.
+	Pulse *Pulse
+	Log   *slog.Logger
 }
 
 // Repository is the environment repository: what the branch says, and what is written to it. One goroutine may write
@@ -57,11 +59,11 @@ type Repository struct {
 	log  *slog.Logger
 	repo *gitsync.Repo
 	// branch writes rollback commits, status the audit log.
-	branch *gitsync.Writer
-	status *gitsync.Writer
-	poller *gitsync.Poller
-	loader *environments.Loader
-	diffs  diffs
+	branch  *gitsync.Writer
+	status  *gitsync.Writer
+	poller  *gitsync.Poller
+	reading reading
+	diffs   diffs
 	// commands is what the command branch says; asked is told of which app something new is asked.
 	commands Commands
 	asked    func(app string)
@@ -91,7 +93,9 @@ func NewRepository(cfg RepositoryConfig) *Repository {
 	cfg.Identity.Email = cmp.Or(cfg.Identity.Email, "sluice@sluice.dev")
 	r := &Repository{
 		cfg: cfg, log: cfg.Log.With("environment", cfg.Environment),
-		loader: &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace},
+		reading: reading{timeout: readTimeout, fresh: func() *environments.Loader {
+			return &environments.Loader{Environment: cfg.Environment, Namespace: cfg.Namespace}
+		}},
 	}
 	r.commands.RequireSigned = cfg.RequireSigned
 	r.commands.Names, r.commands.Now = r.names(), time.Now //nolint:forbidigo // people's clocks are compared with this machine's
@@ -150,6 +154,7 @@ func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error)
 			r.log.Warn("reading the branch", "error", err)
 			return err
 		}
+		defer r.cfg.Pulse.begin("reading the branch")()
 		c, err := r.read(ctx, s)
 		read(c, err)
 		if r.unsure.Load() {
@@ -263,8 +268,61 @@ func (r *Repository) load(s *gitsync.Snapshot) (source.Commit, error) {
 	c := source.Commit{Snapshot: s}
 	c.Reason, c.Frozen = environments.Freeze(s.FS(), r.cfg.Path)
 	var err error
-	c.Env, err = r.loader.Load(s.FS(), r.cfg.Path)
+	c.Env, err = r.environment(s)
 	return c, err
+}
+
+// environment is what a snapshot says of it.
+func (r *Repository) environment(s *gitsync.Snapshot) (*environments.Environment, error) {
+	return r.reading.load(s.Commit, func(l *environments.Loader) (*environments.Environment, error) {
+		return l.Load(s.FS(), r.cfg.Path)
+	})
+}
+
+// readTimeout is how long reading an environment may take, which for ten thousand apps is a second.
+const readTimeout = 2 * time.Minute
+
+// reading reads environments, and gives up on one that takes too long. What is given up may go on for a while, with a loader of its own.
+type reading struct {
+	fresh   func() *environments.Loader
+	timeout time.Duration
+	mu      sync.Mutex
+	loader  *environments.Loader
+	// endless is the commit that took too long last: it is not tried again.
+	endless string
+}
+
+func (r *reading) load(commit string, load func(*environments.Loader) (*environments.Environment, error)) (*environments.Environment, error) {
+	r.mu.Lock()
+	if r.loader == nil {
+		r.loader = r.fresh()
+	}
+	loader, endless := r.loader, r.endless
+	r.mu.Unlock()
+	fault := fmt.Errorf("reading the environment takes longer than %s; what is there has to become less", r.timeout)
+	if endless == commit {
+		return nil, fault
+	}
+	type result struct {
+		env *environments.Environment
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		env, err := load(loader)
+		done <- result{env, err}
+	}()
+	limit := time.NewTimer(r.timeout)
+	defer limit.Stop()
+	select {
+	case got := <-done:
+		return got.env, got.err
+	case <-limit.C:
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loader, r.endless = nil, commit
+	return nil, fault
 }
 
 // Record brings the status branch to what a batch says. Apps whose record there is ahead of it are returned with its

@@ -88,7 +88,7 @@ func (r *Repository) listing(ctx context.Context, app, version, before string) (
 		if err != nil {
 			return "", fmt.Errorf("looking for the commit that listed %s %s: %w", app, version, err)
 		}
-		env, err := r.loader.Load(s.FS(), r.cfg.Path)
+		env, err := r.environment(s)
 		if err != nil {
 			continue // it lists nothing that anybody could read
 		}

@@ -66,6 +66,7 @@ func (a *Agent) Render(ctx context.Context) bool { return a.renders.one(ctx, a.r
 // looked at.
 func (a *Agent) render(ctx context.Context, name string) {
 	defer a.renders.Done(name)
+	defer a.pulse.begin("rendering " + name)()
 	o, ok := a.order(name)
 	if !ok {
 		return
@@ -148,7 +149,9 @@ var errLate = errors.New("it takes longer than the worker waits")
 func (a *Agent) rendering(ctx context.Context, name string, o order) rendering {
 	got := rendering{input: o.input.Digest}
 	got.fault = a.guarded(ctx, name, patience(o.tries), func(ctx context.Context) error {
+		begun := a.now()
 		rel, policy, err := a.renderer.Release(ctx, o.commit, o.input)
+		a.pulse.count(func(c *PulseCounts, now time.Time) { c.Renders++; c.RenderTime += now.Sub(begun) })
 		if err != nil {
 			return late(ctx, err)
 		}

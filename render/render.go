@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -76,6 +77,7 @@ type Renderer struct {
 	workers  *workers
 	releases *lru[*cachedRelease]
 	deaths   *lru[error]
+	died     atomic.Int64
 	flights  singleflight.Group
 
 	mu   sync.Mutex
@@ -146,6 +148,9 @@ func (r *Renderer) once(ctx context.Context, job *job) (*release.Release, error)
 	}
 }
 
+// Deaths is how many workers have died of what they were to render.
+func (r *Renderer) Deaths() int64 { return r.died.Load() }
+
 func (r *Renderer) render(ctx context.Context, job *job) (*release.Release, error) {
 	t, err := job.task()
 	if err != nil {
@@ -155,6 +160,7 @@ func (r *Renderer) render(ctx context.Context, job *job) (*release.Release, erro
 	var death *DeathError
 	if errors.As(err, &death) {
 		r.deaths.put(job.key, err, 1)
+		r.died.Add(1)
 	}
 	if err != nil {
 		return nil, err

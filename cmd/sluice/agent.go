@@ -140,7 +140,13 @@ func serve(ctx context.Context, listen string, environments []*environment, regi
 		return nil
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if stuck := stuck(environments); len(stuck) > 0 {
+			http.Error(w, "stuck: "+strings.Join(stuck, "; "), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if waiting := unready(environments); len(waiting) > 0 {
 			http.Error(w, "waiting for "+strings.Join(waiting, ", "), http.StatusServiceUnavailable)
@@ -161,6 +167,20 @@ func serve(ctx context.Context, listen string, environments []*environment, regi
 		return fmt.Errorf("serving health and metrics: %w", err)
 	}
 	return nil
+}
+
+// stuck says what hangs in the environments that this process delivers, so that only a restart can help.
+func stuck(environments []*environment) []string {
+	var out []string
+	for _, e := range environments {
+		if e.standby.Load() {
+			continue
+		}
+		for _, what := range e.agent.Load().Stuck() {
+			out = append(out, e.Name+": "+what)
+		}
+	}
+	return out
 }
 
 // unready names the environments that this process delivers and has not looked at once. One that another process

@@ -14,11 +14,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/charts"
+	"github.com/sluice-cd/sluice/render"
 )
 
 // fresh is an environment of which nothing was looked at yet.
 func fresh(name string) *environment {
-	e := &environment{envConfig: envConfig{Name: name}}
+	e := &environment{
+		envConfig: envConfig{Name: name}, charts: &charts.Charts{Renderer: render.NewRenderer(render.RendererConfig{})},
+	}
 	e.agent.Store(reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}, nil, nil, nil, nil))
 	return e
 }
@@ -85,7 +89,10 @@ func TestHealthMetrics(t *testing.T) {
 			got = append(got, fmt.Sprintf("%s %s %v", f.GetName(), m.GetLabel()[0].GetValue(), m.GetGauge().GetValue()))
 		}
 	}
-	if want := []string{"sluice_apps staging 0", "sluice_faults staging 0"}; !slices.Equal(got, want) {
+	if want := []string{
+		"sluice_apps staging 0", "sluice_faults staging 0", "sluice_git_write_failures_total staging 0", "sluice_render_seconds staging 0",
+		"sluice_render_worker_deaths_total staging 0",
+	}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

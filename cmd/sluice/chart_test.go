@@ -120,6 +120,12 @@ func TestChartAlertsKnowTheMetrics(t *testing.T) {
 	for _, f := range families {
 		known[f.GetName()] = true
 	}
+	described := make(chan *prometheus.Desc, 20)
+	(&healthMetrics{}).Describe(described)
+	close(described)
+	for d := range described {
+		known[regexp.MustCompile(`fqName: "(\w+)"`).FindStringSubmatch(d.String())[1]] = true
+	}
 	text, err := deploy.Release{Name: "sluice", Namespace: "sluice", Values: chartValues + "prometheusRule: {enabled: true}\n"}.Manifest()
 	if err != nil {
 		t.Fatal(err)

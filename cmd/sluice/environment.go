@@ -37,6 +37,7 @@ type environment struct {
 	agent    atomic.Pointer[reconcile.Agent]
 	newAgent func() *reconcile.Agent
 	client   *cluster.Client
+	charts   *charts.Charts
 	// standby: another process leads, or may.
 	standby atomic.Bool
 }
@@ -73,13 +74,15 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	}
 	charts.Capabilities, charts.Namespaced = client.Capabilities, client.Namespaced
 	charts.CheckInterval = time.Duration(e.CheckInterval)
-	env := &environment{envConfig: e, client: client}
+	env := &environment{envConfig: e, client: client, charts: charts}
 	env.newAgent = func() *reconcile.Agent {
 		var signers func() (*signature.Keys, error)
 		if e.Commands.any() {
 			signers = e.Commands.keys
 		}
+		pulse := reconcile.NewPulse(time.Now)
 		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
+			Pulse:    pulse,
 			Identity: d.config.Git.identity(), Sign: d.config.Git.sign(),
 			Trusted: e.Verify.trusted(),
 			Signers: signers, RequireSigned: e.Commands.RequireSigned,
@@ -89,7 +92,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		})
 		return reconcile.New(reconcile.Config{
 			Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
-			AnyQuery: e.Allow.rules(namespace).AnyQuery,
+			AnyQuery: e.Allow.rules(namespace).AnyQuery, Pulse: pulse,
 		}, repository, objects{client}, charts, d.metrics)
 	}
 	env.agent.Store(env.newAgent())

@@ -49,11 +49,21 @@ var (
 		"When the oldest event happened that git does not hold; absent where it holds all.", []string{"environment"}, nil)
 )
 
+var (
+	fetchDesc = prometheus.NewDesc("sluice_last_fetch_timestamp_seconds",
+		"When the environment repository was last read; absent where it never was.", []string{"environment"}, nil)
+	pushFailuresDesc = prometheus.NewDesc("sluice_git_write_failures_total", "Tries to write to git that failed.", []string{"environment"}, nil)
+	renderDesc       = prometheus.NewDesc("sluice_render_seconds",
+		"Releases that were rendered, found or given up, and the time that it took.", []string{"environment"}, nil)
+	deathsDesc = prometheus.NewDesc("sluice_render_worker_deaths_total",
+		"Charts that brought the process which renders them to its end.", []string{"environment"}, nil)
+)
+
 // Describe implements prometheus.Collector.
 func (*healthMetrics) Describe(out chan<- *prometheus.Desc) {
-	out <- appsDesc
-	out <- faultsDesc
-	out <- untoldDesc
+	for _, d := range []*prometheus.Desc{appsDesc, faultsDesc, untoldDesc, fetchDesc, pushFailuresDesc, renderDesc, deathsDesc} {
+		out <- d
+	}
 }
 
 // Collect implements prometheus.Collector. A replica that waits for the lease tells nothing.
@@ -71,5 +81,12 @@ func (m *healthMetrics) Collect(out chan<- prometheus.Metric) {
 		if !h.Untold.IsZero() {
 			tell(untoldDesc, float64(h.Untold.UnixNano())/1e9)
 		}
+		c := e.agent.Load().Pulse().Counts()
+		if !c.Fetched.IsZero() {
+			tell(fetchDesc, float64(c.Fetched.UnixNano())/1e9)
+		}
+		out <- prometheus.MustNewConstMetric(pushFailuresDesc, prometheus.CounterValue, float64(c.PushFailures), e.Name)
+		out <- prometheus.MustNewConstSummary(renderDesc, uint64(c.Renders), c.RenderTime.Seconds(), nil, e.Name)
+		out <- prometheus.MustNewConstMetric(deathsDesc, prometheus.CounterValue, float64(e.charts.Renderer.Deaths()), e.Name)
 	}
 }

@@ -83,7 +83,22 @@ var cases = []struct {
 	{"SluiceCanaryStuck", "a canary since the beginning", []string{weight("a", "10x120"), last("a", "0x120")}, 1},
 	{"SluiceCanaryStuck", "a canary that goes on", []string{weight("a", "10x120"), last("a", "0x110 6600x10")}, 0},
 	{"SluiceCanaryStuck", "no canary", []string{weight("a", "0x120"), last("a", "0x120")}, 0},
+	{"SluiceGitUnread", "just now", []string{of("last_fetch_timestamp_seconds", "a", "0+60x120")}, 0},
+	{"SluiceGitUnread", "not for two hours", []string{of("last_fetch_timestamp_seconds", "a", "0x120")}, 1},
+	{"SluiceGitUnread", "by another agent, which leads by now", []string{of("last_fetch_timestamp_seconds", "a", "0x118"), of("last_fetch_timestamp_seconds", "b", "0+60x120")}, 0},
+	{"SluiceGitUnwritten", "all is told", []string{of("faults", "a", "0x120")}, 0},
+	{"SluiceGitUnwritten", "told in a minute", []string{of("untold_event_timestamp_seconds", "a", "0+60x120")}, 0},
+	{"SluiceGitUnwritten", "not for two hours", []string{of("untold_event_timestamp_seconds", "a", "0x120")}, 1},
+	{"SluiceFaults", "none", []string{of("faults", "a", "0x120")}, 0},
+	{"SluiceFaults", "two", []string{of("faults", "a", "2x120")}, 1},
+	{"SluiceRenderWorkersDie", "once", []string{of("render_worker_deaths_total", "a", "0x100 1x20")}, 0},
+	{"SluiceRenderWorkersDie", "all the time", []string{of("render_worker_deaths_total", "a", "0+1x120")}, 1},
 	{"SluiceCanaryStuck", "one that another agent has ended", []string{weight("a", "10x120"), last("a", "0x120"), weight("b", "0x120"), last("b", "60x120")}, 0},
+}
+
+// of is a metric of an environment.
+func of(metric, pod, values string) string {
+	return "sluice_" + metric + `{pod="` + pod + `",environment="production"} ` + values
 }
 
 func up(pod, values string) string {
