@@ -34,7 +34,14 @@ type soak struct {
 	envs   []*soaked
 	begun  int
 	counts map[string]int
+	// blind are the times in which the played users may not see the cluster as it is: they watch the API server too.
+	blind []span
 }
+
+type span struct{ from, to time.Time }
+
+// catchUp is how long whoever watches the API server may take to have it back.
+const catchUp = 15 * time.Second
 
 // soaked is one of the environments.
 type soaked struct {
@@ -58,22 +65,19 @@ func TestSoak(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
+	fmt.Fprintln(os.Stderr, "soak: -seed", seed)
 	s := newSoak(t, seed)
 	t.Cleanup(func() {
 		t.Logf("seed %d: %s", seed, s.tally())
 		_ = s.bed.StartAPIServer(context.Background())
 		_ = s.bed.StartPrometheus(context.Background())
 	})
-	unserved := map[string]int64{}
-	for _, e := range s.envs {
-		e.routeUsers()
-		unserved[e.name] = int64(e.bed.Traffic.Counts(e.name, e.host()).Unserved)
-	}
+	begin := time.Now()
 	for s.begun < *rolloutsFlag || s.busy() {
 		for _, e := range s.envs {
 			s.look(e)
 		}
-		if s.r.IntN(4) == 0 {
+		if s.begun < *rolloutsFlag && s.r.IntN(3) == 0 {
 			s.accident()
 		}
 		time.Sleep(time.Duration(s.r.IntN(500)) * time.Millisecond) // what is drawn, and nothing that is waited for
@@ -82,9 +86,7 @@ func TestSoak(t *testing.T) {
 		e.settled()
 		e.servesGit()
 		e.stepsLasted(e.checkInterval)
-		if n := int64(e.bed.Traffic.Counts(e.name, e.host()).Unserved) - unserved[e.name]; n > 0 {
-			t.Errorf("%s: %d requests found no pod", e.name, n)
-		}
+		s.servedAlways(e, begin)
 		s.counts["events"] += len(e.events())
 	}
 }
@@ -113,6 +115,26 @@ func (s *soak) busy() bool {
 	return slices.ContainsFunc(s.envs, func(e *soaked) bool { return e.wanted != "" })
 }
 
+// servedAlways fails the test where users found no pod since then, but where it is not known.
+func (s *soak) servedAlways(e *soaked, begin time.Time) {
+	s.Helper()
+	history := s.bed.Traffic.History(e.name, e.host())
+	for i, h := range history {
+		last := span{h.Time, time.Now()}
+		if i+1 < len(history) {
+			last.to = history[i+1].Time
+		}
+		known := !slices.ContainsFunc(s.blind, func(b span) bool { return b.from.Before(last.to) && last.from.Before(b.to) })
+		if h.Unserved > 0 && last.to.After(begin) && known {
+			s.Errorf("%s: %.0f %% of the requests find no pod from %s for %s: %v", e.name, h.Unserved*100,
+				last.from.UTC().Format(time.TimeOnly), last.to.Sub(last.from), h.ByWorkload)
+		}
+	}
+	if len(history) == 0 {
+		s.Errorf("%s had no users", e.name)
+	}
+}
+
 // tally is what has happened so far.
 func (s *soak) tally() string {
 	text := fmt.Sprintf("%d rollouts", s.begun)
@@ -126,6 +148,9 @@ func (s *soak) tally() string {
 func (s *soak) look(e *soaked) {
 	s.Helper()
 	if e.wanted != "" && !s.over(e) {
+		if r := e.record(); time.Since(e.since) > time.Minute && s.r.IntN(20) == 0 {
+			fmt.Fprintf(os.Stderr, "soak: %s wants %s since %s: %s %s to %s, fault %q\n", e.name, e.wanted, time.Since(e.since).Round(time.Second), r.Phase, r.Serves.Version, r.Target.Version, r.Fault)
+		}
 		if time.Since(e.since) > 10*time.Minute {
 			s.Fatalf("%s: the rollout of %s is not over after %s: %v", e.name, e.wanted, time.Since(e.since), story(e.events()))
 		}
@@ -229,9 +254,11 @@ func (s *soak) accident() {
 		{"SIGKILLs", func() { s.kill(); s.start() }},
 		{"SIGTERMs", func() { s.stop(); s.start() }},
 		{"API server kills", func() {
+			from := time.Now()
 			s.must(s.bed.KillAPIServer())
 			pause()
 			s.must(s.bed.StartAPIServer(context.Background()))
+			s.blind = append(s.blind, span{from, time.Now().Add(catchUp)})
 		}},
 		{"Prometheus outages", func() {
 			s.must(s.bed.StopPrometheus())
