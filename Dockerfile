@@ -17,18 +17,11 @@ ENV GOTOOLCHAIN=local GOFLAGS=-mod=readonly
 COPY go.mod go.sum ./
 RUN --mount=type=cache,target=/go/pkg/mod go mod download
 COPY . .
-# Equal sources give equal bytes, wherever and whenever: no paths, no build id, no state of a checkout.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
-    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -buildvcs=false -ldflags="-s -w -buildid= -X main.version=$VERSION" -o /sluice ./cmd/sluice
-# What the binary is linked from wants its licences handed on.
-RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
-    go build -o /tmp/licences ./deploy/licences && \
-    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH /tmp/licences /licences ./cmd/sluice
+    GOOS=$TARGETOS GOARCH=$TARGETARCH VERSION=$VERSION .ci/build /out
 
 FROM ${BASE_IMAGE}
-COPY --from=build /sluice /sluice
-COPY --from=build /licences /licences
+COPY --from=build /out/ /
 USER 65532:65532
 ENTRYPOINT ["/sluice"]
 CMD ["agent", "--config", "/etc/sluice/agent.yaml"]
