@@ -15,6 +15,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -141,16 +142,11 @@ func (w *world) installChart() {
 	ctx := context.Background()
 	for _, name := range []string{w.name, "jx-" + w.name, w.agentNamespace()} {
 		_, err := w.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-		w.must(err)
+		if !apierrors.IsAlreadyExists(err) { // from an earlier installation, as no chart removes them
+			w.must(err)
+		}
 	}
-	objects, err := deploy.Release{Name: "sluice", Namespace: w.agentNamespace(), Values: fmt.Sprintf(`
-config:
-  prometheus: {address: %q}
-  environments: [{name: %q, repository: {url: %q}}]
-namespaces: [%q] # sluice.yaml says so
-`, w.bed.PrometheusURL, w.name, w.bed.Git.URL(w.name), w.name)}.Objects()
-	w.must(err)
-	for _, o := range objects {
+	for _, o := range w.chartObjects("") {
 		w.create(ctx, o)
 	}
 	token, err := w.kube.CoreV1().ServiceAccounts(w.agentNamespace()).CreateToken(ctx, "sluice", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
@@ -158,11 +154,24 @@ namespaces: [%q] # sluice.yaml says so
 	w.flags = []string{"--kubeconfig", w.kubeconfig(token.Status.Token), "--leader-election"}
 }
 
+// chartObjects are what the chart renders for the world's agent, with further values.
+func (w *world) chartObjects(values string) []*unstructured.Unstructured {
+	w.Helper()
+	objects, err := deploy.Release{Name: "sluice", Namespace: w.agentNamespace(), Values: fmt.Sprintf(`
+config:
+  prometheus: {address: %q}
+  environments: [{name: %q, repository: {url: %q}}]
+namespaces: [%q] # sluice.yaml says so
+`, w.bed.PrometheusURL, w.name, w.bed.Git.URL(w.name), w.name) + values}.Objects()
+	w.must(err)
+	return objects
+}
+
 // create makes an object, and shows the API server only those that have a part in running pods.
 func (w *world) create(ctx context.Context, o *unstructured.Unstructured) {
 	w.Helper()
 	opts := metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}
-	if slices.Contains([]string{"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}, o.GetKind()) {
+	if runsPods(o) {
 		opts.DryRun = []string{metav1.DryRunAll}
 	}
 	mapping, err := w.mapper().RESTMapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
@@ -174,6 +183,11 @@ func (w *world) create(ctx context.Context, o *unstructured.Unstructured) {
 			_ = w.dyn.Resource(mapping.Resource).Delete(ctx, o.GetName(), metav1.DeleteOptions{})
 		})
 	}
+}
+
+// runsPods reports whether an object has a part in running pods, which the agent is not here.
+func runsPods(o *unstructured.Unstructured) bool {
+	return slices.Contains([]string{"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}, o.GetKind())
 }
 
 func (w *world) mapper() *restmapper.DeferredDiscoveryRESTMapper {
