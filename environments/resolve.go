@@ -84,8 +84,7 @@ func canaryObjectPlace(app *App, object map[string]any) string {
 	return fmt.Sprintf("Canary object %s of chart %s", objectName(object), app.Chart.Name)
 }
 
-// canaryValuesLayer is what canary: in the values says. Switched off it is a rolling update, and its other fields are
-// the chart's business.
+// canaryValuesLayer is what canary: in the values says. Switched off it is a rolling update that keeps its routing.
 func canaryValuesLayer(app *App, v any) *layer {
 	l := &layer{
 		source: "canary: in the values", at: fieldPath{"canary"}, table: canaryValuesFields,
@@ -107,10 +106,50 @@ func canaryValuesLayer(app *App, v any) *layer {
 		l.d = *d
 	case dr.enabled != nil && !*dr.enabled:
 		l.strategy = StrategyRolling
+		l.read(routingOf(m))
+		l.forgive()
 	default:
 		l.read(v)
 	}
 	return l
+}
+
+// routingFields of canary: in the values are those that lead users to the app. foreignRoutes ask for routing that Sluice can't make.
+var (
+	routingFields = []string{"provider", "service", "targetRef"}
+	foreignRoutes = []string{"ingressRef", "routeRef", "upstreamRef"}
+)
+
+// routingOf is what still counts of a section that is switched off: going from a canary to a rolling update takes no host and no
+// gateway from users. The rest is the chart's business.
+func routingOf(section map[string]any) map[string]any {
+	kept := map[string]any{}
+	for _, key := range foreignRoutes {
+		if !isOff(section[key]) {
+			return kept
+		}
+	}
+	for _, key := range routingFields {
+		if v := section[key]; v != nil {
+			kept[key] = v
+		}
+	}
+	return kept
+}
+
+// forgive takes what can't be read of a section that is switched off for the chart's business as well. What has a provider that
+// Sluice does not know was never routed by it.
+func (l *layer) forgive() {
+	provider := l.at.key("provider")
+	if slices.ContainsFunc(l.d.faults, func(pf pathFault) bool { return l.field(pf.path) == l.field(provider) }) {
+		l.d, l.own = decoder{}, draft{}
+		l.read(map[string]any{})
+		return
+	}
+	for _, pf := range l.d.faults {
+		l.d.ignored = append(l.d.ignored, pf.path.String())
+	}
+	l.d.faults = nil
 }
 
 // saysNothing reports a canary: section that is absent or empty.

@@ -93,7 +93,7 @@ func (c *Charts) allowed(app *environments.App, rel *release.Release) error {
 // deliverable says before anything begins whether a canary of the release could be made and judged.
 func deliverable(app *environments.App, rel *release.Release, p environments.Policy, anyQuery bool) error {
 	plan := rollout.NewPlan(p)
-	if !plan.Canary() {
+	if !plan.Canary() && !plan.Routed() {
 		return nil
 	}
 	// Names like those that the queries will have: outside quotes only a word of PromQL can stand.

@@ -37,14 +37,7 @@ func newApp(in Input, t tracks) (*app, error) {
 		source = t.coming
 	}
 	var err error
-	a.workload, err = FindTarget(source, in.Plan.Target)
-	if err != nil && len(t.coming) == 0 && !slices.ContainsFunc(source, in.named) {
-		// At rest the policy may be that of another release, which names its workload otherwise.
-		if only, otherwise := FindTarget(source, environments.Target{}); otherwise == nil && only != nil {
-			a.workload, err = only, nil
-		}
-	}
-	if err != nil {
+	if a.workload, err = in.workload(source, len(t.coming) == 0); err != nil {
 		return nil, err
 	}
 	if a.workload == nil {
@@ -67,6 +60,18 @@ func newApp(in Input, t tracks) (*app, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// workload is the one of a release that the policy is about.
+func (in Input) workload(release list, atRest bool) (*unstructured.Unstructured, error) {
+	found, err := FindTarget(release, in.Plan.Target)
+	if err != nil && atRest && !slices.ContainsFunc(release, in.named) {
+		// At rest the policy may be that of another release, which names its workload otherwise.
+		if only, otherwise := FindTarget(release, environments.Target{}); otherwise == nil && only != nil {
+			return only, nil
+		}
+	}
+	return found, err
 }
 
 // named reports whether obj is the workload that the policy names.

@@ -1,6 +1,7 @@
 package project
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,6 +186,45 @@ func TestProjectWithoutCanary(t *testing.T) {
 		d, err := Project(in)
 		if err != nil || len(d.Stable) != len(in.Stable) || len(d.Routing) > 0 {
 			t.Errorf("%s: %d objects and %d of routing, error %v", name, len(d.Stable), len(d.Routing), err)
+		}
+	}
+}
+
+// TestRoutingWithoutCanary: hosts, gateways and Services of the policy stay when its canary goes; what no canary was ever made of
+// was never routed, and a policy without hosts needs no mesh.
+func TestRoutingWithoutCanary(t *testing.T) {
+	public := environments.Service{Hosts: []string{"web.example.org"}, Gateways: []string{"public"}, Port: 80}
+	for _, test := range []struct {
+		name, release string
+		service       environments.Service
+		want          []string
+	}{
+		{"hosts", deployment("web", web, matchWeb) + service("web", web), public, []string{"VirtualService web"}},
+		{"a Service of the policy", deployment("web", web, matchWeb), environments.Service{Port: 80}, []string{"Service web"}},
+		{
+			"hosts and a Service of the policy", deployment("web", web, matchWeb), public,
+			[]string{"Service web", "VirtualService web"},
+		},
+		{"the mesh alone", deployment("web", web, matchWeb) + service("web", web), environments.Service{Port: 80, Timeout: "1s"}, nil},
+		{"StatefulSet", statefulS, public, nil},
+		{"two Deployments", deployment("a", web, matchWeb) + deployment("b", web, matchWeb), public, nil},
+	} {
+		in := Input{App: "web", Namespace: "ns", Stable: parse(t, test.release)}
+		in.Plan = rollout.Plan{Strategy: environments.StrategyRolling, Service: test.service}
+		in.Target = in.Stable
+		if err := Check(in); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		for _, phase := range []rollout.Phase{rollout.Idle, rollout.Installing, rollout.Updating} {
+			in.State = rollout.State{Phase: phase}
+			d, err := Project(in)
+			var got []string
+			for _, obj := range d.Routing {
+				got = append(got, describe(obj))
+			}
+			if err != nil || !slices.Equal(got, test.want) || len(d.Stable) != len(in.Stable) {
+				t.Errorf("%s in %q: routing %q, want %q; error %v", test.name, phase, got, test.want, err)
+			}
 		}
 	}
 }

@@ -24,8 +24,9 @@ import (
 
 // generate returns the routing objects that the release does not bring.
 func (r *meshRouting) generate() ([]*unstructured.Unstructured, error) {
-	if r.main == "" {
-		return nil, nil
+	plan := r.app.in.Plan
+	if r.main == "" || r.app.split == nil && !plan.Canary() && !plan.Public() {
+		return nil, nil // nothing is shared, and a Service leads to the pods by itself
 	}
 	made, err := r.destinationRules()
 	if err != nil || r.brought {

@@ -87,7 +87,7 @@ func project(in Input) (Desired, error) {
 	if err != nil {
 		return Desired{}, err
 	}
-	if len(t.coming) == 0 && (len(t.serving) == 0 || !in.Plan.Canary()) {
+	if len(t.coming) == 0 && (len(t.serving) == 0 || !in.Plan.Canary() && !in.routed(t)) {
 		return t.atRest(), nil
 	}
 	a, err := newApp(in, t)
@@ -109,12 +109,14 @@ func project(in Input) (Desired, error) {
 // the policy wants one, can't be projected in some phase, or the API server would refuse to change a selector. Ask
 // before one is begun. State is not looked at.
 func Check(in Input) error {
+	phases := []rollout.Phase{rollout.Updating}
 	if in.Plan.Canary() {
-		for _, phase := range []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack} {
-			in.State = rollout.State{Phase: phase}
-			if _, err := Project(in); err != nil {
-				return err
-			}
+		phases = []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack}
+	}
+	for _, phase := range phases {
+		in.State = rollout.State{Phase: phase}
+		if _, err := Project(in); err != nil {
+			return err
 		}
 	}
 	stable := applied(in.Stable)
@@ -184,6 +186,16 @@ func (a *app) project(stable, target list) (Desired, error) {
 	}
 	d.Warnings = append(d.Warnings, a.deferred()...)
 	return d, d.unique()
+}
+
+// routed reports whether users are led by the policy to what serves, though no canary is asked for. Where no canary could be made of
+// what serves, no routing was ever generated for it.
+func (in Input) routed(t tracks) bool {
+	if !in.Plan.Routed() {
+		return false
+	}
+	workload, err := in.workload(t.serving, true)
+	return err == nil && workload != nil
 }
 
 // unique makes sure that no two objects are one and the same in the cluster.

@@ -86,6 +86,15 @@ var approvals = map[environments.Approval]Moment{environments.ApproveBegin: AtBe
 // Canary reports whether the release is judged beside the one that serves.
 func (p Plan) Canary() bool { return p.Strategy == environments.StrategyCanary }
 
+// Routed reports whether the policy leads users to the app, by hosts, gateways or a Service, also where nothing is judged: going from
+// Canary to Rolling must not take that away.
+func (p Plan) Routed() bool {
+	return p.Public() || p.Service.Name != "" || p.Service.Port != 0
+}
+
+// Public reports whether the policy says hosts or gateways.
+func (p Plan) Public() bool { return len(p.Service.Hosts) > 0 || len(p.Service.Gateways) > 0 }
+
 func (p Plan) interval() time.Duration { return positive(p.Interval, defaultInterval) }
 
 func (p Plan) deadline() time.Duration { return positive(p.Deadline, defaultDeadline) }
