@@ -161,6 +161,35 @@ func TestResolvePolicy(t *testing.T) {
 	})
 }
 
+func TestExplain(t *testing.T) {
+	forEachArchive(t, "explain", func(t *testing.T, files fstest.MapFS) string {
+		var canary, defaults map[string]any
+		for name, into := range map[string]*map[string]any{"canary.yaml": &canary, "chart/values.yaml": &defaults} {
+			if f := files[name]; f != nil {
+				if err := yaml.Unmarshal(f.Data, into); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		files["env/Chart.yaml"] = mapFile([]byte("apiVersion: v1\nname: env\nversion: 0.0.1\n"))
+		files["env/requirements.yaml"] = mapFile([]byte("dependencies:\n- name: web\n  version: 1.0.0\n  repository: http://charts\n"))
+		env, err := (&Loader{Environment: "production"}).Load(files, ".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		app := &env.Apps[0]
+		list, err := Explain(env, app, mergeValues(defaults, app.Values), canary)
+		if err != nil {
+			return fmt.Sprintf("error: %v\n", err)
+		}
+		var b strings.Builder
+		for _, f := range list {
+			fmt.Fprintf(&b, "%s = %s by %s %s:%d\n", f.Name, f.Value, f.Source, f.File, f.Line)
+		}
+		return b.String()
+	})
+}
+
 // hashing makes a Hasher of a file system, by content.
 type hashing struct{ fstest.MapFS }
 

@@ -21,6 +21,11 @@ type layer struct {
 	// strategy that the layer asks for; empty: none. named: by the word strategy.
 	strategy Strategy
 	named    bool
+	// switchAt is where it is switched off; nil: it is not.
+	switchAt fieldPath
+	// shared: made of the chart's own values and of those that the environment has given.
+	shared bool
+	given  map[string]any
 	// value is the policy as it was written, own what was read of it alone, d what was wrong with it.
 	value any
 	own   draft
@@ -143,7 +148,7 @@ func merge(layers []*layer) (Policy, error) {
 		}
 	}
 	slices.Reverse(sources)
-	dr.policy.Source = cmp.Or(strings.Join(sources, ", over "), "default")
+	dr.policy.Source = cmp.Or(strings.Join(sources, ", over "), defaultSource)
 	dr.policy.Ignored = ignored
 	return finish(dr.policy, strategy, analysis)
 }

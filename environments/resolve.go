@@ -89,6 +89,7 @@ func canaryValuesLayer(app *App, v any) *layer {
 	l := &layer{
 		source: "canary: in the values", at: fieldPath{"canary"}, table: canaryValuesFields,
 		place: "values of chart " + app.Chart.Name, locate: app.locateValue, strategy: StrategyCanary,
+		shared: true, given: app.Values,
 	}
 	if off, ok := v.(bool); ok && !off {
 		v = map[string]any{"enabled": false}
@@ -107,6 +108,12 @@ func canaryValuesLayer(app *App, v any) *layer {
 	case dr.enabled != nil && !*dr.enabled:
 		l.strategy = StrategyRolling
 		l.read(routingOf(m))
+		l.switchAt = l.at // of canary: false
+		for _, key := range []string{"enable", "enabled"} {
+			if _, said := m[key]; said {
+				l.switchAt = l.at.key(key)
+			}
+		}
 		l.forgive()
 	default:
 		l.read(v)

@@ -72,6 +72,15 @@ func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.R
 	return policy, deliverable(app, rel, policy, c.rules().AnyQuery)
 }
 
+// Explain says where each field of the policy is said that governs a release, as [Charts.Release] resolved it.
+func (c *Charts) Explain(src source.Commit, app *environments.App, rel *release.Release) ([]environments.Field, error) {
+	canary, err := project.FindCanary(rel.Objects)
+	if err != nil {
+		return nil, err
+	}
+	return environments.Explain(src.Env, app, rel.Values, canary)
+}
+
 // rules are the environment's; where nobody has given any, everything is allowed.
 func (c *Charts) rules() allow.Rules {
 	if c.Allow == nil {
