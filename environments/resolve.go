@@ -159,6 +159,13 @@ func (l *layer) forgive() {
 	l.d.faults = nil
 }
 
+// SwitchedOff reports whether a canary: section says itself that there is none.
+func SwitchedOff(section any) bool {
+	m, _ := section.(map[string]any)
+	off := func(v any) bool { return v == false || v == "false" }
+	return off(section) || off(m["enable"]) || off(m["enabled"])
+}
+
 // saysNothing reports a canary: section that is absent or empty.
 func saysNothing(section any) bool {
 	m, isObject := section.(map[string]any)

@@ -55,11 +55,14 @@ func (c *Charts) Release(ctx context.Context, src source.Commit, app *environmen
 
 // policy resolves the policy that governs a release.
 func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.Release) (environments.Policy, error) {
-	canary, err := project.FindCanary(rel.Objects)
+	values, canary, declined, err := said(rel)
 	if err != nil {
 		return environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
-	policy, err := environments.ResolvePolicy(src.Env, app, rel.Values, canary)
+	if declined {
+		rel.Warnings = append(rel.Warnings, declinedWarning)
+	}
+	policy, err := environments.ResolvePolicy(src.Env, app, values, canary)
 	if err != nil {
 		return environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
@@ -74,11 +77,11 @@ func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.R
 
 // Explain says where each field of the policy is said that governs a release, as [Charts.Release] resolved it.
 func (c *Charts) Explain(src source.Commit, app *environments.App, rel *release.Release) ([]environments.Field, error) {
-	canary, err := project.FindCanary(rel.Objects)
+	values, canary, _, err := said(rel)
 	if err != nil {
 		return nil, err
 	}
-	return environments.Explain(src.Env, app, rel.Values, canary)
+	return environments.Explain(src.Env, app, values, canary)
 }
 
 // rules are the environment's; where nobody has given any, everything is allowed.
