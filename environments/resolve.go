@@ -107,7 +107,8 @@ func canaryValuesLayer(app *App, v any) *layer {
 		l.d = *d
 	case dr.enabled != nil && !*dr.enabled:
 		l.strategy = StrategyRolling
-		l.read(routingOf(m))
+		given, _ := app.Values["canary"].(map[string]any)
+		l.read(routingOf(m, given))
 		l.switchAt = l.at // of canary: false
 		for _, key := range []string{"enable", "enabled"} {
 			if _, said := m[key]; said {
@@ -127,10 +128,14 @@ var (
 	foreignRoutes = []string{"ingressRef", "routeRef", "upstreamRef"}
 )
 
-// routingOf is what still counts of a section that is switched off: going from a canary to a rolling update takes no host and no
-// gateway from users. The rest is the chart's business.
-func routingOf(section map[string]any) map[string]any {
+// routingOf is what still counts of a section that is switched off, where the environment itself has given a service: going from a
+// canary to a rolling update takes no host and no gateway from users. A chart that has hosts in its own defaults, and is
+// switched off there, was never routed by them, and its cluster may have no mesh. The rest is the chart's business.
+func routingOf(section, given map[string]any) map[string]any {
 	kept := map[string]any{}
+	if given["service"] == nil {
+		return kept
+	}
 	for _, key := range foreignRoutes {
 		if !isOff(section[key]) {
 			return kept
