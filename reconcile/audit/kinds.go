@@ -74,6 +74,7 @@ var kinds = map[rollout.EventType]kind{
 	rollout.Unheld:            {sentence: "the hold was ended{by} ({change})", record: (*Record).unhold},
 	rollout.Retried:           {sentence: "a retry of {to} was asked for{by}", record: (*Record).retry},
 	rollout.Approved:          {sentence: "approved{by} ({change})", record: (*Record).note},
+	rollout.Adopted:           {sentence: "takes over what others have left to it ({change})", record: (*Record).note, level: slog.LevelWarn},
 	rollout.Overridden:        {sentence: "may pass closed windows{by} ({change})", record: (*Record).note},
 	rollout.RollbackRequested: {sentence: "a rollback of {from} was asked for{by}", record: (*Record).note},
 	rollout.CommandRefused:    {sentence: "a command{by} was refused ({change})", record: (*Record).note, level: slog.LevelWarn},

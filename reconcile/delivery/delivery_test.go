@@ -243,7 +243,7 @@ func TestSomebodyElsesObject(t *testing.T) {
 		}
 		c.foreign, c.taken = nil, []string{"ConfigMap production/web"}
 		got, err = decide(t, c, Facts{Desired: asks(3)}, s)
-		if err != nil || got.Fault != nil || len(got.Events) != 1 || got.Events[0].Reason != "warning: takes over ConfigMap production/web" {
+		if err != nil || got.Fault != nil || len(got.Events) != 2 || got.Events[1].Type != rollout.Adopted || got.Events[1].Reason != "ConfigMap production/web" {
 			t.Errorf("left to it: fault %v, %v, events %+v", got.Fault, err, got.Events)
 		}
 	}

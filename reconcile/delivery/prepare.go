@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -46,9 +45,7 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	if refused != nil {
 		return refused // whoever has the objects may let go of them
 	}
-	if len(taken) > 0 {
-		o.Warnings = []string{"takes over " + strings.Join(taken, ", ")}
-	}
+	o.Taken = taken
 	if s.Stable.IsZero() {
 		return nil // nothing serves that could be kept
 	}

@@ -37,6 +37,7 @@ const (
 	Unheld            EventType = "Unheld"            // a person has ended the hold
 	Retried           EventType = "Retried"           // a person has asked for what was rejected
 	Approved          EventType = "Approved"          // a person has opened the approval gate for the release
+	Adopted           EventType = "Adopted"           // what begins takes objects over that others have left to the app
 	Overridden        EventType = "Overridden"        // a person lets the release pass closed windows and a freeze
 	RollbackRequested EventType = "RollbackRequested" // a person wants git put back to a release of long ago
 	CommandRefused    EventType = "CommandRefused"    // what a person asked makes no sense now

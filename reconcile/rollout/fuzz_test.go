@@ -325,6 +325,9 @@ func (d *dice) observation() rollout.Observation {
 	if d.n(8) == 7 {
 		o.Unfit = "unfit"
 	}
+	for i := range d.n(40) - 15 {
+		o.Taken = append(o.Taken, fmt.Sprint("ConfigMap production/", i))
+	}
 	for i := range d.n(8) - 5 {
 		o.Commands = append(o.Commands, rollout.Command{
 			ID: fmt.Sprint("k", i), Kind: kinds[d.n(len(kinds))], By: "Ann", Reason: "why", Expires: d.instant(),

@@ -45,6 +45,23 @@ func (t *turn) applyPlain() {
 	t.Stable = t.o.Desired
 	t.Reason, t.Override = "", nil
 	t.record(Event{Type: Applied, From: from, To: t.Stable, Reason: t.warning()})
+	t.takeOver()
+}
+
+// maxTaken is how many of the objects that are taken over are named.
+const maxTaken = 20
+
+// takeOver tells which objects that begins with.
+func (t *turn) takeOver() {
+	names := t.o.Taken
+	if len(names) == 0 {
+		return
+	}
+	text := strings.Join(names[:min(len(names), maxTaken)], ", ")
+	if more := len(names) - maxTaken; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	t.tell(Adopted, text)
 }
 
 // mayBegin reports whether nothing stands in the way of a rollout to Desired.
@@ -82,6 +99,7 @@ func (t *turn) begin() {
 		t.enter(Updating)
 	}
 	t.emit(RolloutStarted, t.warning(), nil)
+	t.takeOver()
 }
 
 // warning is what people are to be warned of, now that something begins.
@@ -98,6 +116,7 @@ func (t *turn) install() {
 	t.Target = t.o.Desired
 	t.enter(Installing)
 	t.emit(InstallStarted, t.warning(), nil)
+	t.takeOver()
 }
 
 func (t *turn) installing() {

@@ -178,6 +178,8 @@ type Observation struct {
 	Canary       Track
 	// Warnings for people of a rollout to Desired, should one begin now. They decide nothing.
 	Warnings []string
+	// Taken are the objects, by kind and name, that others have left to the app and that would be taken over should it begin now.
+	Taken []string
 	// Verdict of a round of checks asked since the last Next; nil: none. Ask when State.CheckDue.
 	Verdict *analysis.Verdict
 	// Reverted is the git writer's answer to State.Revert; nil: none yet.
