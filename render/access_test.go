@@ -3,6 +3,7 @@ package render
 import (
 	"net/url"
 	"testing"
+	"time"
 )
 
 func TestSiteOfURL(t *testing.T) {
@@ -10,7 +11,7 @@ func TestSiteOfURL(t *testing.T) {
 		{URL: "https://charts.example.com", Username: "host"},
 		{URL: "https://charts.example.com/private/", Username: "private"},
 		{URL: "oci://ghcr.io/acme", Username: "acme"},
-	}, nil)
+	}, nil, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,6 +60,7 @@ func withoutAnswer(err error) error {
 func ours(err error) bool {
 	var (
 		refused   *refusal
+		busy      *busyError
 		operation *net.OpError
 		name      *net.DNSError
 		record    tls.RecordHeaderError
@@ -69,7 +70,7 @@ func ours(err error) bool {
 		timeout   net.Error
 	)
 	switch {
-	case errors.As(err, &refused), errors.As(err, &operation), errors.As(err, &name), errors.As(err, &record), errors.As(err, &cert),
+	case errors.As(err, &refused), errors.As(err, &busy), errors.As(err, &operation), errors.As(err, &name), errors.As(err, &record), errors.As(err, &cert),
 		errors.As(err, &authority), errors.As(err, &limit), errors.As(err, &timeout) && timeout.Timeout():
 		return true
 	}

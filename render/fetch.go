@@ -82,7 +82,10 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 	if cfg.CacheDir == "" {
 		return nil, errors.New("opening the chart cache: no directory given")
 	}
-	s, err := newSites(cfg.Access, cfg.Transport)
+	if cfg.Now == nil {
+		cfg.Now = time.Now //nolint:forbidigo // the default of a clock that tests set
+	}
+	s, err := newSites(cfg.Access, cfg.Transport, cfg.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +98,6 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 	}
 	if f.indexAge <= 0 {
 		f.indexAge = time.Minute
-	}
-	if f.now == nil {
-		f.now = time.Now //nolint:forbidigo // the default of a clock that tests set
 	}
 	orDefault(&cfg.DiskBytes, 1<<30)
 	if f.disk, err = newDiskCache(cfg.CacheDir, cfg.DiskBytes, f.now); err != nil {
