@@ -36,12 +36,12 @@ func (w *world) clusterRole(name string) metav1.Object {
 func TestTwoEnvironmentsOfTheSameCharts(t *testing.T) {
 	t.Parallel()
 	first, second := newWorld(t), newWorld(t)
-	shared, own := first.name+"-wide", second.name+"-wide"
+	common, own := first.name+"-wide", second.name+"-wide"
 	for _, w := range []*world{first, second} {
 		w.allow = "namespaces: [" + w.name + "], clusterKinds: [ClusterRole]"
 	}
 	t.Cleanup(func() {
-		for _, name := range []string{shared, own} {
+		for _, name := range []string{common, own} {
 			_ = first.kube.RbacV1().ClusterRoles().Delete(context.Background(), name, metav1.DeleteOptions{})
 		}
 	})
@@ -50,15 +50,15 @@ func TestTwoEnvironmentsOfTheSameCharts(t *testing.T) {
 	second.awaitEvent(rollout.Installed, "0.0.129", 1)
 
 	add := func(w *world) {
-		files := wide(shared)
+		files := wide(common)
 		files[requirements] = w.file("main", requirements) + "- name: wide\n  version: 1.0.0\n  repository: file://../charts/wide\n"
 		w.commit("chore: add wide", files)
 	}
 	add(first)
-	first.await("the first to have its ClusterRole", func() (bool, string) { return first.clusterRole(shared) != nil, "" })
+	first.await("the first to have its ClusterRole", func() (bool, string) { return first.clusterRole(common) != nil, "" })
 	before := map[string]string{}
 	note := func(into map[string]string) {
-		into["ClusterRole"] = fmt.Sprint(first.clusterRole(shared).GetUID(), first.clusterRole(shared).GetResourceVersion())
+		into["ClusterRole"] = fmt.Sprint(first.clusterRole(common).GetUID(), first.clusterRole(common).GetResourceVersion())
 		for _, o := range []*unstructured.Unstructured{first.object("", "v1", "configmaps", app), first.object("", "v1", "services", app)} {
 			into[o.GetKind()] = fmt.Sprint(o.GetUID(), o.GetResourceVersion())
 		}
@@ -70,7 +70,7 @@ func TestTwoEnvironmentsOfTheSameCharts(t *testing.T) {
 	second.await("the second to be refused", func() (bool, string) {
 		text := second.file(second.statusBranch(), "README.md")
 		fault := faultOf(text, "wide")
-		return strings.Contains(fault, "ClusterRole "+shared) && strings.Contains(fault, "of environment "+first.name), text
+		return strings.Contains(fault, "ClusterRole "+common) && strings.Contains(fault, "of environment "+first.name), text
 	})
 	second.intervals(2)
 	after := map[string]string{}
@@ -83,7 +83,7 @@ func TestTwoEnvironmentsOfTheSameCharts(t *testing.T) {
 		text := second.file(second.statusBranch(), "README.md")
 		return second.clusterRole(own) != nil && faultOf(text, "wide") == "", text
 	})
-	if now := first.clusterRole(shared); now == nil || now.GetLabels()["sluice.dev/environment"] != first.name {
+	if now := first.clusterRole(common); now == nil || now.GetLabels()["sluice.dev/environment"] != first.name {
 		t.Errorf("the first's ClusterRole is %v", now)
 	}
 }

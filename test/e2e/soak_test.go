@@ -80,7 +80,6 @@ func TestSoak(t *testing.T) {
 		if s.begun < *rolloutsFlag && s.r.IntN(3) == 0 {
 			s.accident()
 		}
-		time.Sleep(time.Duration(s.r.IntN(500)) * time.Millisecond) // what is drawn, and nothing that is waited for
 	}
 	for _, e := range s.envs {
 		e.settled()
