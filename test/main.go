@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string) int {
 	flags.Usage = func() { usage(flags) }
 	short := flags.Bool("short", false, "unit tests only")
 	only := flags.String("only", "", "parts to run, separated by commas; default all")
-	fuzzTime := flags.Duration("fuzztime", 10*time.Second, "how long each fuzz target runs")
+	fuzzTime := flags.Duration("fuzztime", 5*time.Second, "how long each fuzz target runs")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0

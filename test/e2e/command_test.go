@@ -171,7 +171,7 @@ func TestRollbackCommand(t *testing.T) {
 	}
 	w.quiet()
 	w.servesGit()
-	w.awaitHelmHistory("1 deployed 0.0.129", "2 failed 0.0.130")
+	w.awaitHelmHistory("1 superseded 0.0.129", "2 failed 0.0.130", "3 deployed 0.0.129")
 	w.says("0.0.130 was rolled back: rolled back by Ann: because")
 	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
 		t.Errorf("%d requests found no pod", n-unserved)

@@ -142,7 +142,7 @@ func TestKilledWhileUpdating(t *testing.T) {
 	w.bump("0.0.130")
 	w.killIn(inPhase(rollout.Updating))
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
-	w.serves()
+	w.servesGit()
 	w.commit("drop it", map[string]string{requirements: "dependencies: []\n"})
 	w.killIn(inPhase(rollout.Removing))
 	w.killIn(moment{name: "git to be told", is: func(s rollout.State) bool { return s.Phase == rollout.Idle && s.LastSeq > 4 }})

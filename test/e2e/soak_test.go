@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	rolloutsFlag = flag.Int("rollouts", 4, "number of rollouts of the soak")
+	rolloutsFlag = flag.Int("rollouts", 3, "number of rollouts of the soak")
 	seedFlag     = flag.Uint64("seed", 0, "what the soak's accidents are drawn by; 0: the clock")
 )
 
@@ -171,12 +171,15 @@ func (s *soak) look(e *soaked) {
 	case 1:
 		hostile := slices.DeleteFunc(slices.Clone(attacks), func(a attack) bool { return a.name == "byhand" }) // which needs an object
 		e.attack = &hostile[s.r.IntN(len(hostile))]
-		e.invite(s.envs[0].name)
+		e.invite(s.victim(e))
 		s.counts["hostile charts"]++
 	}
 	e.bump(e.wanted)
 	fmt.Fprintf(os.Stderr, "soak: %s rolls out %s (%s)\n", e.name, e.wanted, s.tally())
 }
+
+// victim is the environment that a hostile one attacks.
+func (s *soak) victim(e *soaked) string { return s.envs[(slices.Index(s.envs, e)+1)%len(s.envs)].name }
 
 // over reports whether the rollout of an environment has come to its end: git and the audit log say that what should serve does.
 func (s *soak) over(e *soaked) bool {
@@ -189,7 +192,7 @@ func (s *soak) over(e *soaked) bool {
 		return false
 	}
 	if a := e.attack; a != nil {
-		fill := strings.NewReplacer("PROD", s.envs[0].name, "DEV", e.name)
+		fill := strings.NewReplacer("PROD", s.victim(e), "DEV", e.name)
 		if !strings.Contains(faultOf(e.file(e.statusBranch(), "README.md"), a.name), fill.Replace(a.want)) {
 			return false
 		}
