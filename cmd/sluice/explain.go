@@ -36,19 +36,11 @@ and names the field.`,
   sluice explain --repo . --environment production --json croc-hunter-java`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := f.view(cmd.Context())
+			v, src, apps, err := f.apps(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
 			defer v.close()
-			src, err := v.at(v.tip)
-			if err != nil {
-				return err
-			}
-			apps, err := pick(src.Env, args)
-			if err != nil {
-				return err
-			}
 			rel, policy, err := v.charts.Release(cmd.Context(), src, apps[0])
 			if err != nil {
 				return err

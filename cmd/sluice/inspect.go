@@ -243,6 +243,24 @@ func pick(env *environments.Environment, names []string) ([]*environments.App, e
 	return out, nil
 }
 
+// apps are those of these names, or all, as the newest commit has them. The view is the caller's to close.
+func (f *inspection) apps(ctx context.Context, names []string) (*view, source.Commit, []*environments.App, error) {
+	v, err := f.view(ctx)
+	if err != nil {
+		return nil, source.Commit{}, nil, err
+	}
+	src, err := v.at(v.tip)
+	var apps []*environments.App
+	if err == nil {
+		apps, err = pick(src.Env, names)
+	}
+	if err != nil {
+		v.close()
+		return nil, source.Commit{}, nil, err
+	}
+	return v, src, apps, nil
+}
+
 func newRender() *cobra.Command {
 	var f inspection
 	cmd := &cobra.Command{
@@ -256,19 +274,11 @@ get them as they are.`,
 		Example: `  sluice render --repo ../production croc-hunter-java
   sluice render --repo https://git.example.com/production.git --commit 4f0c... --environment production`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := f.view(cmd.Context())
+			v, src, apps, err := f.apps(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
 			defer v.close()
-			src, err := v.at(v.tip)
-			if err != nil {
-				return err
-			}
-			apps, err := pick(src.Env, args)
-			if err != nil {
-				return err
-			}
 			out, faults := asIs(cmd.OutOrStdout()), 0
 			for _, app := range apps {
 				rel, _, fault := v.charts.Release(cmd.Context(), src, app)
