@@ -84,13 +84,18 @@ type Repository struct {
 
 var _ Git = (*Repository)(nil)
 
+// Committer is who commits what Sluice writes, where an operator has named this one: what is empty is that of Sluice itself.
+func Committer(named gitsync.Identity) gitsync.Identity {
+	named.Name, named.Email = cmp.Or(named.Name, "Sluice"), cmp.Or(named.Email, "sluice@sluice.dev")
+	return named
+}
+
 // NewRepository prepares a repository; nothing is asked of anybody until Open.
 func NewRepository(cfg RepositoryConfig) *Repository {
 	if cfg.Interval == 0 {
 		cfg.Interval = 30 * time.Second
 	}
-	cfg.Identity.Name = cmp.Or(cfg.Identity.Name, "Sluice")
-	cfg.Identity.Email = cmp.Or(cfg.Identity.Email, "sluice@sluice.dev")
+	cfg.Identity = Committer(cfg.Identity)
 	r := &Repository{
 		cfg: cfg, log: cfg.Log.With("environment", cfg.Environment),
 		reading: reading{timeout: readTimeout, fresh: func() *environments.Loader {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/signature"
+	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/allow"
 )
 
@@ -53,7 +53,7 @@ type gitConfig struct {
 }
 
 func (g gitConfig) identity() gitsync.Identity {
-	return gitsync.Identity{Name: cmp.Or(g.Name, "Sluice"), Email: cmp.Or(g.Email, "sluice@sluice.dev")}
+	return reconcile.Committer(gitsync.Identity{Name: g.Name, Email: g.Email})
 }
 
 // sign makes signatures; nil: commits are not signed.
