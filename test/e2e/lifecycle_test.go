@@ -22,15 +22,32 @@ import (
 
 // The agent is a process here, and no pod: the tests start and end it where a kubelet would, in a kubelet's order.
 
+// newInstalled is a world whose agent has the chart's rights, and serves. It also returns how many requests found no pod so far.
+func newInstalled(t *testing.T) (w *world, unserved int) {
+	t.Helper()
+	w = newWorld(t)
+	w.checkInterval = 4 * time.Second // so that it is still the middle when the agent has ended
+	w.installChart()
+	w.install()
+	return w, w.bed.Traffic.Counts(w.name, w.host()).Unserved
+}
+
+// wentWell fails the test unless users saw the shares of a good canary, and no more requests found no pod.
+func (w *world) wentWell(unserved int) {
+	w.Helper()
+	if got := w.canaryShares(); !slices.Equal(got, goodShares) {
+		w.Errorf("users saw the canary's share as %v, want %v", got, goodShares)
+	}
+	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved - unserved; n > 0 {
+		w.Errorf("%d requests found no pod", n)
+	}
+}
+
 // TestUpgradedInMidRollout: helm upgrade with another configuration, while a canary has traffic. The new agent stands by until the
 // old one has ended by SIGTERM; it goes on by its own configuration, and no step is lost, doubled or shortened.
 func TestUpgradedInMidRollout(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.checkInterval = 4 * time.Second // so that it is still the middle when the agent has ended
-	w.installChart()
-	w.install()
-	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
+	w, unserved := newInstalled(t)
 	before := w.leader()
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Advanced, "0.0.130", 1)
@@ -41,12 +58,7 @@ func TestUpgradedInMidRollout(t *testing.T) {
 	w.settled()
 	w.toldAs(goodStory)
 	w.stepsLasted(4 * time.Second)
-	if got := w.canaryShares(); !slices.Equal(got, goodShares) {
-		t.Errorf("users saw the canary's share as %v, want %v", got, goodShares)
-	}
-	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved - unserved; n > 0 {
-		t.Errorf("%d requests found no pod", n)
-	}
+	w.wentWell(unserved)
 	last, next := w.awaitEvent(rollout.Advanced, "0.0.130", 5), w.awaitEvent(rollout.PromotionStarted, "0.0.130", 1)
 	if took := next.Time.Sub(last.Time); took < w.checkInterval {
 		t.Errorf("the last step took %s; the new configuration says %s", took, w.checkInterval)
@@ -61,11 +73,7 @@ func TestUpgradedInMidRollout(t *testing.T) {
 // tracks, as they were; the audit log stays; and an agent that is installed later goes on with the same rollout.
 func TestUninstalledInMidRollout(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.checkInterval = 4 * time.Second // so that it is still the middle when the agent has ended
-	w.installChart()
-	w.install()
-	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
+	w, unserved := newInstalled(t)
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Advanced, "0.0.130", 2)
 	w.uninstallChart()
@@ -84,12 +92,7 @@ func TestUninstalledInMidRollout(t *testing.T) {
 	w.settled()
 	w.toldAs(goodStory)
 	w.stepsLasted(w.checkInterval)
-	if got := w.canaryShares(); !slices.Equal(got, goodShares) {
-		t.Errorf("users saw the canary's share as %v, want %v", got, goodShares)
-	}
-	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved - unserved; n > 0 {
-		t.Errorf("%d requests found no pod", n)
-	}
+	w.wentWell(unserved)
 	w.servesGit()
 }
 
