@@ -1,6 +1,8 @@
 package gitsync
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -25,6 +27,8 @@ type Change struct {
 	Date time.Time
 	// Sign makes an armoured signature of the commit; nil: it is not signed.
 	Sign func(commit []byte) (string, error)
+	// Upon is what Files change, where that is not the branch's tip: the commit has its tree, and it as its second parent.
+	Upon *Snapshot
 }
 
 // edit is a directory of a Change.
@@ -198,6 +202,23 @@ func build(tip *Snapshot, changes []*Change, self Identity, now time.Time) ([]pa
 	return b.objects, last, b.within(tip.store.limits.Object)
 }
 
+// Edited is what a snapshot becomes by a change, which is kept beside it and told to nobody. A change that changes nothing gives
+// the snapshot itself.
+func (s *Snapshot) Edited(ctx context.Context, ch Change) (*Snapshot, error) {
+	objects, c, err := build(s, []*Change{&ch}, Identity{Name: "Sluice", Email: "sluice@localhost"}, time.Now())
+	if err != nil || len(objects) == 0 {
+		return s, err
+	}
+	pack, err := encodePack(objects)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.store.receive(ctx, bytes.NewReader(pack)); err != nil {
+		return nil, fmt.Errorf("keeping an edit: %w", err)
+	}
+	return newSnapshot(s.store, c), nil
+}
+
 // commit makes the objects of one change upon a commit; that commit itself when it changes nothing.
 func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Time) (*Commit, error) {
 	if ch == nil {
@@ -207,7 +228,11 @@ func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Tim
 	if err != nil {
 		return nil, err
 	}
-	root, err := b.apply(parent.tree, e, "")
+	upon := parent.tree
+	if ch.Upon != nil {
+		upon = ch.Upon.root
+	}
+	root, err := b.apply(upon, e, "")
 	if err != nil {
 		return nil, err
 	}
@@ -220,6 +245,9 @@ func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Tim
 	c := &Commit{tree: root, Author: ch.Author, Committer: ch.Committer, AuthorTime: ch.Date, Message: ch.Message}
 	if parent.Hash != "" {
 		c.Parents = []string{parent.Hash}
+	}
+	if ch.Upon != nil && ch.Upon.Commit != parent.Hash {
+		c.Parents = append(c.Parents, ch.Upon.Commit)
 	}
 	if c.Author == (Identity{}) {
 		c.Author = self

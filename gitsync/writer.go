@@ -45,8 +45,8 @@ type Writer struct {
 	store *store
 	// turn is held during a Commit; Writers made by Branch share it.
 	turn chan struct{}
-	// base is the branch that a missing branch starts from; empty: it starts from nothing.
-	base string
+	// base writes the branch that a missing branch starts from; nil: it starts from nothing.
+	base *Writer
 }
 
 // NewWriter prepares dir, as Open does, without asking the remote. dir must not be that of a Repo.
@@ -79,7 +79,7 @@ func (w *Writer) Branch(name string) (*Writer, error) {
 		return nil, fmt.Errorf("opening writer: branch %q: %w", name, err)
 	}
 	b := *w
-	b.base = w.cfg.Remote.Branch
+	b.base = w
 	b.cfg.Remote.Branch = name
 	b.link = w.link.onBranch(name)
 	return &b, nil
@@ -131,6 +131,26 @@ func (w *Writer) CommitAll(ctx context.Context, edit func(tip *Snapshot) ([]*Cha
 		rejected.Reason = clean(rejected.Reason, w.link.secrets())
 	}
 	return "", w.link.fault("committing to", err)
+}
+
+// Propose is Commit for a branch that Branch made of the one it is to be merged into: edit also gets that one's tip, as the
+// remote has it now. own is nil where there is nothing on the branch yet. A Change with base as its Upon has the branch say
+// what base says but for the edit, whatever it said before; nobody's commit is lost from its history, and nothing is forced.
+func (w *Writer) Propose(ctx context.Context, edit func(base, own *Snapshot) (*Change, error)) (string, error) {
+	if w.base == nil {
+		return "", fmt.Errorf("proposing branch %s: it was not made of another", w.cfg.Remote.Branch)
+	}
+	return w.Commit(ctx, func(own *Snapshot) (*Change, error) {
+		c, err := w.base.newest(ctx)
+		if err != nil {
+			return nil, err
+		}
+		base := newSnapshot(w.store, c)
+		if own.Commit == base.Commit {
+			own = nil
+		}
+		return edit(base, own)
+	})
 }
 
 // Tip is the branch as the remote has it now, read with Auth; usable until the next Commit. The error wraps ErrBranchNotFound
@@ -281,8 +301,9 @@ func (w *Writer) tip(ctx context.Context, refs *packp.AdvRefs, old plumbing.Hash
 	branch, at := w.cfg.Remote.Branch, old
 	if old.IsZero() {
 		switch {
-		case w.base != "":
-			branch, at = w.base, refs.References[branchRef(w.base).String()]
+		case w.base != nil:
+			branch = w.base.cfg.Remote.Branch
+			at = refs.References[branchRef(branch).String()]
 		case w.cfg.Create:
 			return newSnapshot(w.store, &Commit{tree: emptyTree}), old, nil
 		}

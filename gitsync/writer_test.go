@@ -271,6 +271,95 @@ func TestPullRequestBranch(t *testing.T) {
 	})
 }
 
+// What is proposed is made upon the branch that it is proposed to, however old the branch is that it was proposed on, and keeps
+// what a person has added there where the edit wants that.
+func TestPropose(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		o.commit("base", map[string]string{"a": "1", "b": "1"})
+		w := mustWriter(t, WriterConfig{Remote: r})
+		const name = "sluice/promote/app"
+		pr, err := w.Branch(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		propose := func(edit func(base, own *Snapshot) (*Change, error)) string {
+			t.Helper()
+			hash, err := pr.Propose(t.Context(), edit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return hash
+		}
+		first := propose(func(base, own *Snapshot) (*Change, error) {
+			if own != nil {
+				t.Errorf("there is something on the branch already: %s", own.Commit)
+			}
+			return &Change{Files: map[string][]byte{"a": []byte("2")}, Message: "promote", Upon: base}, nil
+		})
+		if got := o.git(o.dir, "rev-list", "--count", "main.."+name); got != "1" {
+			t.Errorf("%s commits are proposed first", got)
+		}
+		base := o.commit("elsewhere", map[string]string{"a": "1", "b": "2"})
+		second := propose(func(at, own *Snapshot) (*Change, error) {
+			if own == nil || own.Commit != first || at.Commit != base {
+				t.Errorf("sees %v upon %s", own, at.Commit)
+			}
+			return &Change{Files: map[string][]byte{"a": []byte("3")}, Message: "promote", Upon: at}, nil
+		})
+		if got := o.git(o.dir, "rev-parse", name+"^1", name+"^2"); got != first+"\n"+base {
+			t.Errorf("parents %s", got)
+		}
+		if got := o.git(o.dir, "show", name+":b") + o.git(o.dir, "show", name+":a"); got != "23" {
+			t.Errorf("the branch says %s", got)
+		}
+		if hash := propose(func(at, _ *Snapshot) (*Change, error) { return nil, nil }); hash != "" {
+			t.Errorf("nothing was proposed as %s", hash)
+		}
+		third := propose(func(_, own *Snapshot) (*Change, error) {
+			return &Change{Files: map[string][]byte{"c": []byte("x")}, Message: "more"}, nil
+		})
+		if got := o.git(o.dir, "rev-parse", name+"^"); got != second || third == "" {
+			t.Errorf("upon the branch itself: parent %s, want %s", got, second)
+		}
+		o.git(o.dir, "fsck", "--strict")
+		if _, err := w.Propose(t.Context(), nil); err == nil {
+			t.Error("a branch is proposed to itself")
+		}
+	})
+}
+
+// An edit of a snapshot is read like any other and reaches no remote.
+func TestEdited(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		o.commit("base", map[string]string{"a": "1", "d/b": "1"})
+		repo, err := Open(t.Context(), r, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer repo.Close()
+		tip, err := repo.Fetch(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		edited, err := tip.Edited(t.Context(), Change{Files: map[string][]byte{"d/b": []byte("2")}, Message: "edit"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := fs.ReadFile(edited.FS(), "d/b"); err != nil || string(got) != "2" {
+			t.Errorf("reads %q, %v", got, err)
+		}
+		if again, err := repo.At(edited.Commit); err != nil || again.Subject != "edit" {
+			t.Errorf("the edit is not beside it: %v", err)
+		}
+		if same, err := tip.Edited(t.Context(), Change{}); err != nil || same != tip {
+			t.Errorf("nothing is edited to %v, %v", same, err)
+		}
+		if got := o.git(o.dir, "rev-parse", "main"); got != tip.Commit {
+			t.Error("main moved")
+		}
+	})
+}
+
 // Writers that race for a branch all get their commits in, one after the other.
 func TestRace(t *testing.T) {
 	transports(t, func(t *testing.T, o *origin, r Remote) {
