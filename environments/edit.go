@@ -70,7 +70,7 @@ func setVersion(file []byte, app string, e *entry, to string) ([]byte, error) {
 }
 
 // plainVersion is what needs no quotes in any context of YAML, as long as it is no number.
-var plainVersion = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+_-]*$`)
+var plainVersion = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z./_:@+-]*$`)
 
 // versionText writes a version with the quotes that the old one began with.
 func versionText(quote byte, version string) string {
@@ -183,9 +183,16 @@ func (e *entry) versionToken(file []byte) (start, end int, err error) {
 		return 0, 0, errors.New("stands in an entry that is an alias")
 	}
 	_, n := child(e.node, "version")
-	switch {
-	case n == nil:
+	if n == nil {
 		return 0, 0, errors.New("is missing")
+	}
+	return tokenOf(n, file, e.line)
+}
+
+// tokenOf finds the characters of a scalar in the file, quotes included. line is that of the file on which the text begins that
+// the scalar was parsed from, from 1.
+func tokenOf(n *yamlv3.Node, file []byte, line int) (start, end int, err error) {
+	switch {
 	case n.Kind == yamlv3.AliasNode:
 		return 0, 0, errors.New("is an alias; whoever shares its anchor would change too")
 	case n.Anchor != "":
@@ -193,7 +200,7 @@ func (e *entry) versionToken(file []byte) (start, end int, err error) {
 	case n.Kind != yamlv3.ScalarNode || n.Style&^(yamlv3.SingleQuotedStyle|yamlv3.DoubleQuotedStyle) != 0:
 		return 0, 0, errors.New("is not written as one plain or quoted text")
 	}
-	start = offsetOf(file, e.line+n.Line-1, n.Column)
+	start = offsetOf(file, line+n.Line-1, n.Column)
 	end = tokenEnd(file, start, n)
 	if end < 0 {
 		return 0, 0, errors.New("is not written as one plain or quoted text")

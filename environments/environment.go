@@ -28,6 +28,8 @@ type Environment struct {
 	Rollout *RawPolicy
 	// Windows in which rollouts may begin and get on; nil: at all times. Those of an App are asked besides.
 	Windows *windows.Set
+	// Upstream says how new versions come here.
+	Upstream Upstream
 	// Umbrella is the chart of a Jenkins X v2 layout: its metadata and values, without its dependencies.
 	Umbrella Umbrella
 	// Apps in the order in which the repository declares them. Apps switched off by a condition or a tag
@@ -57,6 +59,10 @@ type App struct {
 	Rollout *RawPolicy
 	// Windows is apps.<app>.windows in sluice.yaml; nil when absent.
 	Windows *windows.Set
+	// Upstream is the environment's, with what apps.<app>.upstream says over it.
+	Upstream Upstream
+	// Image says where in the values the image stands, apps.<app>.image in sluice.yaml; zero when absent.
+	Image ImagePaths
 	// Pin is where the version stands, for the rollback commit.
 	Pin Position
 	// Digest covers everything above that decides what is rendered (chart reference, values, globals, names);

@@ -185,6 +185,7 @@ type assembly struct {
 // envInputs is what every app of the environment is built from.
 type envInputs struct {
 	namespace, releaseName string
+	upstream               Upstream
 	// shared covers what of the umbrella reaches into every app: its name, globals, tags and named templates.
 	shared string
 }
@@ -357,6 +358,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 		Rollout:   a.settings.rollout,
 		Windows:   a.settings.windows,
 	}
+	env.Upstream = a.settings.upstream.withDefaults(env.Name)
 	env.Namespace = orDefault(a.settings.namespace, a.l.Namespace)
 	if env.Namespace == "" && env.Name != "" {
 		env.Namespace = "jx-" + env.Name
@@ -368,7 +370,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 	}
 	files, fault := a.umbrellaFiles()
 	a.env = envInputs{
-		namespace: env.Namespace, releaseName: a.settings.releaseName,
+		namespace: env.Namespace, releaseName: a.settings.releaseName, upstream: env.Upstream,
 		shared: newDigest().add(a.chart.name, files.definitions, canonical(a.globals), canonical(a.tags)).String(),
 	}
 	a.addApps(env)
@@ -532,6 +534,7 @@ func buildApp(d *dependency, in inputs) App {
 	if in.dir != "" && d.repository == "" {
 		app.Chart.Repository = "file://charts/" + d.name
 	}
+	app.Upstream = in.env.upstream
 	app.apply(in.settings)
 	app.Values, _ = in.part.table()
 	if in.doc != nil {
@@ -547,6 +550,7 @@ func (app *App) apply(s *appSettings) {
 		app.ReleaseName = orDefault(s.releaseName, app.ReleaseName)
 		app.Namespace = orDefault(s.namespace, app.Namespace)
 		app.Rollout, app.Windows = s.rollout, s.windows
+		app.Upstream, app.Image = app.Upstream.over(s.upstream), s.image
 	}
 }
 

@@ -4,15 +4,21 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"path"
+	"slices"
 	"strings"
 
 	yamlv3 "go.yaml.in/yaml/v3"
 )
 
-// Promotion is what an environment's list is to say of an app.
+// Promotion is what an environment is to say of an app.
 type Promotion struct {
 	// Version that it is to run.
 	Version string
+	// Image says where the version stands in the app's values; zero: it is that of the chart, in the list. ImageRepository is set
+	// besides where Image says where; empty: it stays.
+	Image           ImagePaths
+	ImageRepository string
 	// Was is the version that it is expected to run now; empty: any, or none.
 	Was string
 	// Chart and Repository are for an app that is not listed yet; the app's name is an alias where the chart has another.
@@ -41,6 +47,10 @@ func (u umbrella) promote(fsys fs.FS, app string, to Promotion) (map[string][]by
 	switch {
 	case err != nil:
 		return nil, err
+	case to.Image.Tag != "" && e == nil:
+		return nil, fmt.Errorf("%s is not listed in %s; expected it there, for an image to be set", app, u.list)
+	case to.Image.Tag != "":
+		return u.promoteImage(fsys, app, to)
 	case e != nil && e.version == to.Version:
 		return nil, nil
 	case e != nil && to.Was != "" && e.version != to.Was:
@@ -56,6 +66,67 @@ func (u umbrella) promote(fsys fs.FS, app string, to Promotion) (map[string][]by
 		return nil, fmt.Errorf("promoting %s to %s in %s: %w", app, to.Version, u.list, err)
 	}
 	return map[string][]byte{u.list: list}, nil
+}
+
+// promoteImage sets the tag of an app's image, and its repository, where the values have them: in the app's own file, else in
+// values.yaml.
+func (u umbrella) promoteImage(fsys fs.FS, app string, to Promotion) (map[string][]byte, error) {
+	own, all := path.Join(u.dir, app, valuesName), path.Join(u.dir, valuesName)
+	places := []struct {
+		file string
+		keys []string
+		text []byte
+	}{{file: own}, {file: all, keys: []string{app}}}
+	for i := range places {
+		text, err := readOptional(fsys, places[i].file)
+		if err != nil {
+			return nil, err
+		}
+		places[i].text = text
+	}
+	files := map[string][]byte{}
+	set := func(dotted, value, was string) error {
+		for i, p := range places {
+			keys := slices.Concat(p.keys, strings.Split(dotted, "."))
+			if now, ok := textAt(p.text, keys); !ok {
+				continue
+			} else if was != "" && now != was && now != value {
+				return movedVersion(app, now, was)
+			}
+			edited, err := setValue(p.text, keys, value)
+			if err != nil {
+				return fmt.Errorf("promoting %s in %s: %w", app, p.file, err)
+			}
+			if !bytes.Equal(edited, p.text) {
+				places[i].text, files[p.file] = edited, edited
+			}
+			return nil
+		}
+		return fmt.Errorf("promoting %s: %s is set neither in %s nor under %s in %s; expected it in one of them, with the image that runs now",
+			app, dotted, own, app, all)
+	}
+	if err := set(to.Image.Tag, to.Version, to.Was); err != nil {
+		return nil, err
+	}
+	if to.ImageRepository != "" && to.Image.Repository != "" {
+		if err := set(to.Image.Repository, to.ImageRepository, ""); err != nil {
+			return nil, err
+		}
+	}
+	if len(files) == 0 {
+		return nil, nil
+	}
+	return files, nil
+}
+
+// ImageTag is the text at the place of an app's image tag in what the environment gives the app; false where there is none.
+func (app *App) ImageTag() (string, bool) {
+	if app.Image.Tag == "" {
+		return "", false
+	}
+	v, known := lookUp(app.Values, strings.Split(app.Image.Tag, "."))
+	s, ok := v.(string)
+	return s, known && ok
 }
 
 // appendEntry adds an app to the end of a list of dependencies, written as the entry before it is.

@@ -21,6 +21,7 @@ type settings struct {
 	writeBack   WriteBackMode
 	rollout     *RawPolicy
 	windows     *windows.Set
+	upstream    Upstream
 	apps        map[string]*appSettings
 }
 
@@ -30,6 +31,8 @@ type appSettings struct {
 	namespace   string
 	rollout     *RawPolicy
 	windows     *windows.Set
+	upstream    *Upstream
+	image       ImagePaths
 	// fault is why it can't be used.
 	fault error
 	line  int
@@ -57,8 +60,9 @@ var settingsFields = fields[settingsDraft]{
 	"writeBack": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
 		decodeObject(d, at, v, writeBackFields, &to.writeBack)
 	},
-	"rollout": func(_ *decoder, _ fieldPath, v any, to *settingsDraft) { to.rolloutValue = v },
-	"windows": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.windows = d.windows(at, v) },
+	"rollout":  func(_ *decoder, _ fieldPath, v any, to *settingsDraft) { to.rolloutValue = v },
+	"windows":  func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.windows = d.windows(at, v) },
+	"upstream": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.upstream = d.upstream(at, v) },
 	"apps": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
 		to.appValues, _ = d.object(at, v)
 	},
@@ -78,6 +82,11 @@ var appFields = fields[appDraft]{
 	"namespace":   func(d *decoder, at fieldPath, v any, to *appDraft) { to.namespace = d.label(at, v) },
 	"rollout":     func(_ *decoder, _ fieldPath, v any, to *appDraft) { to.rolloutValue = v },
 	"windows":     func(d *decoder, at fieldPath, v any, to *appDraft) { to.windows = d.windows(at, v) },
+	"upstream": func(d *decoder, at fieldPath, v any, to *appDraft) {
+		to.upstream = &Upstream{}
+		decodeObject(d, at, v, appUpstreamFields, to.upstream)
+	},
+	"image": func(d *decoder, at fieldPath, v any, to *appDraft) { to.image = d.image(at, v) },
 }
 
 // label reads a DNS label.
