@@ -27,6 +27,8 @@ import (
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
 	"github.com/go-git/go-git/v5/utils/ioutil"
+
+	"github.com/sluice-cd/sluice/gitsync/address"
 )
 
 // Repositories on this machine are served by go-git within the process. Hooks do not run, and reftable
@@ -39,8 +41,8 @@ type localRepo struct {
 	sto  *localStorage
 }
 
-func openLocal(loc location) (*localRepo, error) {
-	dir, common, bare := gitDirs(loc.path)
+func openLocal(loc address.Address) (*localRepo, error) {
+	dir, common, bare := gitDirs(loc.Path)
 	if fi, err := os.Stat(filepath.Join(common, "objects")); err != nil || !fi.IsDir() {
 		return nil, transport.ErrRepositoryNotFound
 	}
@@ -94,7 +96,7 @@ func from(dir, path string) string {
 // OpenLocal opens the repository on this machine at a path to be read, wherever git could: also a linked work tree, and what is
 // sparse, shallow or borrows objects.
 func OpenLocal(path string) (*git.Repository, error) {
-	r, err := openLocal(location{path: path})
+	r, err := openLocal(address.Address{Path: path})
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +188,7 @@ func (f sharedDir) ReadDir(path string) ([]os.FileInfo, error) {
 // Load makes a localRepo the only repository of a server.
 func (r *localRepo) Load(*transport.Endpoint) (storer.Storer, error) { return r.sto, nil }
 
-func openFileUpload(loc location) (transport.UploadPackSession, error) {
+func openFileUpload(loc address.Address) (transport.UploadPackSession, error) {
 	r, err := openLocal(loc)
 	if err != nil {
 		return nil, err
@@ -239,7 +241,7 @@ func (f *fileUpload) uploadPart(ctx context.Context, req *packp.UploadPackReques
 	return packp.NewUploadPackResponseWithPackfile(req, ioutil.NewContextReadCloser(ctx, r)), nil
 }
 
-func openFileReceive(loc location) (transport.ReceivePackSession, error) {
+func openFileReceive(loc address.Address) (transport.ReceivePackSession, error) {
 	r, err := openLocal(loc)
 	if err != nil {
 		return nil, err

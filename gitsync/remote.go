@@ -4,14 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"net/url"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 
+	"github.com/sluice-cd/sluice/gitsync/address"
 	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
@@ -150,7 +149,7 @@ func (r Remote) Validate() error {
 	if r.Limits.Pack < 0 || r.Limits.Objects < 0 || r.Limits.Object < 0 || r.Limits.Inflated < 0 || r.Limits.File < 0 {
 		fault("limits: must not be negative")
 	}
-	loc, err := parseLocation(r.URL)
+	loc, err := address.Parse(r.URL)
 	if err != nil {
 		return errors.Join(append(faults, fmt.Errorf("url: %w", err))...)
 	}
@@ -165,19 +164,19 @@ func (r Remote) Validate() error {
 			}
 		}
 	}
-	if loc.scheme == schemeFile && !r.AllowFile {
+	if loc.Scheme == address.File && !r.AllowFile {
 		fault("url: %s is a path on this machine, which is not allowed here", redact.Text(r.URL))
 	}
-	if r.CAFile != "" && loc.scheme != "https" {
+	if r.CAFile != "" && loc.Scheme != "https" {
 		fault("caFile: only for https")
 	}
 	return errors.Join(faults...)
 }
 
-func (a Auth) faults(loc location, allowInsecure bool) []error {
+func (a Auth) faults(loc address.Address, allowInsecure bool) []error {
 	var faults []error
-	switch loc.scheme {
-	case schemeSSH:
+	switch loc.Scheme {
+	case address.SSH:
 		if a.SSHKeyFile == "" && !a.SSHAgent {
 			faults = append(faults, errors.New("sshKeyFile is required for ssh"))
 		}
@@ -187,113 +186,21 @@ func (a Auth) faults(loc location, allowInsecure bool) []error {
 		if a.hasSecret() {
 			faults = append(faults, errors.New("a password or token is not used with ssh"))
 		}
-	case schemeHTTP, schemeHTTPS:
+	case address.HTTP, address.HTTPS:
 		if a.SSHKeyFile != "" {
-			faults = append(faults, errors.New("sshKeyFile is not used with "+loc.scheme))
+			faults = append(faults, errors.New("sshKeyFile is not used with "+loc.Scheme))
 		}
 		if a.hasToken() && a.hasPassword() {
 			faults = append(faults, errors.New("either a password or a token, not both"))
 		}
-		if loc.user != "" && !a.hasPassword() {
+		if loc.User != "" && !a.hasPassword() {
 			faults = append(faults, errors.New("the url names a user, but there is no password"))
 		}
-		if a.hasSecret() && loc.scheme == schemeHTTP && !allowInsecure && !loc.loopback() {
+		if a.hasSecret() && loc.Scheme == address.HTTP && !allowInsecure && !loc.Loopback() {
 			faults = append(faults, errors.New("credentials over http:// would be readable on the way: use https, or allowInsecure"))
 		}
 	}
 	return faults
-}
-
-const (
-	schemeHTTPS = "https"
-	schemeHTTP  = "http"
-	schemeSSH   = "ssh"
-	schemeFile  = "file"
-)
-
-// location is a URL taken apart.
-type location struct {
-	scheme, user, host, port, path string
-}
-
-// parseLocation understands the URLs that Remote documents. Its errors never repeat the URL, which may hold a
-// password in a place that no pattern finds.
-func parseLocation(raw string) (location, error) {
-	switch {
-	case raw == "":
-		return location{}, errors.New("is required")
-	case strings.ContainsAny(raw, "\x00\r\n"):
-		return location{}, errors.New("control characters")
-	case strings.Contains(raw, "://"):
-		return parseURL(raw)
-	case strings.Contains(raw, "::"):
-		return location{}, errors.New("remote helpers are not supported: https, http, ssh or user@host:path expected")
-	}
-	before, path, colon := strings.Cut(raw, ":")
-	if !colon || strings.Contains(before, "/") {
-		return location{scheme: schemeFile, path: raw}, nil
-	}
-	user, host, ok := strings.Cut(before, "@")
-	if !ok {
-		user, host = "", before
-		if strings.Contains(path, "@") { // user:password@host:path
-			return location{}, errors.New("holds a password, or a path with an @: use auth, or ssh://")
-		}
-	}
-	return location{scheme: schemeSSH, user: user, host: host, path: path}.check()
-}
-
-func parseURL(raw string) (location, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return location{}, errors.New("not a valid URL")
-	}
-	switch u.Scheme {
-	case schemeHTTPS, schemeHTTP, schemeSSH, schemeFile:
-	default:
-		return location{}, fmt.Errorf("scheme %q is not supported: https, http, ssh or user@host:path expected", u.Scheme)
-	}
-	if _, ok := u.User.Password(); ok {
-		return location{}, errors.New("holds a password, which would end up in logs: use auth")
-	}
-	if u.RawQuery != "" || u.Fragment != "" {
-		return location{}, errors.New("a query or fragment is not supported")
-	}
-	l := location{scheme: u.Scheme, user: u.User.Username(), host: u.Hostname(), port: u.Port(), path: u.Path}
-	if l.scheme == schemeHTTP || l.scheme == schemeHTTPS {
-		l.path = u.EscapedPath()
-	}
-	return l.check()
-}
-
-func (l location) check() (location, error) {
-	if l.scheme == schemeFile {
-		if l.host != "" && l.host != "localhost" {
-			return location{}, errors.New("file:// with a host is not supported")
-		}
-		if l.path == "" {
-			return location{}, errors.New("path is missing")
-		}
-		return l, nil
-	}
-	// A leading hyphen would be read as an option by a program at the other end.
-	switch {
-	case l.host == "" || strings.HasPrefix(l.host, "-") || strings.ContainsAny(l.host, " @/"):
-		return location{}, errors.New("host is missing or malformed")
-	case strings.Trim(l.path, "/") == "" || strings.HasPrefix(l.path, "-"):
-		return location{}, errors.New("path is missing or malformed")
-	case strings.Contains(l.user, ":"):
-		return location{}, errors.New("holds a password, which would end up in logs: use auth")
-	}
-	return l, nil
-}
-
-func (l location) loopback() bool {
-	if l.host == "localhost" || strings.HasSuffix(l.host, ".localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(l.host)
-	return err == nil && addr.Unmap().IsLoopback()
 }
 
 // headOnly is what a repository on this machine has checked out, when that is no branch.

@@ -135,10 +135,3 @@ func TestAuthPrintsWithoutSecrets(t *testing.T) {
 		t.Error(all)
 	}
 }
-
-func TestCleanRemovesSecretsAndControls(t *testing.T) {
-	got := clean("bad s3cr3t\x1b[31m\u009b31m from https://u:p@h/\r\nforged "+strings.Repeat("x", 5000), []string{"s3cr3t"})
-	if strings.Contains(got, "s3cr3t") || strings.ContainsAny(got, "\x1b\r\u009b") || len(got) > maxMessage+10 || strings.Contains(got, "u:p") {
-		t.Errorf("%q", got)
-	}
-}

@@ -22,6 +22,9 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
+
+	"github.com/sluice-cd/sluice/gitsync/address"
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 // sshSession runs one git service over SSH. It stands in for go-git's own client, whose handshake can't be
@@ -41,13 +44,13 @@ type sshSession struct {
 }
 
 // dialSSH connects and starts service. When ctx ends, so does the connection.
-func dialSSH(ctx context.Context, loc location, auth Auth, service string, maxOut int64) (*sshSession, error) {
-	port := loc.port
+func dialSSH(ctx context.Context, loc address.Address, auth Auth, service string, maxOut int64) (*sshSession, error) {
+	port := loc.Port
 	if port == "" {
 		port = "22"
 	}
-	addr := net.JoinHostPort(loc.host, port)
-	config, err := auth.ssh(loc.user, addr)
+	addr := net.JoinHostPort(loc.Host, port)
+	config, err := auth.ssh(loc.User, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +62,7 @@ func dialSSH(ctx context.Context, loc location, auth Auth, service string, maxOu
 	s := &sshSession{service: service, conn: conn}
 	// Everything below blocks on the connection; closing it is what unblocks.
 	s.unwatch = context.AfterFunc(ctx, func() { _ = conn.Close() })
-	if err := s.start(addr, config, loc.path, maxOut); err != nil {
+	if err := s.start(addr, config, loc.Path, maxOut); err != nil {
 		_ = s.Close()
 		return nil, cause(ctx, err)
 	}
@@ -305,7 +308,7 @@ func shellQuote(s string) string {
 	return "'" + strings.NewReplacer("'", `'\''`, "!", `'\!'`).Replace(s) + "'"
 }
 
-// boundedBuffer keeps the first maxMessage bytes of what is written to it.
+// boundedBuffer keeps the first redact.MaxMessage bytes of what is written to it.
 type boundedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -314,7 +317,7 @@ type boundedBuffer struct {
 func (b *boundedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if room := maxMessage - b.buf.Len(); room > 0 {
+	if room := redact.MaxMessage - b.buf.Len(); room > 0 {
 		b.buf.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil

@@ -15,11 +15,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
 
+	"github.com/sluice-cd/sluice/gitsync/address"
 	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
@@ -35,17 +35,17 @@ const maxErrorBody = 16 << 10
 // link reaches one remote. It keeps connections open between exchanges; make one per Repo or Writer.
 type link struct {
 	remote Remote
-	loc    location
+	loc    address.Address
 	http   transport.Transport // nil for other schemes
 }
 
 func newLink(r Remote) (*link, error) {
-	loc, err := parseLocation(r.URL)
+	loc, err := address.Parse(r.URL)
 	if err != nil {
 		return nil, err
 	}
 	l := &link{remote: r, loc: loc}
-	if loc.scheme == schemeHTTP || loc.scheme == schemeHTTPS {
+	if loc.Scheme == address.HTTP || loc.Scheme == address.HTTPS {
 		if l.http, err = httpTransport(r); err != nil {
 			return nil, err
 		}
@@ -55,13 +55,13 @@ func newLink(r Remote) (*link, error) {
 
 // uploadPack opens a session for reading. Close it.
 func (l *link) uploadPack(ctx context.Context) (transport.UploadPackSession, error) {
-	switch l.loc.scheme {
-	case schemeSSH:
+	switch l.loc.Scheme {
+	case address.SSH:
 		return dialSSH(ctx, l.loc, l.remote.Auth, transport.UploadPackServiceName, l.maxResponse())
-	case schemeFile:
+	case address.File:
 		return openFileUpload(l.loc)
 	}
-	auth, err := l.remote.Auth.http(l.loc.user)
+	auth, err := l.remote.Auth.http(l.loc.User)
 	if err != nil {
 		return nil, err
 	}
@@ -70,13 +70,13 @@ func (l *link) uploadPack(ctx context.Context) (transport.UploadPackSession, err
 
 // receivePack opens a session for writing. Close it.
 func (l *link) receivePack(ctx context.Context) (transport.ReceivePackSession, error) {
-	switch l.loc.scheme {
-	case schemeSSH:
+	switch l.loc.Scheme {
+	case address.SSH:
 		return dialSSH(ctx, l.loc, l.remote.WriteAuth, transport.ReceivePackServiceName, l.maxResponse())
-	case schemeFile:
+	case address.File:
 		return openFileReceive(l.loc)
 	}
-	auth, err := l.remote.WriteAuth.http(l.loc.user)
+	auth, err := l.remote.WriteAuth.http(l.loc.User)
 	if err != nil {
 		return nil, err
 	}
@@ -88,12 +88,12 @@ func (l *link) maxResponse() int64 { return l.remote.Limits.Pack + maxAdvertisem
 
 // endpoint is made anew for each session, because go-git writes redirects into it.
 func (l *link) endpoint() *transport.Endpoint {
-	host := l.loc.host
+	host := l.loc.Host
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	port, _ := strconv.Atoi(l.loc.port) // url.Parse has seen to it that this is a number or nothing
-	return &transport.Endpoint{Protocol: l.loc.scheme, Host: host, Port: port, Path: l.loc.path}
+	port, _ := strconv.Atoi(l.loc.Port) // url.Parse has seen to it that this is a number or nothing
+	return &transport.Endpoint{Protocol: l.loc.Scheme, Host: host, Port: port, Path: l.loc.Path}
 }
 
 // fault makes err fit to leave the package: what was being done, to which remote, without secrets.
@@ -102,7 +102,7 @@ func (l *link) fault(doing string, err error) error {
 		return nil
 	}
 	return &redact.Error{
-		Text: fmt.Sprintf("%s %s: %s", doing, l.remote, clean(err.Error(), l.secrets())),
+		Text: fmt.Sprintf("%s %s: %s", doing, l.remote, redact.Message(err.Error(), l.secrets()...)),
 		Err:  err,
 	}
 }
@@ -127,7 +127,7 @@ func (l *link) secrets() []string {
 
 // basic is the password as HTTP sends it.
 func (l *link) basic(a Auth) (string, bool) {
-	auth, err := a.http(l.loc.user)
+	auth, err := a.http(l.loc.User)
 	b, ok := auth.(*githttp.BasicAuth)
 	if err != nil || !ok {
 		return "", false
@@ -184,7 +184,7 @@ func httpTransport(r Remote) (transport.Transport, error) {
 // answer would come from a place that nobody configured, perhaps one that only this machine can reach.
 func sameHost(req *http.Request, via []*http.Request) error {
 	from, to := via[0].URL, req.URL
-	upgrade := from.Scheme == schemeHTTP && to.Scheme == schemeHTTPS && from.Port() == "" && to.Port() == ""
+	upgrade := from.Scheme == address.HTTP && to.Scheme == address.HTTPS && from.Port() == "" && to.Port() == ""
 	if !strings.EqualFold(from.Hostname(), to.Hostname()) || (from.Port() != to.Port() || from.Scheme != to.Scheme) && !upgrade {
 		return fmt.Errorf("redirected to another host, %s: change the url if that is right", to.Host)
 	}
@@ -265,26 +265,4 @@ func (l *link) onBranch(branch string) *link {
 	other := *l
 	other.remote.Branch = branch
 	return &other
-}
-
-// maxMessage bounds text that a server sent, in bytes.
-const maxMessage = 2 << 10
-
-// clean makes text of a server fit for one message: without the secrets in use, without control characters that
-// would forge log lines or drive a terminal, and not endless.
-func clean(s string, secrets []string) string {
-	s = redact.Text(s, secrets...)
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return r
-		case unicode.IsControl(r):
-			return -1
-		}
-		return r
-	}, s)
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage], "") + " ..."
-	}
-	return strings.TrimSpace(s)
 }

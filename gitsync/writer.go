@@ -13,6 +13,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
+
+	"github.com/sluice-cd/sluice/gitsync/redact"
 )
 
 // WriterConfig says where and as whom a Writer commits.
@@ -128,7 +130,7 @@ func (w *Writer) CommitAll(ctx context.Context, edit func(tip *Snapshot) ([]*Cha
 	case errors.As(err, &own):
 		return "", own.err
 	case errors.As(err, &rejected):
-		rejected.Reason = clean(rejected.Reason, w.link.secrets())
+		rejected.Reason = redact.Message(rejected.Reason, w.link.secrets()...)
 	}
 	return "", w.link.fault("committing to", err)
 }

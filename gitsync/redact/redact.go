@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // Mark stands where a credential was.
@@ -42,6 +43,28 @@ func Text(s string, secrets ...string) string {
 		s = c.pattern.ReplaceAllString(s, c.with)
 	}
 	return s
+}
+
+// MaxMessage bounds text that a server sent, in bytes.
+const MaxMessage = 2 << 10
+
+// Message makes text of a server fit for one message: without the secrets in use, without control characters that
+// would forge log lines or drive a terminal, and not endless.
+func Message(s string, secrets ...string) string {
+	s = Text(s, secrets...)
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return r
+		case unicode.IsControl(r):
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > MaxMessage {
+		s = strings.ToValidUTF8(s[:MaxMessage], "") + " ..."
+	}
+	return strings.TrimSpace(s)
 }
 
 // withoutUsers removes user names and passwords from the URLs in a text. It looks at each byte a bounded number of times: the

@@ -37,6 +37,13 @@ func TestText(t *testing.T) {
 	}
 }
 
+func TestMessageHasNoSecretsAndNoControls(t *testing.T) {
+	got := Message("bad s3cr3t\x1b[31m\u009b31m from https://u:p@h/\r\nforged "+strings.Repeat("x", 5000), "s3cr3t")
+	if strings.Contains(got, "s3cr3t") || strings.ContainsAny(got, "\x1b\r\u009b") || len(got) > MaxMessage+10 || strings.Contains(got, "u:p") {
+		t.Errorf("%q", got)
+	}
+}
+
 // A password that is well-formed user information never survives, wherever the URL stands.
 func FuzzText(f *testing.F) {
 	f.Add("user", "hunter2-hunter2", "see ", " and https://x@y")
