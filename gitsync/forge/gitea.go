@@ -1,0 +1,332 @@
+package forge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"code.gitea.io/sdk/gitea"
+)
+
+// giteaDriver is Gitea, or Forgejo.
+type giteaDriver struct {
+	place place
+	http  *http.Client
+}
+
+// api is a client for one call: Gitea's own keeps its context.
+func (d *giteaDriver) api(ctx context.Context) (*gitea.Client, error) {
+	return gitea.NewClient(d.place.api.String(), gitea.SetContext(ctx), gitea.SetHTTPClient(d.http),
+		gitea.SetGiteaVersion("")) // do not ask for it: what is used here is in all versions that are maintained
+}
+
+func (d *giteaDriver) needs(r right) string {
+	switch r {
+	case readPulls, readChecks:
+		return "the scope read:repository"
+	case mergePulls:
+		return "the scope write:repository, and the permission to merge to the branch"
+	case writeStatus:
+		return "the scope write:repository"
+	case writePulls:
+	}
+	return "the scopes write:repository and write:issue"
+}
+
+// giteaPages are smaller: Gitea gives at most 50, and takes what was asked for as the size of a page all the same.
+const giteaPages = 50
+
+func giteaPage(page int) gitea.ListOptions {
+	return gitea.ListOptions{Page: page, PageSize: giteaPages}
+}
+
+// giteaNext is a page of a list, and the number of the next.
+func giteaNext[T any](some T, res *gitea.Response, err error) (T, int, error) {
+	if err != nil {
+		return some, 0, err
+	}
+	return some, res.NextPage, nil
+}
+
+func (d *giteaDriver) pulls(ctx context.Context, _, _ string) ([]Pull, error) {
+	api, err := d.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found, err := every(func(page int) ([]*gitea.PullRequest, int, error) {
+		return giteaNext(api.ListRepoPullRequests(d.place.owner, d.place.name, gitea.ListPullRequestsOptions{ListOptions: giteaPage(page), State: gitea.StateOpen}))
+	})
+	pulls := make([]Pull, len(found))
+	for i, p := range found {
+		pulls[i] = *giteaPull(p)
+	}
+	return pulls, err
+}
+
+func giteaPull(p *gitea.PullRequest) *Pull {
+	pull := &Pull{Number: int(p.Index), URL: p.HTMLURL, Title: p.Title, Body: p.Body, State: Open}
+	if p.Base != nil {
+		pull.Base = p.Base.Ref
+	}
+	if p.Head != nil {
+		pull.Head, pull.Commit = p.Head.Ref, p.Head.Sha
+		if p.Base != nil && p.Head.RepoID != p.Base.RepoID {
+			owner := "?"
+			if p.Head.Repository != nil && p.Head.Repository.Owner != nil {
+				owner = p.Head.Repository.Owner.UserName
+			}
+			pull.Head = owner + ":" + p.Head.Ref
+		}
+	}
+	switch {
+	case p.HasMerged:
+		pull.State = Merged
+		if p.MergedCommitID != nil {
+			pull.MergeCommit = *p.MergedCommitID
+		}
+	case p.State == gitea.StateClosed:
+		pull.State = Closed
+	}
+	for _, l := range p.Labels {
+		pull.Labels = append(pull.Labels, l.Name)
+	}
+	return pull
+}
+
+func (d *giteaDriver) pull(ctx context.Context, number int) (*Pull, error) {
+	api, err := d.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, _, err := api.GetPullRequest(d.place.owner, d.place.name, int64(number))
+	if err != nil {
+		return nil, err
+	}
+	return giteaPull(p), nil
+}
+
+func (d *giteaDriver) create(ctx context.Context, p Pull) (*Pull, error) {
+	api, err := d.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := d.labels(api, p.Labels, true)
+	if err != nil {
+		return nil, err
+	}
+	made, _, err := api.CreatePullRequest(d.place.owner, d.place.name, gitea.CreatePullRequestOption{Head: p.Head, Base: p.Base, Title: p.Title, Body: p.Body, Labels: labels})
+	if err != nil {
+		return nil, err
+	}
+	return giteaPull(made), nil
+}
+
+// labels are the numbers of labels; those that the repository has not are made, or left out.
+func (d *giteaDriver) labels(api *gitea.Client, names []string, missing bool) ([]int64, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	there, err := every(func(page int) ([]*gitea.Label, int, error) {
+		return giteaNext(api.ListRepoLabels(d.place.owner, d.place.name, gitea.ListLabelsOptions{ListOptions: giteaPage(page)}))
+	})
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]int64{}
+	for _, l := range there {
+		known[l.Name] = l.ID
+	}
+	var numbers []int64
+	for _, name := range names {
+		number, ok := known[name]
+		switch {
+		case !ok && !missing:
+			continue
+		case !ok:
+			made, _, err := api.CreateLabel(d.place.owner, d.place.name, gitea.CreateLabelOption{Name: name, Color: "#ededed"})
+			if err != nil {
+				return nil, err
+			}
+			number = made.ID
+		}
+		numbers = append(numbers, number)
+	}
+	return numbers, nil
+}
+
+func (d *giteaDriver) edit(ctx context.Context, p Pull, add, remove []string) error {
+	api, err := d.api(ctx)
+	if err != nil {
+		return err
+	}
+	added, err := d.labels(api, add, true)
+	if err != nil {
+		return err
+	}
+	removed, err := d.labels(api, remove, false)
+	if err != nil {
+		return err
+	}
+	// What holds it comes first, what releases it last.
+	if len(added) > 0 {
+		if _, _, err := api.AddIssueLabels(d.place.owner, d.place.name, int64(p.Number), gitea.IssueLabelsOption{Labels: added}); err != nil {
+			return err
+		}
+	}
+	if _, _, err := api.EditPullRequest(d.place.owner, d.place.name, int64(p.Number), gitea.EditPullRequestOption{Title: p.Title, Body: &p.Body}); err != nil {
+		return err
+	}
+	for _, number := range removed {
+		if _, err := api.DeleteIssueLabel(d.place.owner, d.place.name, int64(p.Number), number); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *giteaDriver) merge(ctx context.Context, p Pull, title string, pending bool) error {
+	api, err := d.api(ctx)
+	if err != nil {
+		return err
+	}
+	style, err := d.style(api)
+	if err != nil {
+		return err
+	}
+	options := gitea.MergePullRequestOption{Style: style, Title: title, HeadCommitId: p.Commit, MergeWhenChecksSucceed: pending}
+	_, _, err = api.MergePullRequest(d.place.owner, d.place.name, int64(p.Number), options)
+	var f *fault
+	switch {
+	case !errors.As(err, &f):
+		return err
+	case f.status == http.StatusConflict && strings.Contains(f.said, "already scheduled"):
+		return nil
+	case f.status != http.StatusMethodNotAllowed:
+		return err
+	case strings.Contains(f.said, "not allowed to merge"):
+		return f.as(ErrForbidden)
+	}
+	return d.refused(api, p, f)
+}
+
+// refused tells a conflict from a rule that is not met, which Gitea's answer does not.
+func (d *giteaDriver) refused(api *gitea.Client, p Pull, f *fault) error {
+	now, _, err := api.GetPullRequest(d.place.owner, d.place.name, int64(p.Number))
+	if err == nil && !now.Mergeable && strings.Contains(f.said, "try again later") {
+		return fmt.Errorf("%w: Gitea says that it conflicts with %s, or has not looked yet", ErrConflict, p.Base)
+	}
+	return f.as(ErrNotReady)
+}
+
+// style is a way of merging that the repository allows.
+func (d *giteaDriver) style(api *gitea.Client) (gitea.MergeStyle, error) {
+	r, _, err := api.GetRepo(d.place.owner, d.place.name)
+	switch {
+	case err != nil:
+		return "", err
+	case r.AllowMerge:
+		return gitea.MergeStyleMerge, nil
+	case r.AllowSquash:
+		return gitea.MergeStyleSquash, nil
+	case r.AllowRebaseMerge:
+		return gitea.MergeStyleRebaseMerge, nil
+	case r.AllowRebase:
+		return gitea.MergeStyleRebase, nil
+	}
+	return gitea.MergeStyleFastForwardOnly, nil
+}
+
+func (d *giteaDriver) close(ctx context.Context, number int) error {
+	api, err := d.api(ctx)
+	if err != nil {
+		return err
+	}
+	closed := gitea.StateClosed
+	_, _, err = api.EditPullRequest(d.place.owner, d.place.name, int64(number), gitea.EditPullRequestOption{State: &closed})
+	return err
+}
+
+func (d *giteaDriver) checks(ctx context.Context, commit string) ([]Check, error) {
+	api, err := d.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// All that was ever said, the newest first: the client reads but one page of the last words.
+	found, err := every(func(page int) ([]*gitea.Status, int, error) {
+		return giteaNext(api.ListStatuses(d.place.owner, d.place.name, commit, gitea.ListStatusesOption{ListOptions: giteaPage(page)}))
+	})
+	latest := map[string]*gitea.Status{}
+	for _, s := range found {
+		if known := latest[s.Context]; known == nil || s.ID > known.ID {
+			latest[s.Context] = s
+		}
+	}
+	var checks []Check
+	for _, s := range latest {
+		checks = append(checks, Check{Name: s.Context, Verdict: giteaStates[s.State], Description: s.Description, URL: s.TargetURL})
+	}
+	return checks, err
+}
+
+// giteaStates has a warning as Gitea combines it; no state is one that a newer Gitea may have.
+var giteaStates = map[gitea.StatusState]Verdict{
+	gitea.StatusPending: Pending, gitea.StatusSuccess: Success, "skipped": Success,
+	gitea.StatusFailure: Failure, gitea.StatusError: Failure, gitea.StatusWarning: Failure,
+}
+
+func (d *giteaDriver) status(ctx context.Context, commit string, c Check) error {
+	api, err := d.api(ctx)
+	if err != nil {
+		return err
+	}
+	_, _, err = api.CreateStatus(d.place.owner, d.place.name, commit, gitea.CreateStatusOption{
+		State: gitea.StatusState(c.Verdict), TargetURL: c.URL, Description: c.Description, Context: c.Name,
+	})
+	return err
+}
+
+func (d *giteaDriver) maxDescription() int { return 255 }
+
+func (d *giteaDriver) me(ctx context.Context) (string, error) {
+	api, err := d.api(ctx)
+	if err != nil {
+		return "", err
+	}
+	u, _, err := api.GetMyUserInfo()
+	if err != nil {
+		return "", err
+	}
+	return u.UserName, nil
+}
+
+func (d *giteaDriver) comments(ctx context.Context, number int) ([]comment, error) {
+	api, err := d.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// Gitea gives all of them at once.
+	found, _, err := api.ListIssueComments(d.place.owner, d.place.name, int64(number), gitea.ListIssueCommentOptions{})
+	comments := make([]comment, len(found))
+	for i, c := range found {
+		comments[i] = comment{id: c.ID, body: c.Body}
+		if c.Poster != nil {
+			comments[i].author = c.Poster.UserName
+		}
+	}
+	return comments, err
+}
+
+func (d *giteaDriver) comment(ctx context.Context, number int, id int64, body string) error {
+	api, err := d.api(ctx)
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		_, _, err = api.CreateIssueComment(d.place.owner, d.place.name, int64(number), gitea.CreateIssueCommentOption{Body: body})
+	} else {
+		_, _, err = api.EditIssueComment(d.place.owner, d.place.name, id, gitea.EditIssueCommentOption{Body: body})
+	}
+	return err
+}
