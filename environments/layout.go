@@ -11,6 +11,7 @@ import (
 type layout interface {
 	load(l *Loader, fsys fs.FS) (*Environment, error)
 	promote(fsys fs.FS, app string, to Promotion) (map[string][]byte, error)
+	asked(fsys fs.FS, app string, image ImagePaths) (version string, listed bool, err error)
 	// revert is asked of the layout of current; failed and stable may have another.
 	revert(current, failed, stable fs.FS, app string) (map[string][]byte, error)
 }

@@ -294,3 +294,41 @@ func (to Promotion) entry(app string, s style) string {
 	}
 	return s.indent + "-" + gap + strings.Join(fields, "\n"+s.indent+" "+strings.Repeat(" ", len(gap))) + "\n"
 }
+
+// Asked is the version that an environment asks of an app, at the place that Promote would write; false where it does not list
+// the app.
+func Asked(fsys fs.FS, root, app string, image ImagePaths) (version string, listed bool, err error) {
+	where, err := layoutOf(fsys, root)
+	if err != nil {
+		return "", false, err
+	}
+	return where.asked(fsys, app, image)
+}
+
+// asked implements layout.
+func (u umbrella) asked(fsys fs.FS, app string, image ImagePaths) (string, bool, error) {
+	list, err := readOptional(fsys, u.list)
+	if err != nil {
+		return "", false, err
+	}
+	e, err := findEntry(list, app)
+	if err != nil || e == nil {
+		return "", false, err
+	}
+	if image.Tag == "" {
+		return e.version, true, nil
+	}
+	for _, p := range []struct {
+		file string
+		keys []string
+	}{{path.Join(u.dir, app, valuesName), nil}, {path.Join(u.dir, valuesName), []string{app}}} {
+		text, err := readOptional(fsys, p.file)
+		if err != nil {
+			return "", true, err
+		}
+		if tag, ok := textAt(text, slices.Concat(p.keys, strings.Split(image.Tag, "."))); ok {
+			return tag, true, nil
+		}
+	}
+	return "", true, nil
+}

@@ -236,7 +236,7 @@ func (b *builder) commit(parent *Commit, ch *Change, self Identity, now time.Tim
 	if err != nil {
 		return nil, err
 	}
-	if root == parent.tree && !ch.Empty {
+	if root == upon && !ch.Empty {
 		return parent, nil
 	}
 	if root == emptyTree {

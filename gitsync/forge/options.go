@@ -198,3 +198,12 @@ func (o Options) client(p place) *http.Client {
 	client.Transport = &requests{next: client.Transport, host: p.api.Host, token: o.Token}
 	return client
 }
+
+// KindOf tells the kind of forge by the host of a repository's address; empty: it can be any, or none.
+func KindOf(addr string) string {
+	a, err := address.Parse(addr)
+	if err != nil {
+		return ""
+	}
+	return hosts[strings.ToLower(a.Host)].kind
+}
