@@ -166,7 +166,7 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	if err != nil {
 		return err
 	}
-	author, err := f.identity(c)
+	author, err := c.identity(f.author)
 	if err != nil {
 		return err
 	}
@@ -286,7 +286,7 @@ func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 	if err != nil {
 		return err
 	}
-	author, err := f.identity(settings)
+	author, err := settings.identity(f.author)
 	if err != nil {
 		return err
 	}
@@ -392,7 +392,8 @@ func (g gitSettings) get(section, key string) string {
 	return ""
 }
 
-func (f *asking) gitSettings() (gitSettings, error) {
+// gitSettings are those of the repository, if it is on this machine, before the user's.
+func (f *sourceFlags) gitSettings() (gitSettings, error) {
 	var out gitSettings
 	if dir, local := f.directory(); local {
 		if repo, err := gitsync.OpenLocal(dir); err == nil {
@@ -410,13 +411,13 @@ func (f *asking) gitSettings() (gitSettings, error) {
 	return append(out, c), nil
 }
 
-// identity is who git says the user is.
-func (f *asking) identity(c gitSettings) (gitsync.Identity, error) {
-	if f.author != "" {
-		name, rest, ok := strings.Cut(f.author, "<")
+// identity is the author that is named, or who git says the user is.
+func (g gitSettings) identity(author string) (gitsync.Identity, error) {
+	if author != "" {
+		name, rest, ok := strings.Cut(author, "<")
 		email, after, closed := strings.Cut(rest, ">")
 		if !ok || !closed || strings.TrimSpace(name) == "" || strings.TrimSpace(after) != "" {
-			return gitsync.Identity{}, usagef(`--author: got %q, expected one such as "Ann <ann@example.com>"`, f.author)
+			return gitsync.Identity{}, usagef(`--author: got %q, expected one such as "Ann <ann@example.com>"`, author)
 		}
 		return gitsync.Identity{Name: strings.TrimSpace(name), Email: strings.TrimSpace(email)}, nil
 	}
@@ -425,10 +426,10 @@ func (f *asking) identity(c gitSettings) (gitsync.Identity, error) {
 		return id, nil
 	}
 	if id.Name == "" {
-		id.Name = c.get("user", "name")
+		id.Name = g.get("user", "name")
 	}
 	if id.Email == "" {
-		id.Email = c.get("user", "email")
+		id.Email = g.get("user", "email")
 	}
 	if id.Name == "" || id.Email == "" {
 		return id, errors.New("git does not know who you are: set user.name and user.email with git config --global, or use --author")

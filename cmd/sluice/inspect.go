@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -46,9 +47,7 @@ func (f *inspection) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.commit, "commit", "", "commit to look at: a hash, or a revision such as HEAD~1 of a directory (default: the branch's tip)")
 	fl.StringVar(&f.namespace, "namespace", "", "namespace, where sluice.yaml says none (default jx-<environment>)")
-	fl.StringVar(&f.chartURL, "chart-repository", "", "URL prefix of chart repositories that need the credentials below, or are on this machine")
-	fl.StringVar(&f.chartUser, "chart-username", "", "user name for those chart repositories")
-	fl.StringVar(&f.chartPassword, "chart-password-file", "", "file with the password for those chart repositories")
+	f.registerCharts(fl)
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "ask this cluster which API versions it serves (default: a current Kubernetes)")
 	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
 	fl.StringVar(&f.kubeVersion, "kube-version", "", "Kubernetes version to render for (default: that of the Kubernetes client in this program)")
@@ -57,6 +56,13 @@ func (f *inspection) register(cmd *cobra.Command) {
 		cmd.MarkFlagsMutuallyExclusive("kubeconfig", asked)
 	}
 	fl.StringVar(&f.agentConfig, "agent-config", "", "an agent.yaml: what it does not allow the environment is a fault")
+}
+
+// registerCharts registers how charts are come by.
+func (f *inspection) registerCharts(fl *pflag.FlagSet) {
+	fl.StringVar(&f.chartURL, "chart-repository", "", "URL prefix of chart repositories that need the credentials below, or are on this machine")
+	fl.StringVar(&f.chartUser, "chart-username", "", "user name for those chart repositories")
+	fl.StringVar(&f.chartPassword, "chart-password-file", "", "file with the password for those chart repositories")
 }
 
 // view is an environment repository, opened.

@@ -115,7 +115,7 @@ branch, and a rollback commit on the environment branch when a release fails.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newAgent(), newDoctor(), newExplain(), newPlan(), newRender(), newValidate(), newStatus(), newLog(), newWindows(), newVersion())
+	root.AddCommand(newAgent(), newDoctor(), newExplain(), newPlan(), newPromote(), newRender(), newValidate(), newStatus(), newLog(), newWindows(), newVersion())
 	for _, a := range asks {
 		root.AddCommand(newAsk(a))
 	}

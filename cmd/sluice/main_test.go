@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/bed/chartrepo"
 	"github.com/sluice-cd/sluice/test/bed/gitserver"
 )
 
@@ -41,6 +42,7 @@ func TestScripts(t *testing.T) {
 			"exits":     exits,
 			"history":   writeHistory,
 			"gitserver": serveGit,
+			"charts":    serveCharts,
 		},
 	})
 }
@@ -85,6 +87,21 @@ func serveGit(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("SSH_URL", s.SSHURL(args[0]))
 	ts.Setenv("SSH_KEY", s.ClientKeyPath)
 	ts.Setenv("DIR", s.Path(args[0]))
+}
+
+// serveCharts serves the versions of a chart, and says where in $CHARTS: charts DIRECTORY VERSION...
+func serveCharts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: charts directory version...")
+	}
+	s, err := chartrepo.New(chartrepo.Options{Dir: ts.MkAbs("charts.served")})
+	ts.Check(err)
+	for _, version := range args[1:] {
+		ts.Check(s.AddVersion(ts.MkAbs(args[0]), version))
+	}
+	ts.Check(s.Start())
+	ts.Defer(func() { ts.Check(s.Stop()) })
+	ts.Setenv("CHARTS", s.URL())
 }
 
 // writeHistory writes the status branch of environment production into a bare repository, as the agent does:

@@ -1,0 +1,658 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/forge"
+	"github.com/sluice-cd/sluice/gitsync/redact"
+	"github.com/sluice-cd/sluice/reconcile/promotion"
+	"github.com/sluice-cd/sluice/render"
+)
+
+// promoting is one call of promote.
+type promoting struct {
+	inspection
+	forgeFlags
+	// envs are the environments by name; all and allAuto those of the file by their strategy.
+	envs         []string
+	all, allAuto bool
+	file         string
+	// imageRepository is that of the image that skaffold has built.
+	imageRepository string
+	// app is -a, as Jenkins X has it besides the argument.
+	app, alias           string
+	version, versionFile string
+	artifacts            string
+	helmRepoName         string
+	helmRepoURL          string
+	changelog            string
+	noMerge, autoMerge   bool
+	noWait, dryRun       bool
+	again                bool
+	sign                 bool
+	asJSON               bool
+	author               string
+	timeout, poll        time.Duration
+}
+
+func newPromote() *cobra.Command {
+	f := &promoting{}
+	cmd := &cobra.Command{
+		Use:   "promote [app]",
+		Short: "Have an environment run a version, and wait until it does",
+		Long: `Sets the version of an app in an environment repository, in the list of charts or where
+apps.<app>.image of sluice.yaml says that its image stands, and adds an app that is new. It
+opens a pull request, or brings the one that is open up to date; with the strategy Auto it
+merges it once its checks have passed, else a person does. Where no forge is known it pushes
+a branch to be merged, or with Auto commits. Then it waits for the rollout in every cluster.
+
+Environments are named by --env, and found in .sluice.yaml of the directory or one above it
+(see docs/promotion.md), or by --repo.`,
+		Example: `  sluice promote croc-hunter-java --version 0.0.130 --env production --repo https://git.example.com/production.git
+  sluice promote --all-auto                        # version from VERSION, environments from .sluice.yaml
+  sluice promote shop --build-artifacts build.json --env staging --no-wait`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && f.app != "" && f.app != args[0] {
+				return usagef("--app: got %q beside the argument %q, expected one of them", f.app, args[0])
+			}
+			if len(args) == 1 {
+				f.app = args[0]
+			}
+			return f.run(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	f.sourceFlags.register(cmd)
+	fl := cmd.Flags()
+	f.registerCharts(fl)
+	f.forgeFlags.register(fl)
+	fl.StringSliceVarP(&f.envs, "env", "e", nil, "environment to promote to; may be given more than once")
+	fl.BoolVar(&f.all, "all", false, "every environment of .sluice.yaml but those of the strategy Never")
+	fl.BoolVar(&f.allAuto, "all-auto", false, "every environment of .sluice.yaml of the strategy Auto")
+	fl.StringVar(&f.file, "environments", "", "file that lists the environments (default: .sluice.yaml, here or above)")
+	fl.StringVarP(&f.app, "app", "a", "", "the app, as the argument")
+	fl.StringVar(&f.alias, "alias", "", "name of the app in the environment, where that is not its chart's")
+	fl.StringVarP(&f.version, "version", "v", "", "version (default: of --version-file, $VERSION, or the newest that the chart repository has)")
+	fl.StringVar(&f.versionFile, "version-file", "VERSION", "file with the version")
+	fl.StringVar(&f.artifacts, "build-artifacts", "", "file of skaffold build --file-output: the image and its tag are taken from it")
+	fl.StringVarP(&f.helmRepoName, "helm-repo-name", "r", "", "name of the chart repository, for the label of the pull request")
+	fl.StringVarP(&f.helmRepoURL, "helm-repo-url", "u", "", "chart repository of an app that is new in the environment")
+	fl.StringVarP(&f.changelog, "add-changelog", "c", "", "file whose text the pull request shows")
+	fl.BoolVar(&f.noMerge, "no-merge", false, "leave it to a person to merge, whatever the strategy")
+	fl.BoolVar(&f.autoMerge, "auto-merge", false, "merge once the checks have passed, whatever the strategy but Never")
+	fl.BoolVar(&f.noWait, "no-wait", false, "do not wait for the merge and the rollout")
+	fl.DurationVarP(&f.timeout, "timeout", "t", time.Hour, "how long to wait for the merge and the rollout together")
+	fl.DurationVar(&f.poll, "pull-request-poll-time", 5*time.Second, "time between looks at the pull request")
+	fl.BoolVar(&f.again, "again", false, "promote a version that was rolled back before")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be committed, and what would come of it, and push nothing")
+	fl.StringVar(&f.author, "author", "", `who promotes, as "Ann <ann@example.com>" (default: who git says you are)`)
+	fl.BoolVar(&f.sign, "sign", false, "sign the commit with git's user.signingKey (default: as commit.gpgSign says)")
+	fl.BoolVar(&f.asJSON, "json", false, "print what came of it as JSON, and the course of it on standard error")
+	cmd.MarkFlagsMutuallyExclusive("all", "all-auto", "env")
+	cmd.MarkFlagsMutuallyExclusive("no-merge", "auto-merge")
+	return cmd
+}
+
+// promoted is what came of one environment, as --json shows it.
+type promoted struct {
+	Environment string `json:"environment"`
+	App         string `json:"app"`
+	From        string `json:"from,omitempty"`
+	Version     string `json:"version"`
+	Branch      string `json:"branch,omitempty"`
+	// Commit that holds the promotion, and the one by which the environment branch does.
+	Commit string `json:"commit,omitempty"`
+	Merged string `json:"merged,omitempty"`
+	Pull   string `json:"pullRequest,omitempty"`
+	// Outcome: Proposed, Merged, Promoted, or Failed with a Reason.
+	Outcome string `json:"outcome"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+func (f *promoting) run(ctx context.Context, w io.Writer) error {
+	if f.timeout <= 0 || f.poll <= 0 {
+		return usagef("--timeout and --pull-request-poll-time: expected times such as 1h and 5s")
+	}
+	targets, app, err := f.targets()
+	if err != nil {
+		return err
+	}
+	if app == "" {
+		return usagef("expected the name of an app\nSee 'sluice promote --help'")
+	}
+	if err := f.readVersion(); err != nil {
+		return err
+	}
+	out := w
+	if f.asJSON {
+		w = os.Stderr
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it took longer than %s", f.timeout))
+	defer cancel()
+	results := []promoted{}
+	var faults []error
+	for _, t := range targets {
+		p := &promoter{promoting: f, target: t, w: w, result: promoted{Environment: t.Name, App: app}}
+		err := p.promote(ctx)
+		if err != nil {
+			p.result.Outcome, p.result.Reason = "Failed", err.Error()
+			if len(targets) > 1 {
+				err = fmt.Errorf("%s: %w", t.Name, err)
+			}
+		}
+		results = append(results, p.result)
+		faults = append(faults, err)
+		if err != nil {
+			break // what comes after it is to follow what went well
+		}
+	}
+	if f.asJSON {
+		if err := printJSON(out, results); err != nil {
+			return err
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// target is an environment that is promoted to: an entry of .sluice.yaml, or what the flags say.
+type target struct {
+	Name       string `yaml:"name"`
+	Repository string `yaml:"repository"`
+	Branch     string `yaml:"branch"`
+	Path       string `yaml:"path"`
+	// Strategy is needed for --all-auto; it is the environment's own that counts.
+	Strategy string `yaml:"strategy"`
+}
+
+// promotionFile is .sluice.yaml, beside the source of an app.
+type promotionFile struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+	// App that is promoted from here, and the chart repository of one that is new in an environment.
+	App             string   `yaml:"app"`
+	ChartRepository string   `yaml:"chartRepository"`
+	Environments    []target `yaml:"environments"`
+}
+
+// promotionFileName is looked for in the directory and those above it.
+const promotionFileName = ".sluice.yaml"
+
+// findPromotionFile gives the nearest file; empty: there is none.
+func findPromotionFile() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		name := filepath.Join(dir, promotionFileName)
+		if _, err := os.Stat(name); err == nil {
+			return name, nil
+		}
+		if above := filepath.Dir(dir); above != dir {
+			dir = above
+			continue
+		}
+		return "", nil
+	}
+}
+
+func readPromotionFile(name string) (*promotionFile, error) {
+	in, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("reading the list of environments: %w", err)
+	}
+	defer in.Close()
+	d := &decoder{file: name}
+	c := &promotionFile{}
+	if err := d.decode(in, c); err != nil {
+		return nil, err
+	}
+	if c.APIVersion != "sluice.dev/v1alpha1" {
+		d.fault("apiVersion", orMissing(c.APIVersion), "sluice.dev/v1alpha1")
+	}
+	if c.Kind != "Promotion" {
+		d.fault("kind", orMissing(c.Kind), "Promotion")
+	}
+	seen := map[string]bool{}
+	for i, t := range c.Environments {
+		at := fmt.Sprintf("environments[%d]", i)
+		switch {
+		case t.Name == "":
+			d.fault(at+".name", "is missing", "the name of the environment")
+		case seen[t.Name]:
+			d.fault(at+".name", fmt.Sprintf("is %q again", t.Name), "each environment once")
+		}
+		seen[t.Name] = true
+		if t.Repository == "" {
+			d.fault(at+".repository", "is missing", "the git URL of the environment repository")
+		}
+		switch environments.PromotionStrategy(t.Strategy) {
+		case "", environments.PromotionAuto, environments.PromotionManual, environments.PromotionNever:
+		default:
+			d.fault(at+".strategy", fmt.Sprintf("is %q", t.Strategy), "Auto, Manual or Never")
+		}
+	}
+	return c, errors.Join(d.faults...)
+}
+
+// targets are the environments that are promoted to, in the order of the file, and the app.
+func (f *promoting) targets() ([]target, string, error) {
+	name := f.file
+	var err error
+	given := f.repo != "."
+	if name == "" && !given {
+		if name, err = findPromotionFile(); err != nil {
+			return nil, "", err
+		}
+	}
+	if name == "" {
+		if f.all || f.allAuto || len(f.envs) > 1 {
+			return nil, "", usagef("--env: several environments are listed in %s, and there is none here; see docs/promotion.md", promotionFileName)
+		}
+		t := target{Repository: f.repo, Branch: f.branch, Path: f.path, Name: f.environment}
+		if len(f.envs) == 1 {
+			t.Name = f.envs[0]
+		}
+		return []target{t}, f.app, nil
+	}
+	c, err := readPromotionFile(name)
+	if err != nil {
+		return nil, "", &codedError{exitUsage, err}
+	}
+	if f.app == "" {
+		f.app = c.App
+	}
+	if f.helmRepoURL == "" {
+		f.helmRepoURL = c.ChartRepository
+	}
+	var all []string
+	var out []target
+	for _, t := range c.Environments {
+		all = append(all, t.Name)
+		strategy := environments.PromotionStrategy(t.Strategy)
+		switch {
+		case f.all && strategy != environments.PromotionNever,
+			f.allAuto && strategy == environments.PromotionAuto,
+			slices.Contains(f.envs, t.Name):
+			out = append(out, t)
+		}
+	}
+	for _, e := range f.envs {
+		if !slices.Contains(all, e) {
+			return nil, "", usagef("--env: %s lists no environment %q; it lists %s", name, e, strings.Join(all, ", "))
+		}
+	}
+	if len(out) == 0 {
+		return nil, "", usagef("expected --env, --all or --all-auto to name an environment; %s lists %s", name, strings.Join(all, ", "))
+	}
+	return out, f.app, nil
+}
+
+// readVersion finds the version where no flag says it: in the file of skaffold, in VERSION, or in the environment. Empty: the
+// chart repository is asked.
+func (f *promoting) readVersion() error {
+	if f.artifacts != "" {
+		return f.readArtifacts()
+	}
+	if f.version != "" {
+		return nil
+	}
+	text, err := os.ReadFile(f.versionFile)
+	switch {
+	case err == nil:
+		if f.version = strings.TrimSpace(string(text)); f.version == "" {
+			return usagef("--version-file: %s is empty, expected a version", f.versionFile)
+		}
+		return nil
+	case !errors.Is(err, os.ErrNotExist) || f.versionFile != "VERSION":
+		return usagef("--version-file: %w", err)
+	}
+	f.version = strings.TrimSpace(os.Getenv("VERSION"))
+	return nil
+}
+
+// artifact is an image that skaffold has built.
+type artifact struct {
+	ImageName string `json:"imageName"`
+	Tag       string `json:"tag"`
+}
+
+// cut takes an image's reference apart; a digest at its end is left out, for the tag names it.
+func (a artifact) cut() (repository, tag string, ok bool) {
+	ref, _, _ := strings.Cut(a.Tag, "@")
+	i := strings.LastIndexByte(ref, ':')
+	if i < 0 || strings.Contains(ref[i:], "/") {
+		return "", "", false
+	}
+	return ref[:i], ref[i+1:], ref[i+1:] != ""
+}
+
+// readArtifacts takes the version from what skaffold has built: of the one image, or of the one that is named as the app.
+func (f *promoting) readArtifacts() error {
+	text, err := os.ReadFile(f.artifacts)
+	if err != nil {
+		return usagef("--build-artifacts: %w", err)
+	}
+	var built struct {
+		Builds []artifact `json:"builds"`
+	}
+	if err := json.Unmarshal(text, &built); err != nil {
+		return usagef("--build-artifacts: %s is no output of skaffold build --file-output: %w", f.artifacts, err)
+	}
+	found := built.Builds
+	if len(found) > 1 {
+		found = slices.DeleteFunc(slices.Clone(found), func(a artifact) bool {
+			return a.ImageName != f.app && !strings.HasSuffix(a.ImageName, "/"+f.app)
+		})
+	}
+	if len(found) != 1 {
+		return usagef("--build-artifacts: %s has %d images, of which %d are named %s; expected one", f.artifacts, len(built.Builds), len(found), f.app)
+	}
+	repository, tag, ok := found[0].cut()
+	if !ok {
+		return usagef("--build-artifacts: %q of %s has no tag", found[0].Tag, f.artifacts)
+	}
+	f.imageRepository = repository
+	if f.version == "" {
+		f.version = tag
+	}
+	return nil
+}
+
+// promoter promotes to one environment.
+type promoter struct {
+	*promoting
+	target target
+	w      io.Writer
+	result promoted
+}
+
+// say tells how far it is.
+func (p *promoter) say(format string, args ...any) {
+	_ = tell(p.w, "%s: "+format, slices.Concat([]any{p.result.Environment}, args)...)
+}
+
+func (p *promoter) promote(ctx context.Context) error {
+	source := p.sourceFlags
+	source.repo, source.environment = p.target.Repository, p.target.Name
+	if p.target.Branch != "" {
+		source.branch = p.target.Branch
+	}
+	if p.target.Path != "" {
+		source.path = p.target.Path
+	}
+	if dir, local := source.directory(); local && source.branch == "" {
+		branch, err := localBranch(dir, "")
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(branch, "refs/") && branch != "HEAD" {
+			source.branch = branch
+		}
+	}
+	remote, err := source.pushRemote(source.branch)
+	if err != nil {
+		return err
+	}
+	// What is proposed is upon what the remote has, however old a clone is.
+	source.repo, source.branch = remote.URL, remote.Branch
+	if source.branch == "" {
+		source.branch = "main"
+	}
+	at := p.inspection
+	at.sourceFlags = source
+	// It is the repository that knows its name; a wrong one is told below.
+	at.environment = ""
+	v, err := at.view(ctx)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	proposal, err := p.proposal(ctx, v)
+	if err != nil {
+		return err
+	}
+	if p.dryRun {
+		return p.forecast(ctx, v, proposal)
+	}
+	here := p.sourceFlags
+	if _, local := here.directory(); !local {
+		here.repo = "." // the source of the app, perhaps
+	}
+	settings, err := here.gitSettings()
+	if err != nil {
+		return err
+	}
+	author, err := settings.identity(p.author)
+	if err != nil {
+		return err
+	}
+	sign, err := signer(ctx, settings, p.sign)
+	if err != nil {
+		return err
+	}
+	remote.Branch = source.branch
+	return signedIn(ctx, remote, func(remote gitsync.Remote) error { return p.push(ctx, remote, proposal, author, sign) })
+}
+
+// proposal is what is asked for, once it is known to be possible.
+func (p *promoter) proposal(ctx context.Context, v *view) (promotion.Proposal, error) {
+	none := promotion.Proposal{}
+	src, err := v.at(v.tip)
+	if err != nil {
+		return none, err
+	}
+	switch name := src.Env.Name; {
+	case name == "" && p.target.Name == "":
+		return none, usagef("--env: missing, and sluice.yaml names no environment")
+	case name == "":
+	case p.target.Name != "" && p.target.Name != name:
+		return none, usagef("--env: %s is the repository of environment %s, not of %s", redact.URL(p.target.Repository), name, p.target.Name)
+	default:
+		p.target.Name = name
+	}
+	p.result.Environment = p.target.Name
+	chart := p.result.App
+	if p.alias != "" {
+		p.result.App = p.alias
+	}
+	to := environments.Promotion{Version: p.version, Chart: chart, Repository: p.helmRepoURL, ImageRepository: p.imageRepository}
+	listed := false
+	for i := range src.Env.Apps {
+		if app := &src.Env.Apps[i]; app.Name == p.result.App {
+			listed, to.Image = true, app.Image
+			to.Chart, to.Repository = app.Chart.Name, app.Chart.Repository
+		}
+	}
+	switch {
+	case !listed && p.helmRepoURL == "":
+		return none, fmt.Errorf("%s lists no app %s; it lists %s. To add it, name its chart repository with --helm-repo-url",
+			p.target.Name, p.result.App, names(src.Env))
+	case p.artifacts != "" && to.Image.Tag == "":
+		return none, fmt.Errorf("--build-artifacts: sluice.yaml of %s does not say where the image of %s stands: set apps.%s.image.tag there, such as to image.tag",
+			p.target.Name, p.result.App, p.result.App)
+	}
+	if err := p.check(ctx, v, &to); err != nil {
+		return none, err
+	}
+	p.result.Version = to.Version
+	strategy := src.Env.StrategyOf(p.result.App)
+	switch {
+	case strategy == environments.PromotionNever:
+	case p.noMerge:
+		strategy = environments.PromotionManual
+	case p.autoMerge:
+		strategy = environments.PromotionAuto
+	}
+	proposal := promotion.Proposal{
+		Environment: p.target.Name, Path: v.f.path, App: p.result.App, To: to, Strategy: strategy, Source: "sluice " + versionText(),
+	}
+	if p.helmRepoName != "" {
+		proposal.Labels = []string{"dependency/" + p.helmRepoName + "/" + p.result.App}
+	}
+	if p.changelog != "" {
+		text, err := os.ReadFile(p.changelog)
+		if err != nil {
+			return none, usagef("--add-changelog: %w", err)
+		}
+		proposal.Changelog = string(text)
+	}
+	return proposal, nil
+}
+
+// names are those of an environment's apps.
+func names(env *environments.Environment) string {
+	var all []string
+	for i := range env.Apps {
+		all = append(all, env.Apps[i].Name)
+	}
+	slices.Sort(all)
+	if len(all) == 0 {
+		return "none"
+	}
+	return strings.Join(all, ", ")
+}
+
+// check finds the version where nobody has said it, and refuses one that the chart repository does not have.
+func (p *promoter) check(ctx context.Context, v *view, to *environments.Promotion) error {
+	if to.Image.Tag != "" {
+		if to.Version == "" {
+			return usagef("--version: missing; the image of %s has no repository of charts that knows the newest", p.result.App)
+		}
+		return nil
+	}
+	if strings.HasPrefix(to.Repository, "file:") || to.Repository == "" {
+		return fmt.Errorf("the chart of %s is in the environment repository: it has no other versions; change it there", p.result.App)
+	}
+	chart, err := v.charts.Fetcher.Fetch(ctx, render.Ref{Name: to.Chart, Version: to.Version, Repository: to.Repository})
+	switch {
+	case errors.Is(err, render.ErrNotFound):
+		return fmt.Errorf("there is no such version, so nothing was proposed: %w", err)
+	case err != nil:
+		return fmt.Errorf("finding the version, so nothing was proposed: %w", err)
+	}
+	to.Version = chart.Version()
+	return nil
+}
+
+// forecast prints the edit, and what would come of it.
+func (p *promoter) forecast(ctx context.Context, v *view, proposal promotion.Proposal) error {
+	change, from, err := promotion.Change(v.tip, proposal)
+	if err != nil {
+		return err
+	}
+	p.result.From, p.result.Outcome = from, "Forecast"
+	if change == nil {
+		p.say("it asks for %s %s already", proposal.App, proposal.To.Version)
+		return nil
+	}
+	edited, err := v.tip.Edited(ctx, *change)
+	if err != nil {
+		return err
+	}
+	if err := printEdit(p.w, v.tip, change); err != nil {
+		return err
+	}
+	base := v.tip.Commit
+	v.tip = edited
+	plan, err := v.plan(ctx, base, nil)
+	if err != nil {
+		return err
+	}
+	return plan.print(p.w, false)
+}
+
+// push proposes, and follows what comes of it.
+func (p *promoter) push(ctx context.Context, remote gitsync.Remote, proposal promotion.Proposal, author gitsync.Identity, sign func([]byte) (string, error)) error {
+	dir, err := os.MkdirTemp("", "sluice-")
+	if err != nil {
+		return fmt.Errorf("making a directory for git objects: %w", err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // it is a temporary directory
+	writer, err := gitsync.NewWriter(gitsync.WriterConfig{Remote: remote, Identity: author}, filepath.Join(dir, "branch"))
+	if err != nil {
+		return err
+	}
+	defer writer.Close() //nolint:errcheck // its store is temporary
+	at, err := p.forge(remote)
+	if err != nil {
+		return err
+	}
+	proposer := &promotion.Proposer{Branch: writer, Base: remote.Branch, Sign: sign}
+	if at != nil {
+		proposer.Forge = at
+	}
+	course, err := p.course(ctx, remote, filepath.Join(dir, "status"))
+	if err != nil {
+		return err
+	}
+	defer course.close()
+	if reason, rejected := course.rejected(proposal.App, proposal.To.Version); rejected && !p.again {
+		return &codedError{exitFinding, fmt.Errorf("%s was rolled back in %s: %s; nothing was proposed. --again proposes it all the same",
+			proposal.To.Version, p.target.Name, reason)}
+	}
+	done, err := proposer.Propose(ctx, proposal, false)
+	if err != nil {
+		return p.unable(err)
+	}
+	p.tellProposed(proposal, done, remote.Branch)
+	if p.noWait {
+		return nil
+	}
+	merged, err := p.awaitMerge(ctx, proposer, proposal, done)
+	if err != nil {
+		return err
+	}
+	p.result.Outcome, p.result.Merged = "Merged", merged
+	if err := course.await(ctx, p, proposal, merged, done.Commit); err != nil {
+		return err
+	}
+	p.result.Outcome = "Promoted"
+	return nil
+}
+
+// unable says what to do where the repository refuses.
+func (p *promoter) unable(err error) error {
+	var rejected *gitsync.RejectedError
+	switch {
+	case errors.As(err, &rejected) && rejected.Unauthorized || errors.Is(err, forge.ErrUnauthorized) || errors.Is(err, forge.ErrForbidden):
+		return fmt.Errorf("%w; it needs a credential that may push branches and open pull requests: see docs/forges.md", err)
+	default:
+		return err
+	}
+}
+
+// tellProposed says what was pushed, and what it waits for.
+func (p *promoter) tellProposed(proposal promotion.Proposal, done promotion.Proposed, base string) {
+	r := &p.result
+	r.From, r.Branch, r.Commit, r.Outcome = done.From, done.Branch, done.Commit, "Proposed"
+	switch {
+	case done.Commit == "":
+		r.Branch = ""
+		p.say("it asks for %s %s already", proposal.App, proposal.To.Version)
+	case done.Pull != nil:
+		r.Pull = done.Pull.URL
+		p.say("%s: %s", done.Pull.Title, done.Pull.URL)
+		if slices.Contains(done.Pull.Labels, promotion.HoldLabel) {
+			p.say("it waits for a person: take the label %s off, and merge it", promotion.HoldLabel)
+		}
+	case done.Done(base):
+		p.say("chore: promote %s to version %s: commit %.10s on %s", proposal.App, proposal.To.Version, done.Commit, done.Branch)
+	default:
+		p.say("chore: promote %s to version %s: commit %.10s on branch %s, which waits to be merged", proposal.App, proposal.To.Version, done.Commit, done.Branch)
+		p.say("git fetch origin %s && git merge FETCH_HEAD && git push", done.Branch)
+	}
+}
