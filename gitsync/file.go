@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
@@ -261,7 +262,7 @@ type fileReceive struct {
 
 func (f *fileReceive) ReceivePack(_ context.Context, req *packp.ReferenceUpdateRequest) (*packp.ReportStatus, error) {
 	if req.Packfile != nil {
-		if err := packfile.UpdateObjectStorage(f.repo.sto, req.Packfile); err != nil {
+		if err := f.store(req); err != nil {
 			return nil, fmt.Errorf("storing objects: %w", err)
 		}
 	}
@@ -275,6 +276,22 @@ func (f *fileReceive) ReceivePack(_ context.Context, req *packp.ReferenceUpdateR
 		report.CommandStatuses = append(report.CommandStatuses, &packp.CommandStatus{ReferenceName: cmd.Name, Status: status})
 	}
 	return report, report.Error()
+}
+
+// storing is held while objects are stored: packs of equal content have one name, and go-git writes over the index of one that
+// others may be reading.
+var storing sync.Mutex
+
+// store stores what is pushed, unless it is there.
+func (f *fileReceive) store(req *packp.ReferenceUpdateRequest) error {
+	storing.Lock()
+	defer storing.Unlock()
+	for _, cmd := range req.Commands {
+		if f.repo.sto.HasEncodedObject(cmd.New) != nil {
+			return packfile.UpdateObjectStorage(f.repo.sto, req.Packfile)
+		}
+	}
+	return nil
 }
 
 // update moves a reference from cmd.Old to cmd.New with git's own lock protocol, so that it is safe beside git.
