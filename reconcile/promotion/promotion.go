@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
@@ -59,6 +60,9 @@ type Proposal struct {
 	Changelog string
 	// Source is the program that proposes.
 	Source string
+	// ClosedBefore: where the branch has the version since before then, and no pull request is open, somebody has closed that, and
+	// it stays so: [ErrClosed]. Zero: it is opened again.
+	ClosedBefore time.Time
 }
 
 // Proposed is what a Proposal came to.
@@ -156,12 +160,18 @@ func (r *Proposer) propose(ctx context.Context, p Proposal, refresh bool) (Propo
 			return nil, err
 		}
 		r.signed(change).Upon = base
-		// Where its pull request was merged or closed, what is on the branch is of another time.
-		if own == nil || r.Forge != nil && open == nil {
+		if own == nil {
+			return change, nil
+		}
+		last, ours := audit.ParsePromotion(own.Message)
+		if r.Forge != nil && open == nil {
+			if ours && last.To == p.To.Version && own.Time.Before(p.ClosedBefore) {
+				return nil, ErrClosed
+			}
+			// Its pull request was merged or closed: what is on the branch is of another time.
 			return change, nil
 		}
 		there = own.Commit
-		last, ours := audit.ParsePromotion(own.Message)
 		switch {
 		case ours && last.To == p.To.Version && last.From == from && last.Base != "" && (last.Base == base.Commit || !refresh):
 			return nil, nil
@@ -235,6 +245,9 @@ func (p Proposal) labels() []string {
 // body is the pull request's text.
 func (p Proposal) body(from string) string {
 	var b strings.Builder
+	if p.Upstream != "" {
+		b.WriteString(marker(p.Upstream) + "\n")
+	}
 	switch {
 	case from == "":
 		fmt.Fprintf(&b, "Adds **%s** to **%s** at version `%s`.\n", p.App, p.Environment, p.To.Version)

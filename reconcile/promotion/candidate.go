@@ -1,0 +1,104 @@
+package promotion
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+)
+
+// Candidate is what an environment is to run of an app because it serves upstream.
+type Candidate struct {
+	// Version to propose; empty: there is none, and Reason says why where there was one to think of.
+	Version, Reason string
+	// From is when it may be proposed, where all that is missing is time; zero: at once, or nobody knows.
+	From time.Time
+	// Withdraw says that what was proposed before is not to be merged any more.
+	Withdraw bool
+}
+
+// Choose decides what is to be proposed of an app that asks for a version now. up are the app's records in every cluster of the
+// environment upstream, own those in every cluster of this one. It is pure.
+//
+// A version is proposed once every cluster upstream serves it, undisturbed, and has for the time to soak; never one that was
+// rolled back here, that is on hold or failing upstream, or that is older than what is asked for.
+func Choose(app *environments.App, up, own []audit.Record, now time.Time) Candidate {
+	switch {
+	case app.Upstream.Strategy == environments.PromotionNever:
+		return Candidate{Reason: "its strategy is Never"}
+	case app.Fault != nil:
+		return Candidate{Reason: "it can't be delivered here as it is"}
+	case app.Image.Tag != "":
+		return Candidate{Reason: "its version is an image's, which only people and pipelines promote"}
+	case len(up) == 0:
+		return Candidate{Reason: "upstream does not have it"}
+	}
+	version := up[0].Serves.Version
+	var since time.Time
+	for _, r := range up {
+		if c := unsettled(r, version); c.Reason != "" {
+			return c
+		}
+		if at := servesSince(r); at.After(since) {
+			since = at
+		}
+	}
+	if version == "" || version == app.Chart.Version {
+		return Candidate{}
+	}
+	if older(version, app.Chart.Version) {
+		return Candidate{Reason: fmt.Sprintf("%s, which serves upstream, is older than %s", version, app.Chart.Version), Withdraw: true}
+	}
+	for _, r := range own {
+		if rejects(r, version) {
+			return Candidate{Reason: version + " was rolled back here", Withdraw: true}
+		}
+	}
+	if ripe := since.Add(app.Upstream.Soak); now.Before(ripe) {
+		return Candidate{Reason: version + " soaks upstream", From: ripe}
+	}
+	return Candidate{Version: version}
+}
+
+// unsettled says why what a cluster upstream serves is not to be followed; without a reason it is.
+func unsettled(r audit.Record, version string) Candidate {
+	switch {
+	case r.Serves.Version != version:
+		return Candidate{Reason: "the clusters upstream serve different versions"}
+	case r.Target != (audit.Release{}):
+		return Candidate{Reason: "a rollout is under way upstream"}
+	case r.Degraded != "":
+		return Candidate{Reason: "it is degraded upstream", Withdraw: true}
+	case r.Held != "":
+		return Candidate{Reason: "it is on hold upstream", Withdraw: true}
+	}
+	return Candidate{}
+}
+
+// rejects reports whether a cluster has rolled a version back, and does not serve it for all that.
+func rejects(r audit.Record, version string) bool {
+	return r.Serves.Version != version && r.Target.Version != version &&
+		slices.ContainsFunc(r.Rejected, func(no audit.Rejection) bool { return no.Release.Version == version })
+}
+
+// servesSince is when a cluster began to serve what it does.
+func servesSince(r audit.Record) time.Time {
+	if r.Last.Release.Version == r.Serves.Version && r.Last.Became() == "" && !r.Last.At.IsZero() {
+		return r.Last.At
+	}
+	return r.Since
+}
+
+// older compares two versions, where both are such as SemVer has them.
+func older(version, than string) bool {
+	a, err := semver.NewVersion(version)
+	if err != nil {
+		return false
+	}
+	b, err := semver.NewVersion(than)
+	return err == nil && a.LessThan(b)
+}

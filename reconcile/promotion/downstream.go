@@ -1,0 +1,337 @@
+package promotion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/forge"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+)
+
+// DownstreamConfig says where an environment is, and from where its versions come.
+type DownstreamConfig struct {
+	// Environment by name, and its folder in the repository.
+	Environment, Path string
+	// Remote is the environment branch, Upstream the repository of the environment before it, which is only read. Its URL has to be
+	// the one that sluice.yaml names: whom an operator lets the agent ask is not for a repository to say.
+	Remote, Upstream gitsync.Remote
+	// Forge is nil where none is known.
+	Forge DownstreamForge
+	// Identity and Sign are those of the commits.
+	Identity gitsync.Identity
+	Sign     func(commit []byte) (string, error)
+	// Source is the program that proposes.
+	Source string
+	// DataDir keeps git objects; a cache.
+	DataDir string
+	// Interval between looks.
+	Interval time.Duration
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+// DownstreamForge is what a Downstream needs of a forge.
+type DownstreamForge interface {
+	Forge
+	Close(ctx context.Context, number int) error
+}
+
+// Downstream proposes to its environment what serves in the one upstream, and merges that where the strategy is Auto. What it
+// does follows from git and the forge alone: it keeps nothing, and two of them do what one does. One goroutine may Run it.
+type Downstream struct {
+	cfg DownstreamConfig
+	// branch is the environment branch with its history; own and up read and write the repositories.
+	branch   *gitsync.Repo
+	own, up  *gitsync.Writer
+	loader   environments.Loader
+	proposer *Proposer
+	// said is what was last logged of each app, opened the version of which a pull request was opened here.
+	said, opened map[string]string
+	// read has the records of each status branch, as they were at a commit.
+	read map[string]recordsAt
+}
+
+// recordsAt are the records of a status branch at a commit, by their apps.
+type recordsAt struct {
+	commit  string
+	records map[string]audit.Record
+}
+
+// NewDownstream prepares it; nothing is asked of anybody until Run.
+func NewDownstream(cfg DownstreamConfig) *Downstream {
+	return &Downstream{
+		cfg: cfg, said: map[string]string{}, opened: map[string]string{}, read: map[string]recordsAt{},
+		loader: environments.Loader{Environment: cfg.Environment},
+	}
+}
+
+// Run looks again and again until ctx is done.
+func (d *Downstream) Run(ctx context.Context) error {
+	defer d.close()
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	for {
+		if err := d.Look(ctx); err != nil && ctx.Err() == nil {
+			d.say("", "promotions are not looked at: "+err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(d.cfg.Interval):
+		}
+	}
+}
+
+func (d *Downstream) open(ctx context.Context) (err error) {
+	if d.branch, err = gitsync.Open(ctx, d.cfg.Remote, filepath.Join(d.cfg.DataDir, "promotion-branch")); err != nil {
+		return err
+	}
+	if d.own, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Remote, Identity: d.cfg.Identity}, filepath.Join(d.cfg.DataDir, "promotion")); err != nil {
+		return err
+	}
+	d.proposer = &Proposer{Branch: d.own, Base: d.cfg.Remote.Branch, Sign: d.cfg.Sign}
+	if d.cfg.Forge != nil {
+		d.proposer.Forge = d.cfg.Forge
+	}
+	if d.cfg.Upstream.URL != "" {
+		d.up, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Upstream}, filepath.Join(d.cfg.DataDir, "upstream"))
+	}
+	return err
+}
+
+func (d *Downstream) close() {
+	if d.branch != nil {
+		_ = d.branch.Close()
+	}
+	for _, w := range []*gitsync.Writer{d.own, d.up} {
+		if w != nil {
+			_ = w.Close()
+		}
+	}
+}
+
+// say logs what is new about an app; empty: the environment.
+func (d *Downstream) say(app, text string) {
+	if d.said[app] != text && text != "" {
+		d.cfg.Log.Info(text, "app", app)
+	}
+	d.said[app] = text
+}
+
+// Look looks once. An app whose proposal fails does not keep the others from theirs.
+func (d *Downstream) Look(ctx context.Context) error {
+	tip, err := d.branch.Fetch(ctx)
+	if err != nil {
+		return err
+	}
+	env, err := d.loader.Load(tip.FS(), d.cfg.Path)
+	if err != nil {
+		return nil //nolint:nilerr // the status branch says so
+	}
+	switch from := env.Upstream; {
+	case from.Environment == "":
+		return nil
+	case d.up == nil || from.Repository != d.cfg.Upstream.URL:
+		return fmt.Errorf("sluice.yaml names %s as upstream.repository, which agent.yaml does not let the agent ask: set environments[%s].upstream.url to it",
+			from.Repository, d.cfg.Environment)
+	}
+	up, err := d.records(ctx, d.up, d.cfg.Upstream, env.Upstream.Environment)
+	if err != nil {
+		return fmt.Errorf("reading what serves in %s: %w", env.Upstream.Environment, err)
+	}
+	own, err := d.records(ctx, d.own, d.cfg.Remote, d.cfg.Environment)
+	if err != nil {
+		return err
+	}
+	frozen := ""
+	if reason, is := environments.Freeze(tip.FS(), d.cfg.Path); is {
+		frozen = "the environment is frozen: " + reason
+	}
+	for i := range env.Apps {
+		app := &env.Apps[i]
+		if err := d.app(ctx, env, app, tip.Commit, up.of(app.Name), own.of(app.Name), frozen); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			d.say(app.Name, "promotion: "+err.Error())
+		}
+	}
+	return nil
+}
+
+// app proposes one app, and merges what may be.
+func (d *Downstream) app(ctx context.Context, env *environments.Environment, app *environments.App, tip string, up, own []audit.Record, frozen string) error {
+	now := d.cfg.Now()
+	c := Choose(app, up, own, now)
+	if c.Version != "" {
+		before, err := d.promotedBefore(ctx, app.Name, c.Version, tip)
+		if err != nil {
+			return err
+		}
+		if before != "" {
+			c = Candidate{Reason: fmt.Sprintf("%s was promoted here before, by commit %.10s, and taken back: sluice promote proposes it again", c.Version, before)}
+		}
+	}
+	if c.Version == "" {
+		d.say(app.Name, c.Reason)
+		return d.withdraw(ctx, env, app, c)
+	}
+	p := Proposal{
+		Environment: d.cfg.Environment, Path: d.cfg.Path, App: app.Name, To: environments.Promotion{Version: c.Version, Was: app.Chart.Version},
+		Strategy: app.Upstream.Strategy, Upstream: env.Upstream.Environment, Source: d.cfg.Source,
+		ClosedBefore: now.Add(-reopening),
+	}
+	if d.opened[app.Name] == c.Version {
+		p.ClosedBefore = now.Add(time.Minute) // of a clock that is ahead
+	}
+	wait := frozen
+	if auto := p.Strategy == environments.PromotionAuto; auto && wait == "" {
+		if state := env.Windows.At(now); !state.Open {
+			wait = state.Reason
+		} else if state := app.Windows.At(now); !state.Open {
+			wait = state.Reason
+		}
+	}
+	if d.cfg.Forge == nil && p.Strategy == environments.PromotionAuto && wait != "" {
+		d.say(app.Name, c.Version+" waits: "+wait)
+		return nil
+	}
+	done, err := d.proposer.Propose(ctx, p, false)
+	if errors.Is(err, ErrClosed) {
+		d.say(app.Name, c.Version+" is not proposed again: "+err.Error()+"; sluice promote opens another")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if done.Pull != nil {
+		d.opened[app.Name] = c.Version
+	}
+	switch {
+	case done.Done(d.cfg.Remote.Branch):
+		d.say(app.Name, c.Version+" was promoted in commit "+done.Commit)
+		return nil
+	case done.Pull == nil:
+		d.say(app.Name, c.Version+" waits on branch "+done.Branch+" to be merged")
+		return nil
+	case p.Strategy != environments.PromotionAuto:
+		d.say(app.Name, c.Version+" waits for a person to merge "+done.Pull.URL)
+		return nil
+	case wait != "":
+		d.say(app.Name, c.Version+" waits: "+wait)
+		return nil
+	}
+	merged, err := d.proposer.Merge(ctx, done.Pull)
+	if errors.Is(err, forge.ErrConflict) {
+		_, err = d.proposer.Propose(ctx, p, true)
+	}
+	switch {
+	case errors.Is(err, forge.ErrNotReady):
+		d.say(app.Name, c.Version+" waits: "+err.Error())
+		return nil
+	case err != nil:
+		return err
+	case merged:
+		d.say(app.Name, c.Version+" was merged: "+done.Pull.URL)
+	}
+	return nil
+}
+
+// withdraw closes the pull request of a version that is not to be proposed any more, if it was proposed from upstream.
+func (d *Downstream) withdraw(ctx context.Context, env *environments.Environment, app *environments.App, c Candidate) error {
+	if d.cfg.Forge == nil || !c.Withdraw {
+		return nil
+	}
+	open, err := d.cfg.Forge.Find(ctx, BranchOf(d.cfg.Environment, app.Name), d.cfg.Remote.Branch)
+	if err != nil || open == nil || !strings.HasPrefix(strings.TrimSpace(open.Body), marker(env.Upstream.Environment)) {
+		return err
+	}
+	d.say(app.Name, "withdrawn: "+c.Reason+": "+open.URL)
+	return d.cfg.Forge.Close(ctx, open.Number)
+}
+
+// marker begins the text of a pull request that was opened because of an environment upstream. Pages do not show it.
+func marker(upstream string) string { return "<!-- sluice: from " + upstream + " -->" }
+
+// reopening is how long after it was pushed a proposal without a pull request is taken for one that a crash has left so. Later
+// somebody has closed it.
+const reopening = 10 * time.Minute
+
+// historyLimit is how many commits are looked through for a promotion that was taken back.
+const historyLimit = 500
+
+// promotedBefore finds the commit by which a version was promoted that the environment does not ask for any more; empty: there is
+// none. Whoever has put it back knows why, and no agent may bring it in again.
+func (d *Downstream) promotedBefore(ctx context.Context, app, version, tip string) (string, error) {
+	history, err := d.branch.Commits(ctx, tip, "", historyLimit)
+	if err != nil {
+		return "", err
+	}
+	title := audit.Promotion{App: app, To: version}.Subject()
+	for _, c := range history {
+		p, ok := audit.ParsePromotion(c.Message)
+		// A merge by squashing has the title only, with a number behind it.
+		rest, titled := strings.CutPrefix(c.Subject(), title)
+		if ok && p.App == app && p.To == version || titled && (rest == "" || rest[0] == ' ') {
+			return c.Hash, nil
+		}
+	}
+	return "", nil
+}
+
+// clusterRecords are the records of every cluster of an environment.
+type clusterRecords []map[string]audit.Record
+
+// of an app: a zero record of a cluster that does not know it.
+func (c clusterRecords) of(app string) []audit.Record {
+	out := make([]audit.Record, 0, len(c))
+	for _, records := range c {
+		out = append(out, records[app])
+	}
+	return out
+}
+
+// records reads the status branches of an environment.
+func (d *Downstream) records(ctx context.Context, w *gitsync.Writer, remote gitsync.Remote, environment string) (clusterRecords, error) {
+	prefix := "sluice/status/" + environment
+	branches, err := gitsync.Branches(ctx, remote, prefix)
+	if err != nil {
+		return nil, err
+	}
+	var out clusterRecords
+	for _, name := range branches {
+		if name != prefix && !strings.HasPrefix(name, prefix+"/") {
+			continue
+		}
+		branch, err := w.Branch(name)
+		if err != nil {
+			return nil, err
+		}
+		tip, err := branch.Tip(ctx)
+		if err != nil {
+			return nil, err
+		}
+		key := remote.URL + "\n" + name
+		if d.read[key].commit != tip.Commit {
+			all, err := audit.ReadAll(tip.FS())
+			if err != nil {
+				return nil, fmt.Errorf("branch %s: %w", name, err)
+			}
+			at := recordsAt{tip.Commit, make(map[string]audit.Record, len(all))}
+			for _, r := range all {
+				at.records[r.App] = r
+			}
+			d.read[key] = at
+		}
+		out = append(out, d.read[key].records)
+	}
+	return out, nil
+}

@@ -1,0 +1,274 @@
+package promotion
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/forge"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
+)
+
+func (f *pulls) Close(_ context.Context, number int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all[number-1].State = forge.Closed
+	return f.fault
+}
+
+// stage is staging and production, with a clock.
+type stage struct {
+	t                *testing.T
+	staging, product *repository
+	forge            *pulls
+	now              time.Time
+	log              bytes.Buffer
+	seq              int64
+	*Downstream
+}
+
+// newStage has production follow staging by what its sluice.yaml says of upstream, "URL" being where that is.
+func newStage(t *testing.T, f bool, upstream string) *stage {
+	s := &stage{t: t, staging: newRepository(t), product: newRepository(t), now: time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)}
+	s.product.put("sluice.yaml", "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: production\nupstream: "+
+		strings.ReplaceAll(upstream, "URL", "file://"+s.staging.dir)+"\n")
+	cfg := DownstreamConfig{
+		Environment: "production", Path: ".", Source: "a test", DataDir: t.TempDir(),
+		Remote:   gitsync.Remote{URL: s.product.dir, AllowFile: true, Branch: "main"},
+		Upstream: gitsync.Remote{URL: "file://" + s.staging.dir, AllowFile: true},
+		Now:      func() time.Time { return s.now },
+		Log:      slog.New(slog.NewTextHandler(&s.log, nil)),
+	}
+	if f {
+		s.forge = &pulls{repo: s.product, verdict: forge.Success}
+		cfg.Forge = s.forge
+	}
+	s.Downstream = &Downstream{cfg: cfg}
+	s.start()
+	return s
+}
+
+// start begins anew, as a process does.
+func (s *stage) start() {
+	s.t.Helper()
+	s.Downstream = NewDownstream(s.cfg)
+	if err := s.open(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(s.Downstream.close)
+}
+
+func (s *stage) look() {
+	s.t.Helper()
+	if err := s.Look(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// event has an agent of staging tell of web.
+func (s *stage) event(typ rollout.EventType, from, to string) {
+	s.t.Helper()
+	s.seq++
+	e := rollout.Event{
+		Seq: s.seq, Time: s.now, Type: typ, Rollout: s.seq, By: "Ann <ann@example.com>", Command: "c1",
+		From: rollout.Release{Version: from, Digest: from}, To: rollout.Release{Version: to, Digest: to},
+	}
+	w, err := gitsync.NewWriter(gitsync.WriterConfig{
+		Remote: gitsync.Remote{URL: s.staging.dir, AllowFile: true, Branch: "sluice/status/staging"}, Create: true,
+	}, s.t.TempDir())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer w.Close()
+	_, err = w.CommitAll(s.t.Context(), func(tip *gitsync.Snapshot) (out []*gitsync.Change, err error) {
+		var at fs.FS
+		if tip.Commit != "" {
+			at = tip.FS()
+		}
+		update, err := audit.Commits(at, audit.Batch{
+			Names: audit.Names{Environment: "staging"}, Now: s.now,
+			Apps: []audit.App{{Name: "web", State: rollout.State{LastSeq: s.seq}, Events: []rollout.Event{e}}},
+		})
+		for _, c := range update.Commits {
+			out = append(out, &gitsync.Change{Files: c.Files, Message: c.Message, Date: c.Date})
+		}
+		return out, err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *stage) asks(version string) {
+	s.t.Helper()
+	if got := s.product.list("main"); !strings.Contains(got, "version: "+version+" # promoted") {
+		s.t.Errorf("production asks for\n%s\nwant %s\n%s", got, version, s.log.String())
+	}
+}
+
+const auto = `{environment: staging, repository: "URL", strategy: Auto, soak: 30m}`
+
+// What serves upstream is proposed once it has soaked, and merged once the checks have passed.
+func TestDownstream(t *testing.T) {
+	s := newStage(t, true, auto)
+	s.look() // staging has told of nothing yet
+	s.event(rollout.RolloutStarted, "1.0.0", "1.1.0")
+	s.look()
+	s.event(rollout.Promoted, "1.0.0", "1.1.0")
+	s.now = s.now.Add(29 * time.Minute)
+	s.look()
+	if len(s.forge.all) != 0 {
+		t.Fatalf("it was proposed before it had soaked: %+v", s.forge.all)
+	}
+	s.now = s.now.Add(time.Minute)
+	s.forge.verdict = forge.Pending
+	s.look()
+	s.look()
+	if len(s.forge.all) != 1 || !strings.Contains(s.forge.all[0].Body, "It serves in **staging**") || len(s.forge.all[0].Labels) != 1 {
+		t.Fatalf("proposed as %+v", s.forge.all)
+	}
+	s.asks("1.0.0")
+	s.forge.verdict = forge.Success
+	s.look()
+	s.asks("1.1.0")
+	s.look()
+	if len(s.forge.all) != 1 {
+		t.Errorf("it is proposed again: %+v", s.forge.all)
+	}
+	for _, want := range []string{"1.1.0 soaks upstream", "check build: pending", "1.1.0 was merged"} {
+		if strings.Count(s.log.String(), want) != 1 {
+			t.Errorf("the log does not say %q once:\n%s", want, s.log.String())
+		}
+	}
+}
+
+// Without a forge Auto is a commit, in a window that is open and without a freeze, and Manual a branch.
+func TestDownstreamWithoutForge(t *testing.T) {
+	s := newStage(t, false, auto+"\nwindows: {allow: [{schedule: \"0 14 * * *\", duration: 1h, timezone: UTC}]}")
+	s.event(rollout.Promoted, "1.0.0", "1.1.0")
+	s.now = s.now.Add(time.Hour)
+	s.look()
+	s.asks("1.0.0")
+	s.now = s.now.Add(time.Hour)
+	s.product.put("sluice.freeze", "we are on holiday\n")
+	s.look()
+	s.asks("1.0.0")
+	s.product.git(s.product.work, "rm", "-q", "sluice.freeze")
+	s.product.write("README.md", "we are back")
+	s.product.git(s.product.work, "push", "-q", "origin", "HEAD:main")
+	s.look()
+	s.asks("1.1.0")
+	if got := s.product.git(s.product.dir, "log", "-1", "--format=%s%n%b", "main"); !strings.Contains(got, "Sluice-Upstream: staging") {
+		t.Errorf("committed as %s", got)
+	}
+	manual := newStage(t, false, strings.Replace(auto, "Auto", "Manual", 1))
+	manual.event(rollout.Promoted, "1.0.0", "1.1.0")
+	manual.now = manual.now.Add(time.Hour)
+	manual.look()
+	manual.asks("1.0.0")
+	if !strings.Contains(manual.product.list(branch), "version: 1.1.0 #") {
+		t.Errorf("the branch says\n%s", manual.product.list(branch))
+	}
+}
+
+// A person's no counts: what was closed, put back, or rolled back does not come again by itself.
+func TestDownstreamTakesNo(t *testing.T) {
+	t.Run("closed", func(t *testing.T) {
+		s := newStage(t, true, auto)
+		s.forge.verdict = forge.Failure
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = time.Now().Add(time.Hour) // commits have the machine's time
+		s.look()
+		s.forge.all[0].State = forge.Closed
+		s.look()
+		s.start()
+		s.now = s.now.Add(time.Hour)
+		s.look()
+		if len(s.forge.all) != 1 || !strings.Contains(s.log.String(), "1.1.0 is not proposed again: the pull request was closed") {
+			t.Errorf("%d pull requests:\n%s", len(s.forge.all), s.log.String())
+		}
+		s.event(rollout.Promoted, "1.1.0", "1.2.0")
+		s.now = s.now.Add(time.Hour)
+		s.look()
+		if len(s.forge.all) != 2 || !strings.HasSuffix(s.forge.all[1].Title, "1.2.0") {
+			t.Errorf("the next one is proposed as %+v", s.forge.all)
+		}
+	})
+	t.Run("a crash before the pull request", func(t *testing.T) {
+		s := newStage(t, true, auto)
+		s.forge.verdict = forge.Pending
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = time.Now().Add(time.Minute)
+		p := proposal("1.1.0")
+		p.Upstream = "staging"
+		mustPropose(t, s.product.proposer(nil), p)
+		s.now = s.now.Add(time.Minute)
+		s.product.put("sluice.yaml", strings.Replace(s.product.git(s.product.dir, "show", "main:sluice.yaml"), "soak: 30m", "soak: 1s", 1))
+		s.look()
+		if len(s.forge.all) != 1 {
+			t.Errorf("%d pull requests\n%s", len(s.forge.all), s.log.String())
+		}
+	})
+	t.Run("put back", func(t *testing.T) {
+		s := newStage(t, true, auto)
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = s.now.Add(time.Hour)
+		s.look()
+		s.asks("1.1.0")
+		s.product.put("env/Chart.yaml", list)
+		s.look()
+		s.asks("1.0.0")
+		if len(s.forge.all) != 1 || !strings.Contains(s.log.String(), "1.1.0 was promoted here before, by commit") {
+			t.Errorf("%d pull requests:\n%s", len(s.forge.all), s.log.String())
+		}
+	})
+	t.Run("on hold upstream", func(t *testing.T) {
+		s := newStage(t, true, strings.Replace(auto, "Auto", "Manual", 1))
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = s.now.Add(time.Hour)
+		s.look()
+		s.event(rollout.Held, "1.1.0", "")
+		s.look()
+		if s.forge.all[0].State != forge.Closed || !strings.Contains(s.log.String(), "withdrawn: it is on hold upstream") {
+			t.Errorf("%+v\n%s", s.forge.all, s.log.String())
+		}
+	})
+}
+
+// A repository does not choose whom the agent asks.
+func TestDownstreamAsksNobodyElse(t *testing.T) {
+	s := newStage(t, true, `{environment: staging, repository: "https://elsewhere.example.com/x.git"}`)
+	if err := s.Look(t.Context()); err == nil || !strings.Contains(err.Error(), "set environments[production].upstream.url to it") {
+		t.Errorf("%v", err)
+	}
+	s.product.put("sluice.yaml", "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: production\n")
+	s.look() // and the user gets out again
+}
+
+// Two agents of one environment do what one does.
+func TestTwoDownstreams(t *testing.T) {
+	s := newStage(t, true, strings.Replace(auto, "Auto", "Manual", 1))
+	s.event(rollout.Promoted, "1.0.0", "1.1.0")
+	s.now = s.now.Add(time.Hour)
+	first := s.Downstream
+	s.cfg.DataDir = t.TempDir()
+	s.start()
+	done := make(chan error)
+	for _, d := range []*Downstream{first, s.Downstream} {
+		go func() { done <- d.Look(t.Context()) }()
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if len(s.forge.all) != 1 {
+		t.Errorf("%d pull requests", len(s.forge.all))
+	}
+}
