@@ -116,6 +116,10 @@ type envConfig struct {
 	Allow allowConfig `yaml:"allow"`
 	// Charts are this environment's alone. Where one has the URL of one of all environments, it holds instead.
 	Charts []chartCredential `yaml:"charts"`
+	// Forge holds the repository: pull requests are opened and merged there, and told what came of them. Empty: none is asked.
+	Forge forgeConfig `yaml:"forge"`
+	// Upstream is the repository of the environment from which versions come, where sluice.yaml names one. It is only read.
+	Upstream repositoryConfig `yaml:"upstream"`
 	// Verify says who may sign what is delivered; empty: nothing has to be signed.
 	Verify verifyConfig `yaml:"verify"`
 	// Commands says whose commands count.
@@ -360,6 +364,15 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 	if _, err := e.Commands.keys(); err != nil {
 		fault("commands", err.Error(), "")
 	}
+	if _, err := e.Forge.open(e.Repository.URL); err != nil {
+		fault("forge", err.Error(), "")
+	}
+	if up := e.Upstream.remote(); e.Upstream != (repositoryConfig{}) {
+		up.Branch = "main" // its status branches are read
+		if err := up.Validate(); err != nil {
+			fault("upstream", strings.ReplaceAll(err.Error(), "\n", "; "), "")
+		}
+	}
 	remote := e.Repository.remote()
 	if err := remote.Validate(); err != nil {
 		fault("repository", strings.ReplaceAll(err.Error(), "\n", "; "), "")
@@ -419,7 +432,11 @@ func (c *config) files() []*string {
 		r := &c.Environments[i].Repository
 		out = append(out, &c.Environments[i].Verify.AllowedSigners, &c.Environments[i].Verify.Keyring)
 		out = append(out, &c.Environments[i].Commands.AllowedSigners, &c.Environments[i].Commands.Keyring)
-		out = append(out, &r.PasswordFile, &r.TokenFile, &r.CAFile, &r.SSHKeyFile, &r.PassphraseFile, &r.KnownHostsFile)
+		for _, r := range []*repositoryConfig{r, &c.Environments[i].Upstream} {
+			out = append(out, &r.PasswordFile, &r.TokenFile, &r.CAFile, &r.SSHKeyFile, &r.PassphraseFile, &r.KnownHostsFile)
+		}
+		f := &c.Environments[i].Forge
+		out = append(out, &f.TokenFile, &f.App.KeyFile, &f.CAFile)
 	}
 	return out
 }

@@ -9,14 +9,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
+	"github.com/sluice-cd/sluice/reconcile/promotion"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -38,6 +41,8 @@ type environment struct {
 	newAgent func() *reconcile.Agent
 	client   *cluster.Client
 	charts   *charts.Charts
+	// downstream proposes versions to the environment, made anew for each try; nil: nothing does.
+	downstream func() *promotion.Downstream
 	// standby: another process leads, or may.
 	standby atomic.Bool
 }
@@ -74,7 +79,11 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	}
 	charts.Capabilities, charts.Namespaced = client.Capabilities, client.Namespaced
 	charts.CheckInterval = time.Duration(e.CheckInterval)
-	env := &environment{envConfig: e, client: client, charts: charts}
+	at, err := e.Forge.open(e.Repository.URL)
+	if err != nil {
+		return nil, fmt.Errorf("preparing environment %s: forge: %w", e.Name, err)
+	}
+	env := &environment{envConfig: e, client: client, charts: charts, downstream: d.newDownstream(e, at)}
 	env.newAgent = func() *reconcile.Agent {
 		var signers func() (*signature.Keys, error)
 		if e.Commands.any() {
@@ -103,14 +112,39 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 func (e *environment) run(ctx context.Context, c *config) error {
 	agent := e.newAgent()
 	e.agent.Store(agent)
+	deliver := func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return agent.Run(ctx) })
+		if e.downstream != nil {
+			g.Go(func() error { return e.downstream().Run(ctx) })
+		}
+		return g.Wait()
+	}
 	if !c.LeaderElection {
-		return agent.Run(ctx)
+		return deliver(ctx)
 	}
 	e.standby.Store(true)
 	return e.client.Lead(ctx, "sluice-"+e.Name, hostIdentity(), func(ctx context.Context) error {
 		e.standby.Store(false)
-		return agent.Run(ctx)
+		return deliver(ctx)
 	})
+}
+
+// newDownstream makes what proposes versions from upstream; nil: nothing is, for agent.yaml names no repository to ask.
+func (d *deliveries) newDownstream(e envConfig, at forge.Repository) func() *promotion.Downstream {
+	if e.Upstream == (repositoryConfig{}) {
+		return nil
+	}
+	cfg := promotion.DownstreamConfig{
+		Environment: e.Name, Path: e.Path, Remote: e.Repository.remote(), Upstream: e.Upstream.remote(),
+		Identity: d.config.Git.identity(), Sign: d.config.Git.sign(), Source: "sluice " + versionText(),
+		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Now: time.Now,
+		Log: d.log.With("environment", e.Name),
+	}
+	if at != nil {
+		cfg.Forge = at
+	}
+	return func() *promotion.Downstream { return promotion.NewDownstream(cfg) }
 }
 
 // objects is the cluster as the loop sees it: of what was done to the objects it wants the number.

@@ -33,7 +33,7 @@ const exitCodes = `Exit codes:
   2  wrong command line, or wrong configuration of the agent
   3  plan --exit-code: something would change; validate, render: there are faults;
      status: an app or the environment has a fault; doctor: something is missing;
-     pause and the like with --wait: an app has refused`
+     pause and the like with --wait: an app has refused; promote: the version was rolled back`
 
 // codedError carries an exit code; its text may be empty when everything was said already.
 type codedError struct {

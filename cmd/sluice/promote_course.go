@@ -8,14 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
-	"github.com/spf13/pflag"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
@@ -23,63 +21,6 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/promotion"
 )
-
-// forgeFlags say which forge holds a repository.
-type forgeFlags struct {
-	forgeKind, forgeAPI, forgeTokenFile string
-}
-
-// noForge is the kind by which a user wants none to be asked.
-const noForge = "none"
-
-func (f *forgeFlags) register(fl *pflag.FlagSet) {
-	fl.StringVar(&f.forgeKind, "forge", "", "github, gitlab, gitea (also Forgejo), or none (default: by the host of the repository)")
-	fl.StringVar(&f.forgeAPI, "forge-api", "", "address of the forge's API, where it is not that of the repository's host")
-	fl.StringVar(&f.forgeTokenFile, "forge-token-file", "", "file with the token for the forge (default: $SLUICE_FORGE_TOKEN, that of the forge's own tool, or the password for git)")
-}
-
-// tokenVariables are where the tools of the forges keep their tokens.
-var tokenVariables = map[string][]string{
-	"github": {"GITHUB_TOKEN", "GH_TOKEN"},
-	"gitlab": {"GITLAB_TOKEN"},
-	"gitea":  {"GITEA_TOKEN"},
-}
-
-// forge is the one that holds a repository; nil: none is known.
-func (f *forgeFlags) forge(remote gitsync.Remote) (forge.Repository, error) {
-	kind := f.forgeKind
-	if kind == "" {
-		kind = forge.KindOf(remote.URL)
-	}
-	if kind == noForge || kind == "" && f.forgeTokenFile == "" && f.forgeAPI == "" {
-		return nil, nil
-	}
-	token := os.Getenv("SLUICE_FORGE_TOKEN")
-	for _, name := range tokenVariables[kind] {
-		token = cmp.Or(token, os.Getenv(name))
-	}
-	token = cmp.Or(token, remote.Auth.Password)
-	for _, file := range []string{remote.Auth.PasswordFile, f.forgeTokenFile} {
-		if file == "" || token != "" && file != f.forgeTokenFile {
-			continue
-		}
-		var err error
-		if token, err = secretFile(file); err != nil {
-			return nil, err
-		}
-	}
-	if token == "" {
-		return nil, usagef("--forge-token-file: missing, and neither $SLUICE_FORGE_TOKEN nor %s is set; it opens the pull request. --forge none pushes a branch instead",
-			strings.Join(append(tokenVariables[kind], "a password for git"), ", "))
-	}
-	at, err := forge.New(forge.Options{
-		Kind: kind, Address: remote.URL, API: f.forgeAPI, Token: func(context.Context) (string, error) { return token, nil },
-	})
-	if err != nil {
-		return nil, usagef("--forge: %w", err)
-	}
-	return at, nil
-}
 
 // printEdit prints what a commit changes.
 func printEdit(w io.Writer, base *gitsync.Snapshot, change *gitsync.Change) error {

@@ -72,15 +72,16 @@ func NewDownstream(cfg DownstreamConfig) *Downstream {
 	}
 }
 
-// Run looks again and again until ctx is done.
+// Run looks again and again until ctx is done. It returns nil: what it can't do now it tries again.
 func (d *Downstream) Run(ctx context.Context) error {
 	defer d.close()
-	if err := d.open(ctx); err != nil {
-		return err
-	}
 	for {
-		if err := d.Look(ctx); err != nil && ctx.Err() == nil {
-			d.say("", "promotions are not looked at: "+err.Error())
+		err := d.open(ctx)
+		if err == nil {
+			err = d.Look(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.say("", "no promotion from upstream: "+err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -90,21 +91,26 @@ func (d *Downstream) Run(ctx context.Context) error {
 	}
 }
 
+// open opens the object stores, once.
 func (d *Downstream) open(ctx context.Context) (err error) {
+	if d.proposer != nil {
+		return nil
+	}
+	d.close() // what a try before has left
 	if d.branch, err = gitsync.Open(ctx, d.cfg.Remote, filepath.Join(d.cfg.DataDir, "promotion-branch")); err != nil {
 		return err
 	}
 	if d.own, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Remote, Identity: d.cfg.Identity}, filepath.Join(d.cfg.DataDir, "promotion")); err != nil {
 		return err
 	}
+	if d.up, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Upstream}, filepath.Join(d.cfg.DataDir, "upstream")); err != nil {
+		return err
+	}
 	d.proposer = &Proposer{Branch: d.own, Base: d.cfg.Remote.Branch, Sign: d.cfg.Sign}
 	if d.cfg.Forge != nil {
 		d.proposer.Forge = d.cfg.Forge
 	}
-	if d.cfg.Upstream.URL != "" {
-		d.up, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Upstream}, filepath.Join(d.cfg.DataDir, "upstream"))
-	}
-	return err
+	return nil
 }
 
 func (d *Downstream) close() {
@@ -139,7 +145,7 @@ func (d *Downstream) Look(ctx context.Context) error {
 	switch from := env.Upstream; {
 	case from.Environment == "":
 		return nil
-	case d.up == nil || from.Repository != d.cfg.Upstream.URL:
+	case from.Repository != d.cfg.Upstream.URL:
 		return fmt.Errorf("sluice.yaml names %s as upstream.repository, which agent.yaml does not let the agent ask: set environments[%s].upstream.url to it",
 			from.Repository, d.cfg.Environment)
 	}
