@@ -182,6 +182,9 @@ func ending(r audit.Record) string {
 	}
 	if r.RollbackProposed != "" {
 		text += "; the rollback waits on branch " + r.RollbackProposed + " to be merged"
+		if r.RollbackURL != "" {
+			text += ": " + r.RollbackURL
+		}
 	}
 	if r.RollbackSkipped != "" {
 		text += "; git was not put back: " + r.RollbackSkipped

@@ -23,8 +23,17 @@ func Subject(app string, e rollout.Event) string {
 		by = " by " + clean(rollout.Name(e.By), 80)
 	}
 	r := strings.NewReplacer("{by}", by, "{from}", from, "{to}", to, "{change}", change,
-		"{weight}", strconv.Itoa(e.Weight), "{commit}", short(e.Commit), "{branch}", clean(e.Branch, longestText))
+		"{weight}", strconv.Itoa(e.Weight), "{commit}", short(e.Commit), "{branch}", waitsOn(e))
 	return clean(app, 80) + ": " + r.Replace(sentence)
+}
+
+// waitsOn is where a rollback waits to be merged: a branch, with the address of its pull request if it has one.
+func waitsOn(e rollout.Event) string {
+	branch := clean(e.Branch, longestText)
+	if e.URL == "" {
+		return branch
+	}
+	return branch + ": " + clean(e.URL, longestText)
 }
 
 // Describe tells an event in one line with its reason, such as "croc-hunter-java: held at 20% (0.0.129 -> 0.0.130):

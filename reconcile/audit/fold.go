@@ -42,7 +42,7 @@ func enters(p rollout.Phase) func(*Record, rollout.Event) {
 func (r *Record) begin(e rollout.Event) {
 	r.run(string(rollout.Starting), e)
 	r.Paused = ""
-	r.Checks, r.Rollback, r.RollbackProposed, r.RollbackSkipped = nil, "", "", ""
+	r.Checks, r.Rollback, r.RollbackProposed, r.RollbackURL, r.RollbackSkipped = nil, "", "", "", ""
 	r.forgive(e.To)
 }
 
@@ -97,14 +97,17 @@ func (r *Record) takeOver(e rollout.Event) {
 
 func (r *Record) putBack(e rollout.Event) {
 	r.Rollback, r.RollbackProposed, r.RollbackSkipped = clean(e.Commit, longestText), "", ""
+	r.RollbackURL = ""
 }
 
 func (r *Record) propose(e rollout.Event) {
 	r.Rollback, r.RollbackProposed, r.RollbackSkipped = "", clean(e.Branch, longestText), ""
+	r.RollbackURL = clean(e.URL, longestText)
 }
 
 func (r *Record) leave(e rollout.Event) {
 	r.Rollback, r.RollbackProposed, r.RollbackSkipped = "", "", clean(e.Reason, longestText)
+	r.RollbackURL = ""
 }
 
 func (r *Record) remove(rollout.Event) {

@@ -86,6 +86,7 @@ func eventMessage(n Names, app string, e rollout.Event) string {
 		{"Weight", strconv.Itoa(e.Weight)},
 		{"Commit", e.Commit},
 		{"Branch", e.Branch},
+		{"URL", e.URL},
 		{"By", e.By},
 		{"Command", e.Command},
 		{"Signed", signed(e)},
@@ -172,6 +173,7 @@ func ParseMessage(msg string) (Entry, bool) {
 			Reason: t["Reason"],
 			Commit: t["Commit"],
 			Branch: t["Branch"],
+			URL:    t["URL"],
 			By:     t["By"], Command: t["Command"], Verified: t["Signed"] == verified,
 		},
 	}

@@ -52,9 +52,10 @@ type Record struct {
 	// Last is how the last rollout ended.
 	Last Ending `yaml:"last,omitempty" json:"last,omitzero"`
 	// Rollback is the commit that put the environment branch back after the last rollout failed, RollbackProposed the branch
-	// on which it waits to be merged; RollbackSkipped says why there is neither.
+	// on which it waits to be merged, with RollbackURL for its pull request; RollbackSkipped says why there is neither.
 	Rollback         string `yaml:"rollback,omitempty" json:"rollback,omitempty"`
 	RollbackProposed string `yaml:"rollbackProposed,omitempty" json:"rollbackProposed,omitempty"`
+	RollbackURL      string `yaml:"rollbackURL,omitempty" json:"rollbackURL,omitempty"`
 	RollbackSkipped  string `yaml:"rollbackSkipped,omitempty" json:"rollbackSkipped,omitempty"`
 	// Rejected releases, newest last, at most 10.
 	Rejected []Rejection `yaml:"rejected,omitempty" json:"rejected,omitempty"`

@@ -63,9 +63,11 @@ type Event struct {
 	// Reason in numbers; Results where checks were behind it.
 	Reason  string            `json:"reason,omitempty"`
 	Results []analysis.Result `json:"results,omitempty"`
-	// Commit is the rollback commit of RollbackCommitted and RollbackProposed, Branch where the latter waits.
+	// Commit is the rollback commit of RollbackCommitted and RollbackProposed, Branch where the latter waits, and URL its pull
+	// request, where there is one.
 	Commit string `json:"commit,omitempty"`
 	Branch string `json:"branch,omitempty"`
+	URL    string `json:"url,omitempty"`
 	// By is the person whose command this event answers, Command its ID. Verified: a signature says that it was that person.
 	By       string `json:"by,omitempty"`
 	Command  string `json:"command,omitempty"`

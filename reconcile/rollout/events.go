@@ -84,7 +84,7 @@ func (t *turn) closeRevert(typ EventType, reason string, written *Reverted) {
 	t.Revert = nil
 	e := Event{Type: typ, Rollout: r.Rollout, From: r.To, To: r.From, Weight: t.Weight, Reason: reason}
 	if written != nil {
-		e.Commit, e.Branch = written.Commit, written.Branch
+		e.Commit, e.Branch, e.URL = written.Commit, written.Branch, written.URL
 	}
 	t.record(e)
 }

@@ -204,6 +204,8 @@ type Reverted struct {
 	Commit string
 	// Branch on which the rollback waits for somebody to merge it; empty: it does not wait.
 	Branch string
+	// URL of the pull request by which it is to be merged; empty: none is known.
+	URL string
 	// Skipped says why nothing was written ("the branch has moved on to 0.0.132").
 	Skipped string
 	// Rollout of the Revert that is answered, so that a late answer is not taken for a newer one's; 0: the present.

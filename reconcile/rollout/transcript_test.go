@@ -335,7 +335,7 @@ func sameValue[T comparable](x, y *T) bool { return x == y || x != nil && y != n
 
 func sameEvent(x, y rollout.Event) bool {
 	return x.Seq == y.Seq && x.Time == y.Time && x.Type == y.Type && x.Rollout == y.Rollout && x.From == y.From &&
-		x.To == y.To && x.Weight == y.Weight && x.Reason == y.Reason && x.Commit == y.Commit && x.Branch == y.Branch &&
+		x.To == y.To && x.Weight == y.Weight && x.Reason == y.Reason && x.Commit == y.Commit && x.Branch == y.Branch && x.URL == y.URL &&
 		x.By == y.By && x.Command == y.Command && x.Verified == y.Verified &&
 		(len(x.Results) == 0 && len(y.Results) == 0 || reflect.DeepEqual(x.Results, y.Results))
 }
