@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/source"
@@ -45,11 +46,22 @@ type RepositoryConfig struct {
 	// Trusted are the keys one of which has to have signed what is delivered, read each time that the branch has moved; nil:
 	// whatever is on the branch is delivered.
 	Trusted func() (*signature.Keys, error)
+	// Forge opens, and merges where it may, the pull request of a rollback that may not be committed to the branch; nil: somebody
+	// else does.
+	Forge Forge
 	// Interval between looks at the branch; default 30 s.
 	Interval time.Duration
 	// Pulse is told what is done; nil: nobody is.
 	Pulse *Pulse
 	Log   *slog.Logger
+}
+
+// Forge is what rollbacks need of the forge that holds the repository.
+type Forge interface {
+	Find(ctx context.Context, head, base string) (*forge.Pull, error)
+	Get(ctx context.Context, number int) (*forge.Pull, error)
+	Create(ctx context.Context, p forge.Pull) (*forge.Pull, error)
+	Merge(ctx context.Context, p forge.Pull, title string) error
 }
 
 // Repository is the environment repository: what the branch says, and what is written to it. One goroutine may write

@@ -2,12 +2,14 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -40,6 +42,71 @@ func TestRollbackBranchIsFresh(t *testing.T) {
 			t.Errorf("once more: %+v", again)
 		}
 		r.bump("0.0.1") // the pull request is merged, and its branch stays
+	}
+}
+
+// oneForge has at most one pull request. What real forges do is in test/e2e.
+type oneForge struct {
+	pull         *forge.Pull
+	fault, merge error
+}
+
+func (f *oneForge) Find(context.Context, string, string) (*forge.Pull, error) { return f.pull, f.fault }
+
+func (f *oneForge) Get(context.Context, int) (*forge.Pull, error) { return f.pull, f.fault }
+
+func (f *oneForge) Create(_ context.Context, p forge.Pull) (*forge.Pull, error) {
+	if f.fault == nil {
+		p.Number, p.URL, p.State = 1, "https://git.example.com/env/pulls/1", forge.Open
+		f.pull = &p
+	}
+	return f.pull, f.fault
+}
+
+func (f *oneForge) Merge(_ context.Context, _ forge.Pull, _ string) error {
+	if f.merge == nil {
+		f.pull.State, f.pull.MergeCommit = forge.Merged, "merged"
+	}
+	return f.merge
+}
+
+// A rollback that may not be committed gets a pull request, which is merged where the forge lets it; a forge that is away is
+// asked again, and one that refuses the token leaves the branch for somebody.
+func TestRollbackPullRequest(t *testing.T) {
+	r := newRecorder(t)
+	stable := r.bump("0.0.1")
+	failed := r.bump("0.0.2")
+	at := &oneForge{fault: fmt.Errorf("opening: %w", forge.ErrUnavailable)}
+	r.Repository.cfg.Forge = at
+	revert := rollout.Revert{From: failed, To: stable, Rollout: 1, Reason: "bad"}
+	propose := func(merge bool) (rollout.Reverted, error) {
+		edit, err := r.Repository.revertEdit(t.Context(), "web", revert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Repository.proposeRevert(t.Context(), "web", revert, edit, merge)
+	}
+	if _, err := propose(true); !errors.Is(err, forge.ErrUnavailable) {
+		t.Errorf("a forge that is away: %v", err)
+	}
+	at.fault = forge.ErrForbidden
+	if got, err := propose(true); err != nil || got.Branch == "" || got.URL != "" {
+		t.Errorf("a forge that refuses: %+v, %v", got, err)
+	}
+	at.fault, at.merge = nil, forge.ErrNotReady
+	got, err := propose(true)
+	if err != nil || got.Branch == "" || got.URL != "https://git.example.com/env/pulls/1" {
+		t.Errorf("one that has to be reviewed: %+v, %v", got, err)
+	}
+	if p := at.pull; p.Title != "web: roll back 0.0.2 -> 0.0.1" || !strings.HasPrefix(p.Body, "bad") || p.Base != "main" {
+		t.Errorf("it is opened as %+v", p)
+	}
+	at.merge = nil
+	if got, err := propose(false); err != nil || got.URL == "" || at.pull.State != forge.Open {
+		t.Errorf("where people merge: %+v, %v", got, err)
+	}
+	if got, err := propose(true); err != nil || got.Commit != "merged" || got.Branch != "" {
+		t.Errorf("one that may be merged: %+v, %v", got, err)
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -27,14 +29,14 @@ func (r *Repository) Revert(ctx context.Context, mode environments.WriteBackMode
 		}
 	}
 	if mode == environments.WriteBackPullRequest {
-		return r.proposeRevert(ctx, app, revert, edit)
+		return r.proposeRevert(ctx, app, revert, edit, false)
 	}
 	hash, err := r.branch.Commit(ctx, edit)
 	var rejected *gitsync.RejectedError
 	switch {
 	case errors.As(err, &rejected) && !rejected.Unauthorized:
 		r.log.Warn("the branch refuses the rollback commit; it goes to a branch of its own", "app", app, "reason", rejected.Reason)
-		return r.proposeRevert(ctx, app, revert, edit)
+		return r.proposeRevert(ctx, app, revert, edit, true)
 	case errors.Is(err, environments.ErrMovedOn):
 		// Perhaps from a commit of ours whose answer was lost.
 		return r.foundRevert(ctx, app, revert, err.Error())
@@ -100,8 +102,9 @@ func (r *Repository) listing(ctx context.Context, app, version, before string) (
 		"put the version back by hand", app, version, len(history), before)
 }
 
-// proposeRevert pushes the rollback to a branch of its own, from which somebody opens a pull request.
-func (r *Repository) proposeRevert(ctx context.Context, app string, revert rollout.Revert, edit func(*gitsync.Snapshot) (*gitsync.Change, error)) (rollout.Reverted, error) {
+// proposeRevert pushes the rollback to a branch of its own, and opens a pull request where a forge is known. atOnce has that
+// merged, if the forge lets it.
+func (r *Repository) proposeRevert(ctx context.Context, app string, revert rollout.Revert, edit func(*gitsync.Snapshot) (*gitsync.Change, error), atOnce bool) (rollout.Reverted, error) {
 	// One branch for each failed commit: what an older rollback left on its branch says nothing of this one.
 	name := "sluice/rollback/" + r.cfg.Environment + "/" + app + "-" + revert.From.Commit[:min(10, len(revert.From.Commit))]
 	w, err := r.branch.Branch(name)
@@ -113,7 +116,52 @@ func (r *Repository) proposeRevert(ctx context.Context, app string, revert rollo
 		return skipped(err)
 	}
 	// Without a hash the branch held the rollback already: the answer to an earlier try was lost.
-	return rollout.Reverted{Branch: name, Commit: hash}, nil
+	proposed := rollout.Reverted{Branch: name, Commit: hash}
+	if r.cfg.Forge == nil {
+		return proposed, nil
+	}
+	return r.pullRevert(ctx, app, revert, proposed, atOnce)
+}
+
+// pullRevert opens the pull request of a rollback that is pushed, and merges it if it is to be and may be.
+func (r *Repository) pullRevert(ctx context.Context, app string, revert rollout.Revert, proposed rollout.Reverted, merge bool) (rollout.Reverted, error) {
+	pull, err := r.revertPull(ctx, app, revert, proposed.Branch)
+	switch {
+	case errors.Is(err, forge.ErrUnauthorized), errors.Is(err, forge.ErrForbidden), errors.Is(err, forge.ErrNotFound):
+		// No further try would open it; the branch is there for somebody who can.
+		r.log.Error("the rollback waits on a branch without a pull request", "app", app, "branch", proposed.Branch, "error", err)
+		return proposed, nil
+	case err != nil:
+		return rollout.Reverted{}, err
+	}
+	proposed.URL = pull.URL
+	if merge && pull.State == forge.Open {
+		err := r.cfg.Forge.Merge(ctx, *pull, pull.Title)
+		if err == nil {
+			pull, err = r.cfg.Forge.Get(ctx, pull.Number)
+		}
+		if err != nil {
+			r.log.Warn("the rollback waits to be merged", "app", app, "pull request", proposed.URL, "reason", err)
+			return proposed, nil
+		}
+	}
+	if pull.State == forge.Merged {
+		return rollout.Reverted{Commit: pull.MergeCommit}, nil
+	}
+	return proposed, nil
+}
+
+// revertPull is the pull request of a rollback, opened if it is not.
+func (r *Repository) revertPull(ctx context.Context, app string, revert rollout.Revert, branch string) (*forge.Pull, error) {
+	base := r.repo.Remote().Branch
+	pull, err := r.cfg.Forge.Find(ctx, branch, base)
+	if err != nil || pull != nil {
+		return pull, err
+	}
+	title, body, _ := strings.Cut(audit.RollbackMessage(r.names(), app, revert), "\n")
+	return r.cfg.Forge.Create(ctx, forge.Pull{
+		Head: branch, Base: base, Title: title, Body: strings.TrimSpace(body), Labels: []string{"env/" + r.cfg.Environment, "rollback"},
+	})
 }
 
 // foundRevert answers for a tip that no longer says what failed: by a commit of ours whose answer was lost, or, for

@@ -90,7 +90,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			signers = e.Commands.keys
 		}
 		pulse := reconcile.NewPulse(time.Now)
-		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
+		cfg := reconcile.RepositoryConfig{
 			Pulse:    pulse,
 			Identity: d.config.Git.identity(), Sign: d.config.Git.sign(),
 			Trusted: e.Verify.trusted(),
@@ -98,7 +98,11 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			Environment: e.Name, Cluster: d.config.Cluster, UID: client.UID, Namespace: namespace,
 			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
-		})
+		}
+		if at != nil {
+			cfg.Forge = at
+		}
+		repository := reconcile.NewRepository(cfg)
 		return reconcile.New(reconcile.Config{
 			Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
 			AnyQuery: e.Allow.rules(namespace).AnyQuery, Pulse: pulse,
