@@ -15,9 +15,11 @@ import (
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile"
+	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/reconcile/feedback"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/promotion"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -43,6 +45,8 @@ type environment struct {
 	charts   *charts.Charts
 	// downstream proposes versions to the environment, made anew for each try; nil: nothing does.
 	downstream func() *promotion.Downstream
+	// reporter tells the forge what becomes of commits, made anew for each try; nil: there is none.
+	reporter func() *feedback.Reporter
 	// standby: another process leads, or may.
 	standby atomic.Bool
 }
@@ -83,7 +87,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: forge: %w", e.Name, err)
 	}
-	env := &environment{envConfig: e, client: client, charts: charts, downstream: d.newDownstream(e, at)}
+	env := &environment{envConfig: e, client: client, charts: charts, downstream: d.newDownstream(e, at), reporter: d.newReporter(e, at)}
 	env.newAgent = func() *reconcile.Agent {
 		var signers func() (*signature.Keys, error)
 		if e.Commands.any() {
@@ -122,6 +126,9 @@ func (e *environment) run(ctx context.Context, c *config) error {
 		if e.downstream != nil {
 			g.Go(func() error { return e.downstream().Run(ctx) })
 		}
+		if e.reporter != nil {
+			g.Go(func() error { return e.reporter().Run(ctx) })
+		}
 		return g.Wait()
 	}
 	if !c.LeaderElection {
@@ -132,6 +139,20 @@ func (e *environment) run(ctx context.Context, c *config) error {
 		e.standby.Store(false)
 		return deliver(ctx)
 	})
+}
+
+// newReporter makes what tells the forge; nil: there is none.
+func (d *deliveries) newReporter(e envConfig, at forge.Repository) func() *feedback.Reporter {
+	if at == nil {
+		return nil
+	}
+	return func() *feedback.Reporter {
+		return feedback.New(feedback.Config{
+			Names: audit.Names{Environment: e.Name, Cluster: d.config.Cluster}, Path: e.Path, Remote: e.Repository.remote(),
+			StatusBranch: e.StatusBranch, Forge: at, DataDir: filepath.Join(d.config.DataDir, "git", e.Name),
+			Interval: time.Duration(e.Interval), Now: time.Now, Log: d.log.With("environment", e.Name),
+		})
+	}
 }
 
 // newDownstream makes what proposes versions from upstream; nil: nothing is, for agent.yaml names no repository to ask.

@@ -281,7 +281,8 @@ func (r *Proposer) Merge(ctx context.Context, pull *forge.Pull) (merged bool, er
 	if verdict != forge.Success {
 		return false, fmt.Errorf("%w: %s", forge.ErrNotReady, unfinished(checks))
 	}
-	if err := r.Forge.Merge(ctx, *pull, pull.Title); err != nil {
+	// The number is how people, and whoever tells of what came of it, find the pull request of a commit.
+	if err := r.Forge.Merge(ctx, *pull, fmt.Sprintf("%s (#%d)", pull.Title, pull.Number)); err != nil {
 		return false, err
 	}
 	now, err := r.Forge.Get(ctx, pull.Number)

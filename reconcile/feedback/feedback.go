@@ -1,0 +1,475 @@
+// Package feedback tells a forge what becomes of commits: a status on each, and one comment on the pull request of a promotion
+// that is kept up to date.
+//
+// What it tells follows from the status branches alone, so nothing is lost or told twice by a crash, or while the forge is away:
+// whenever it looks, it has the forge say what git says now. A Reporter belongs to one goroutine.
+package feedback
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/forge"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+)
+
+// Forge is what a Reporter needs of the forge that holds the environment repository.
+type Forge interface {
+	Get(ctx context.Context, number int) (*forge.Pull, error)
+	List(ctx context.Context, base string) ([]forge.Pull, error)
+	SetStatus(ctx context.Context, commit string, c forge.Check) error
+	Comment(ctx context.Context, number int, marker, body string) error
+}
+
+// Config says what is told of to whom.
+type Config struct {
+	// Names of the environment, and of the cluster whose agent this is.
+	audit.Names
+	// Path is the environment's folder in the repository, Remote its branch, and StatusBranch what this agent writes.
+	Path         string
+	Remote       gitsync.Remote
+	StatusBranch string
+	Forge        Forge
+	// DataDir keeps git objects; a cache.
+	DataDir string
+	// Interval between looks. Recent is how long after its end a rollout is told of to a forge that may not know; default a day.
+	Interval, Recent time.Duration
+	Now              func() time.Time
+	Log              *slog.Logger
+}
+
+// Reporter tells the forge.
+type Reporter struct {
+	cfg Config
+	// branch is the environment branch with its history.
+	branch *gitsync.Repo
+	reader *gitsync.Writer
+	loader environments.Loader
+	// told is what the forge was told of each commit, and of each pull request by its number.
+	told     map[string]forge.Check
+	comments map[int]string
+	// pulls are the pull requests of commits, nil where there is none.
+	pulls map[string]*forge.Pull
+	said  string
+}
+
+// New prepares a Reporter; nothing is asked of anybody until Run.
+func New(cfg Config) *Reporter {
+	if cfg.Recent == 0 {
+		cfg.Recent = 24 * time.Hour
+	}
+	return &Reporter{
+		cfg: cfg, told: map[string]forge.Check{}, comments: map[int]string{}, pulls: map[string]*forge.Pull{},
+		loader: environments.Loader{Environment: cfg.Environment},
+	}
+}
+
+// Run looks again and again until ctx is done. It returns nil: what it can't do now it tries again.
+func (r *Reporter) Run(ctx context.Context) error {
+	defer r.close()
+	for {
+		err := r.open(ctx)
+		if err == nil {
+			err = r.Look(ctx)
+		}
+		r.say(ctx, err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(r.pause(err)):
+		}
+	}
+}
+
+// pause is the time to the next look: the forge says itself when it has had enough.
+func (r *Reporter) pause(err error) time.Duration {
+	var limited forge.Limited
+	if errors.As(err, &limited) {
+		return max(r.cfg.Interval, limited.Until.Sub(r.cfg.Now()))
+	}
+	return r.cfg.Interval
+}
+
+// say logs an error, once for as long as it is the same.
+func (r *Reporter) say(ctx context.Context, err error) {
+	text := ""
+	if err != nil && ctx.Err() == nil {
+		text = err.Error()
+	}
+	if text != "" && text != r.said {
+		r.cfg.Log.Warn("the forge is not told everything", "error", text)
+	}
+	r.said = text
+}
+
+// open opens the object stores, once.
+func (r *Reporter) open(ctx context.Context) (err error) {
+	if r.reader != nil {
+		return nil
+	}
+	if r.branch == nil {
+		if r.branch, err = gitsync.Open(ctx, r.cfg.Remote, filepath.Join(r.cfg.DataDir, "feedback-branch")); err != nil {
+			return err
+		}
+	}
+	r.reader, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote}, filepath.Join(r.cfg.DataDir, "feedback"))
+	return err
+}
+
+func (r *Reporter) close() {
+	if r.branch != nil {
+		_ = r.branch.Close()
+	}
+	if r.reader != nil {
+		_ = r.reader.Close()
+	}
+}
+
+// Cluster is what one status branch says.
+type Cluster struct {
+	Name    string
+	Records []audit.Record
+}
+
+// Look has the forge say what git says now.
+func (r *Reporter) Look(ctx context.Context) error {
+	tip, err := r.branch.Fetch(ctx)
+	if err != nil {
+		return err
+	}
+	clusters, err := r.clusters(ctx)
+	if err != nil {
+		return err
+	}
+	own := clusters[r.cfg.StatusBranch]
+	var faults []error
+	for _, s := range Statuses(r.cfg.Names, own.Records, r.cfg.Now().Add(-r.cfg.Recent)) {
+		faults = append(faults, r.tell(ctx, s.Commit, s.Check))
+		pull, err := r.pullOf(ctx, s.Commit)
+		faults = append(faults, err)
+		if pull != nil {
+			faults = append(faults, r.tell(ctx, pull.Commit, s.Check), r.comment(ctx, pull.Number, s, clusters))
+		}
+	}
+	faults = append(faults, r.proposals(ctx, tip, own.Records))
+	return errors.Join(faults...)
+}
+
+// clusters reads the status branches of the environment, by their names.
+func (r *Reporter) clusters(ctx context.Context) (map[string]Cluster, error) {
+	prefix := "sluice/status/" + r.cfg.Environment
+	names, err := gitsync.Branches(ctx, r.cfg.Remote, prefix)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]Cluster{}
+	for _, name := range names {
+		if name != r.cfg.StatusBranch && name != prefix && !strings.HasPrefix(name, prefix+"/") {
+			continue
+		}
+		branch, err := r.reader.Branch(name)
+		if err != nil {
+			return nil, err
+		}
+		tip, err := branch.Tip(ctx)
+		if err != nil {
+			return nil, err
+		}
+		records, err := audit.ReadAll(tip.FS())
+		if err != nil {
+			return nil, fmt.Errorf("branch %s: %w", name, err)
+		}
+		out[name] = Cluster{cmp.Or(strings.TrimPrefix(strings.TrimPrefix(name, prefix), "/"), r.cfg.Environment), records}
+	}
+	return out, nil
+}
+
+// tell has the forge say something of a commit, unless it does.
+func (r *Reporter) tell(ctx context.Context, commit string, c forge.Check) error {
+	key := commit + " " + c.Name
+	if r.told[key] == c {
+		return nil
+	}
+	err := r.cfg.Forge.SetStatus(ctx, commit, c)
+	if errors.Is(err, forge.ErrNotFound) {
+		err = nil // the commit is on no branch any more
+	}
+	if err == nil {
+		r.told[key] = c
+	}
+	return err
+}
+
+// Status is what is to be said of a commit.
+type Status struct {
+	Commit string
+	forge.Check
+	// Apps are those that the commit has changed.
+	Apps []string
+}
+
+// Statuses are what an agent's records come to, by the commits that asked for what is under way or has ended since. It is pure.
+func Statuses(names audit.Names, records []audit.Record, since time.Time) []Status {
+	byCommit := map[string]*Status{}
+	var order []string
+	add := func(commit, app string, verdict forge.Verdict, text string) {
+		s := byCommit[commit]
+		if s == nil {
+			s = &Status{Commit: commit, Check: forge.Check{Name: contextOf(names), Verdict: forge.Success}}
+			byCommit[commit] = s
+			order = append(order, commit)
+		}
+		if rank(verdict) > rank(s.Verdict) {
+			s.Verdict = verdict
+		}
+		s.Apps = append(s.Apps, app)
+		if s.Description != "" {
+			s.Description += "; "
+		}
+		s.Description += text
+	}
+	for _, r := range records {
+		if c := r.Target.Commit; c != "" {
+			add(c, r.App, forge.Pending, fmt.Sprintf("%s %s: %s", r.App, r.Target.Version, progress(r)))
+		}
+		if c := r.Last.Release.Commit; c != "" && c != r.Target.Commit && r.Last.At.After(since) {
+			verdict, text := forge.Success, r.App+" "+r.Last.Release.Version+": "+strings.ToLower(r.Last.Outcome)
+			if became := r.Last.Became(); became != "" {
+				verdict, text = forge.Failure, r.App+" "+r.Last.Release.Version+" "+became
+				if r.Last.Reason != "" {
+					text += ": " + r.Last.Reason
+				}
+			}
+			add(c, r.App, verdict, text)
+		}
+	}
+	out := make([]Status, 0, len(order))
+	for _, c := range order {
+		out = append(out, *byCommit[c])
+	}
+	return out
+}
+
+// rank orders verdicts by which of them counts for all.
+func rank(v forge.Verdict) int {
+	return slices.Index([]forge.Verdict{forge.Success, forge.Pending, forge.Failure}, v)
+}
+
+// contextOf is the name of a status, such as sluice/production/us.
+func contextOf(n audit.Names) string {
+	return strings.TrimSuffix("sluice/"+n.Environment+"/"+n.Cluster, "/")
+}
+
+// progress is how far a rollout is, in two words.
+func progress(r audit.Record) string {
+	switch {
+	case r.Paused != "":
+		return fmt.Sprintf("paused at %d %%", r.Weight)
+	case r.Stalled != "":
+		return fmt.Sprintf("stalled at %d %%", r.Weight)
+	case r.Waiting != "":
+		return fmt.Sprintf("waiting at %d %%", r.Weight)
+	case r.Weight > 0:
+		return fmt.Sprintf("%s, %d %%", strings.ToLower(r.Phase), r.Weight)
+	default:
+		return strings.ToLower(r.Phase)
+	}
+}
+
+// numbers find the pull request in the message of its merge, in the words of the forges.
+var numbers = []*regexp.Regexp{
+	regexp.MustCompile(`^[^\n]*\([#!](\d+)\)[ \t]*(?:\n|$)`),
+	regexp.MustCompile(`^Merge pull request [^\n]*#(\d+)\)? from `),
+	regexp.MustCompile(`(?m)^See merge request .*!(\d+)$`),
+}
+
+// pullOf is the pull request by which a commit came to the branch; nil: none, or nobody can tell.
+func (r *Reporter) pullOf(ctx context.Context, commit string) (*forge.Pull, error) {
+	if pull, known := r.pulls[commit]; known {
+		return pull, nil
+	}
+	at, err := r.branch.At(commit)
+	if err != nil {
+		return nil, nil //nolint:nilerr // it is on the branch no more
+	}
+	var found *forge.Pull
+	if number := numberIn(at.Message); number > 0 {
+		pull, err := r.cfg.Forge.Get(ctx, number)
+		switch {
+		case errors.Is(err, forge.ErrNotFound):
+		case err != nil:
+			return nil, err
+		case pull.State == forge.Merged && pull.Base == r.branch.Remote().Branch && pull.MergeCommit == commit:
+			found = pull // anybody can write such a message
+		}
+	}
+	r.pulls[commit] = found
+	return found, nil
+}
+
+// numberIn is the number of a pull request that a commit's message names; 0: it names none.
+func numberIn(message string) int {
+	for _, pattern := range numbers {
+		if m := pattern.FindStringSubmatch(message); m != nil {
+			if n, err := strconv.Atoi(m[1]); err == nil {
+				return n
+			}
+		}
+	}
+	return 0
+}
+
+// commentMarker begins the comment.
+const commentMarker = "<!-- sluice: what became of it -->"
+
+// comment keeps the comment on a pull request.
+func (r *Reporter) comment(ctx context.Context, number int, s Status, clusters map[string]Cluster) error {
+	body := Table(r.cfg.Environment, s.Commit, s.Apps, r.sorted(clusters))
+	if r.comments[number] == body {
+		return nil
+	}
+	err := r.cfg.Forge.Comment(ctx, number, commentMarker, body)
+	if err == nil {
+		r.comments[number] = body
+	}
+	return err
+}
+
+func (r *Reporter) sorted(clusters map[string]Cluster) []Cluster {
+	var out []Cluster
+	for _, c := range clusters {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(x, y Cluster) int { return strings.Compare(x.Name, y.Name) })
+	return out
+}
+
+// Table shows how far apps are in every cluster of an environment with what a commit asks for, in Markdown. It is pure.
+func Table(environment, commit string, apps []string, clusters []Cluster) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "**%s**, asked for by %.10s\n\n| app | cluster | version | state | last word |\n| --- | --- | --- | --- | --- |\n", environment, commit)
+	slices.Sort(apps)
+	for _, app := range slices.Compact(apps) {
+		for _, c := range clusters {
+			i := slices.IndexFunc(c.Records, func(r audit.Record) bool { return r.App == app })
+			if i < 0 {
+				fmt.Fprintf(&b, "| %s | %s | | not there yet | |\n", cell(app), cell(c.Name))
+				continue
+			}
+			version, state, word := told(c.Records[i], commit)
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(app), cell(c.Name), cell(version), cell(state), cell(word))
+		}
+	}
+	fmt.Fprintf(&b, "\nEvery step is on the branch `sluice/status/%s`.\n", environment)
+	return b.String()
+}
+
+// told is what a record says of what a commit asked for.
+func told(r audit.Record, commit string) (version, state, word string) {
+	switch {
+	case r.Target.Commit == commit:
+		word = r.Reason
+		if len(r.Checks) > 0 {
+			var checks []string
+			for _, c := range r.Checks {
+				checks = append(checks, c.Name+": "+c.Reason)
+			}
+			word = strings.Join(checks, "; ")
+		}
+		return r.Target.Version, progress(r), word
+	case r.Last.Release.Commit == commit:
+		if became := r.Last.Became(); became != "" {
+			return r.Last.Release.Version, became, r.Last.Reason
+		}
+		return r.Last.Release.Version, strings.ToLower(r.Last.Outcome), r.Last.Reason
+	case r.Serves.Commit == commit:
+		return r.Serves.Version, "serves", ""
+	case r.Fault != "":
+		return "", "can't be delivered", r.Fault
+	default:
+		return "", "queued", cmp.Or(r.Held, r.Waiting)
+	}
+}
+
+// cell is a text in a table of Markdown, which mentions nobody.
+func cell(text string) string {
+	return strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;", "@", "@\u200b", "#", "#\u200b").Replace(text)
+}
+
+// proposals says of each open pull request whether it would bring back a version that was rolled back here.
+func (r *Reporter) proposals(ctx context.Context, tip *gitsync.Snapshot, own []audit.Record) error {
+	open, err := r.cfg.Forge.List(ctx, r.branch.Remote().Branch)
+	if err != nil {
+		return err
+	}
+	now, err := r.loader.Load(tip.FS(), r.cfg.Path)
+	if err != nil {
+		return nil //nolint:nilerr // the status branch says so
+	}
+	var faults []error
+	for _, p := range open {
+		if strings.Contains(p.Head, ":") {
+			continue // another repository's
+		}
+		faults = append(faults, r.proposal(ctx, p, now, own))
+	}
+	return errors.Join(faults...)
+}
+
+func (r *Reporter) proposal(ctx context.Context, p forge.Pull, now *environments.Environment, own []audit.Record) error {
+	branch, err := r.reader.Branch(p.Head)
+	if err != nil {
+		return nil //nolint:nilerr // the forge knows names that git does not
+	}
+	head, err := branch.Tip(ctx)
+	if errors.Is(err, gitsync.ErrBranchNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	check := forge.Check{Name: contextOf(r.cfg.Names), Verdict: forge.Success, Description: "nothing in it was rolled back here"}
+	loader := environments.Loader{Environment: r.cfg.Environment}
+	if then, err := loader.Load(head.FS(), r.cfg.Path); err == nil {
+		if back := BroughtBack(now, then, own); back != "" {
+			check.Verdict, check.Description = forge.Failure, back
+		}
+	}
+	return r.tell(ctx, head.Commit, check)
+}
+
+// BroughtBack says which version that was rolled back an environment would ask for again; empty: none. It is pure.
+func BroughtBack(now, then *environments.Environment, records []audit.Record) string {
+	asked := map[string]string{}
+	for i := range now.Apps {
+		asked[now.Apps[i].Name] = now.Apps[i].Chart.Version
+	}
+	for i := range then.Apps {
+		name, version := then.Apps[i].Name, then.Apps[i].Chart.Version
+		if asked[name] == version {
+			continue
+		}
+		for _, r := range records {
+			if r.App != name || r.Serves.Version == version || r.Target.Version == version {
+				continue
+			}
+			for _, no := range r.Rejected {
+				if no.Release.Version == version {
+					return fmt.Sprintf("%s %s was rolled back here: %s. sluice retry lets it in", name, version, no.Reason)
+				}
+			}
+		}
+	}
+	return ""
+}
