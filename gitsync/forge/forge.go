@@ -86,8 +86,8 @@ type Repository interface {
 
 // Errors that a caller may act upon.
 var (
-	// ErrUnauthorized: the token is not known, or not any more. Somebody has to make a new one.
-	ErrUnauthorized = errors.New("the forge refuses the token")
+	// ErrUnauthorized: the token is not known, or not any more. Somebody has to give a new one.
+	ErrUnauthorized = errors.New("the forge refuses the token: it is wrong, has expired, or was revoked")
 	// ErrForbidden: the token is known, and may not do this; the text says which right it needs.
 	ErrForbidden = errors.New("the token lacks a right")
 	// ErrNotFound: it is not there, or the token may not see it: forges do not tell these apart.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/bradleyfalzon/ghinstallation/v2"
@@ -160,7 +161,8 @@ func (d *gitHub) edit(ctx context.Context, p Pull, add, remove []string) error {
 		return err
 	}
 	for _, l := range remove {
-		if _, err := d.api.Issues.RemoveLabelForIssue(ctx, d.place.owner, d.place.name, p.Number, l); err != nil && !errors.Is(err, ErrNotFound) {
+		// The client puts it into a path as it is.
+		if _, err := d.api.Issues.RemoveLabelForIssue(ctx, d.place.owner, d.place.name, p.Number, url.PathEscape(l)); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
 	}

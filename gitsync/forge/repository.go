@@ -65,8 +65,8 @@ type repository struct {
 	place  place
 	driver driver
 
-	mu     sync.Mutex
-	author string // who writes comments; empty: not asked yet
+	commenting sync.Mutex // so that two who find no comment do not both make one
+	author     string     // who writes comments; empty: not asked yet
 }
 
 // do runs one method: with a deadline, and with errors that say what was being done.
@@ -196,7 +196,7 @@ func (r *repository) Merge(ctx context.Context, p Pull, title string) error {
 		}
 		err = r.driver.merge(ctx, *now, title, verdict == Pending)
 		if verdict == Pending && errors.Is(err, ErrNotReady) {
-			return fmt.Errorf("%w; pending: %s", err, named(checks, Pending))
+			return &fault{kind: ErrNotReady, text: err.Error() + "; pending: " + named(checks, Pending)}
 		}
 		return err
 	})
@@ -289,6 +289,8 @@ func (r *repository) SetStatus(ctx context.Context, commit string, c Check) erro
 func (r *repository) Comment(ctx context.Context, number int, marker, body string) error {
 	text := cut(marker + "\n" + strings.TrimSpace(body))
 	return r.do(ctx, fmt.Sprint("commenting on pull request ", number), writePulls, func(ctx context.Context) error {
+		r.commenting.Lock()
+		defer r.commenting.Unlock()
 		me, err := r.me(ctx)
 		if err != nil {
 			return err
@@ -315,10 +317,8 @@ func (r *repository) Comment(ctx context.Context, number int, marker, body strin
 // unknown is the author of comments where a token may not ask who it is. The marker must do then.
 const unknown = "?"
 
-// me is who writes comments: asked once.
+// me is who writes comments: asked once, by who holds the lock.
 func (r *repository) me(ctx context.Context) (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.author == "" {
 		me, err := r.driver.me(ctx)
 		switch {
