@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,10 +31,26 @@ const assetsVariable = "KUBEBUILDER_ASSETS"
 // seconds once Go's own cache has the packages. Several processes may build at
 // once; one works and the others wait.
 func Build(ctx context.Context, root string, progress io.Writer) (string, error) {
+	assets := os.Getenv(assetsVariable)
+	return builder{
+		name: "the test bed", minutes: 6, sources: filepath.Join(root, "test", "bed", "servers"), flags: serverFlags(assets), progress: progress,
+	}.program(ctx)
+}
+
+// BuildGitea is Build for Gitea, a module of its own that only tests of forges
+// need. It is compiled without C, for machines that have no compiler of it.
+func BuildGitea(ctx context.Context, root string, progress io.Writer) (string, error) {
+	return builder{
+		name: "Gitea", minutes: 5, sources: filepath.Join(root, "test", "bed", "gitea"), flags: []string{"-ldflags=-s -w"},
+		env: []string{"CGO_ENABLED=0"}, progress: progress,
+	}.program(ctx)
+}
+
+// program builds unless the cache has it.
+func (b builder) program(ctx context.Context) (string, error) {
 	if _, err := exec.LookPath("go"); err != nil {
-		return "", errors.New("the test bed is compiled on first use and the command go is not on PATH: install Go 1.26 or newer from https://go.dev/dl")
+		return "", fmt.Errorf("%s is compiled on first use and the command go is not on PATH: install Go 1.26 or newer from https://go.dev/dl", b.name)
 	}
-	b := builder{sources: filepath.Join(root, "test", "bed", "servers"), assets: os.Getenv(assetsVariable), progress: progress}
 	key, err := b.key()
 	if err != nil {
 		return "", fmt.Errorf("hashing %s: %w", b.sources, err)
@@ -44,29 +59,31 @@ func Build(ctx context.Context, root string, progress io.Writer) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("finding the cache directory: %w", err)
 	}
-	b.dir = filepath.Join(cache, "sluice", "bed", key)
-	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+	dir := filepath.Join(cache, "sluice", "bed", key)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	program := filepath.Join(b.dir, "bed")
-	unlock, err := lockedfile.MutexAt(filepath.Join(b.dir, "lock")).Lock()
+	program := filepath.Join(dir, "bed")
+	unlock, err := lockedfile.MutexAt(filepath.Join(dir, "lock")).Lock()
 	if err != nil {
-		return "", fmt.Errorf("locking %s: %w", b.dir, err)
+		return "", fmt.Errorf("locking %s: %w", dir, err)
 	}
 	defer unlock()
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
 	}
 	if err := b.build(ctx, program); err != nil {
-		return "", fmt.Errorf("building the test bed: %w", err)
+		return "", fmt.Errorf("building %s: %w", b.name, err)
 	}
 	return program, nil
 }
 
 type builder struct {
-	sources  string // the servers module
-	assets   string // value of assetsVariable
-	dir      string // where the program goes
+	name     string // for people
+	minutes  int    // that it takes on two cores, the first time
+	sources  string // the module
+	flags    []string
+	env      []string
 	progress io.Writer
 }
 
@@ -90,32 +107,33 @@ func (b builder) key() (string, error) {
 }
 
 func (b builder) args(output string) []string {
+	return append(append([]string{"build", "-v", "-buildvcs=false", "-o", output}, b.flags...), ".")
+}
+
+// serverFlags are those of the servers program. None of them changes how packages
+// compile, so that they are shared with the packages that Sluice itself compiles.
+func serverFlags(assets string) []string {
 	major, minor, _ := strings.Cut(strings.TrimPrefix(kubernetesVersion, "v"), ".")
 	minor, _, _ = strings.Cut(minor, ".")
 	version := func(field, value string) string { return " -X k8s.io/component-base/version." + field + "=" + value }
-	// No flag here changes how packages compile, so that they are shared with
-	// the packages that Sluice itself compiles.
-	args := []string{
-		"build", "-v", "-buildvcs=false", "-o", output,
-		"-ldflags=-s -w" + version("gitVersion", kubernetesVersion) + version("gitMajor", major) + version("gitMinor", minor),
+	flags := []string{"-ldflags=-s -w" + version("gitVersion", kubernetesVersion) + version("gitMajor", major) + version("gitMinor", minor)}
+	if assets != "" {
+		flags = append(flags, "-tags=external_apiserver")
 	}
-	if b.assets != "" {
-		args = append(args, "-tags=external_apiserver")
-	}
-	return append(args, ".")
+	return flags
 }
 
 // build compiles to a temporary name and renames, so that a program in the
 // cache is always whole.
 func (b builder) build(ctx context.Context, program string) error {
 	total := b.countPackages(ctx)
-	b.say("building the test bed (the first time about 6 minutes): %d packages", total)
+	b.say("building %s (the first time about %d minutes): %d packages", b.name, b.minutes, total)
 	start := time.Now()
 
 	partial := program + ".partial"
 	cmd := exec.CommandContext(ctx, "go", b.args(partial)...)
 	cmd.Dir = b.sources
-	cmd.Env = append(os.Environ(), "GOWORK=off", "GO111MODULE=on")
+	cmd.Env = b.environment()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -127,7 +145,7 @@ func (b builder) build(ctx context.Context, program string) error {
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("%w\n%s", err, problems)
 	}
-	b.say("built the test bed in %s", time.Since(start).Round(time.Second))
+	b.say("built %s in %s", b.name, time.Since(start).Round(time.Second))
 	return os.Rename(partial, program)
 }
 
@@ -156,12 +174,16 @@ func (b builder) follow(stderr io.Reader, start time.Time) string {
 func (b builder) countPackages(ctx context.Context) int {
 	cmd := exec.CommandContext(ctx, "go", "list", "-deps", ".")
 	cmd.Dir = b.sources
-	cmd.Env = append(os.Environ(), "GOWORK=off")
+	cmd.Env = b.environment()
 	out, err := cmd.Output()
 	if err != nil {
 		return 0
 	}
 	return bytes.Count(out, []byte("\n"))
+}
+
+func (b builder) environment() []string {
+	return append(append(os.Environ(), "GOWORK=off", "GO111MODULE=on"), b.env...)
 }
 
 func (b builder) say(format string, args ...any) {

@@ -15,9 +15,9 @@ func TestAssetsAreNotCompiled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := builder{sources: filepath.Join(root, "test", "bed", "servers")}
+	whole := builder{sources: filepath.Join(root, "test", "bed", "servers"), flags: serverFlags("")}
 	without := whole
-	without.assets = "/usr/local/kubebuilder/bin"
+	without.flags = serverFlags("/usr/local/kubebuilder/bin")
 	if slices.Contains(whole.args(""), "-tags=external_apiserver") || !slices.Contains(without.args(""), "-tags=external_apiserver") {
 		t.Errorf("flags are %v, and with assets %v", whole.args(""), without.args(""))
 	}

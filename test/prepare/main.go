@@ -1,4 +1,4 @@
-// Command prepare builds the servers of the test bed, so that no test has to wait for the compiler.
+// Command prepare builds the servers of the test bed and the forge, so that no test has to wait for the compiler.
 package main
 
 import (
@@ -32,5 +32,9 @@ func run(ctx context.Context) error {
 		return err
 	}
 	fmt.Println("the test bed is built:", program)
+	if program, err = bed.BuildGitea(ctx, root, os.Stdout); err != nil {
+		return err
+	}
+	fmt.Println("the forge is built:", program)
 	return nil
 }
