@@ -122,9 +122,9 @@ func TestJudge(t *testing.T) {
 		res := &http.Response{StatusCode: c.status, Status: http.StatusText(c.status), Header: c.header}
 		f := judge(res, c.said, now)
 		var l Limited
-		want, limit := c.want.(Limited)
-		same := f.kind == c.want
-		if limit {
+		var want Limited
+		same := errors.Is(f, c.want) || f.kind == nil && c.want == nil
+		if errors.As(c.want, &want) {
 			same = errors.As(f, &l) && l.Until.Equal(want.Until)
 		}
 		if !same || !strings.Contains(f.Error(), c.said) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"code.gitea.io/sdk/gitea"
@@ -42,12 +43,18 @@ func giteaPage(page int) gitea.ListOptions {
 	return gitea.ListOptions{Page: page, PageSize: giteaPages}
 }
 
-// giteaNext is a page of a list, and the number of the next.
-func giteaNext[T any](some T, res *gitea.Response, err error) (T, int, error) {
-	if err != nil {
+// giteaNext is a page of a list, and the number of the next. Not every list of Gitea's has links to its pages, and the server may
+// give less at once than it is asked for: such a list ends with an empty page.
+func giteaNext[T any](page int, some []T, res *gitea.Response, err error) ([]T, int, error) {
+	switch {
+	case err != nil || len(some) == 0:
 		return some, 0, err
+	case res.Header.Get("Link") != "":
+		return some, res.NextPage, nil
+	case page == 1 && res.Header.Get("X-Total-Count") == strconv.Itoa(len(some)):
+		return some, 0, nil
 	}
-	return some, res.NextPage, nil
+	return some, page + 1, nil
 }
 
 func (d *giteaDriver) pulls(ctx context.Context, _, _ string) ([]Pull, error) {
@@ -56,7 +63,8 @@ func (d *giteaDriver) pulls(ctx context.Context, _, _ string) ([]Pull, error) {
 		return nil, err
 	}
 	found, err := every(func(page int) ([]*gitea.PullRequest, int, error) {
-		return giteaNext(api.ListRepoPullRequests(d.place.owner, d.place.name, gitea.ListPullRequestsOptions{ListOptions: giteaPage(page), State: gitea.StateOpen}))
+		some, res, err := api.ListRepoPullRequests(d.place.owner, d.place.name, gitea.ListPullRequestsOptions{ListOptions: giteaPage(page), State: gitea.StateOpen})
+		return giteaNext(page, some, res, err)
 	})
 	pulls := make([]Pull, len(found))
 	for i, p := range found {
@@ -129,7 +137,8 @@ func (d *giteaDriver) labels(api *gitea.Client, names []string, missing bool) ([
 		return nil, nil
 	}
 	there, err := every(func(page int) ([]*gitea.Label, int, error) {
-		return giteaNext(api.ListRepoLabels(d.place.owner, d.place.name, gitea.ListLabelsOptions{ListOptions: giteaPage(page)}))
+		some, res, err := api.ListRepoLabels(d.place.owner, d.place.name, gitea.ListLabelsOptions{ListOptions: giteaPage(page)})
+		return giteaNext(page, some, res, err)
 	})
 	if err != nil {
 		return nil, err
@@ -255,7 +264,8 @@ func (d *giteaDriver) checks(ctx context.Context, commit string) ([]Check, error
 	}
 	// All that was ever said, the newest first: the client reads but one page of the last words.
 	found, err := every(func(page int) ([]*gitea.Status, int, error) {
-		return giteaNext(api.ListStatuses(d.place.owner, d.place.name, commit, gitea.ListStatusesOption{ListOptions: giteaPage(page)}))
+		some, res, err := api.ListStatuses(d.place.owner, d.place.name, commit, gitea.ListStatusesOption{ListOptions: giteaPage(page)})
+		return giteaNext(page, some, res, err)
 	})
 	latest := map[string]*gitea.Status{}
 	for _, s := range found {
@@ -306,8 +316,13 @@ func (d *giteaDriver) comments(ctx context.Context, number int) ([]comment, erro
 	if err != nil {
 		return nil, err
 	}
-	// Gitea gives all of them at once.
+	// Gitea gives all of them at once, and breaks where there is no such pull request.
 	found, _, err := api.ListIssueComments(d.place.owner, d.place.name, int64(number), gitea.ListIssueCommentOptions{})
+	if errors.Is(err, ErrUnavailable) {
+		if _, missing := d.pull(ctx, number); errors.Is(missing, ErrNotFound) {
+			return nil, missing
+		}
+	}
 	comments := make([]comment, len(found))
 	for i, c := range found {
 		comments[i] = comment{id: c.ID, body: c.Body}

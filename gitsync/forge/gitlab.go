@@ -194,18 +194,16 @@ func (d *gitLab) checks(ctx context.Context, commit string) ([]Check, error) {
 
 // gitLabVerdict is the verdict of a job, as a pipeline takes it.
 func gitLabVerdict(status string, allowed bool) Verdict {
-	switch gitlab.BuildStateValue(status) {
-	case gitlab.Success, gitlab.Skipped:
+	switch state := gitlab.BuildStateValue(status); {
+	case state == gitlab.Success || state == gitlab.Skipped:
 		return Success
-	case gitlab.Failed, gitlab.Canceled:
+	case state == gitlab.Failed || state == gitlab.Canceled:
 		if allowed {
 			return Success
 		}
 		return Failure
-	case gitlab.Manual:
-		if allowed { // nobody waits for it
-			return Success
-		}
+	case state == gitlab.Manual && allowed: // nobody waits for it
+		return Success
 	}
 	return Pending
 }
