@@ -87,6 +87,10 @@ type world struct {
 	// listed is the list of apps before removed emptied it.
 	listed string
 	image  string
+	// address of the repository; empty: on the bed's git over HTTP.
+	address string
+	// further are lines of the environment in the agent's configuration.
+	further string
 	// repository and charts are what the agent's configuration says of them; empty: git over HTTP, charts over HTTP.
 	repository, charts string
 	// chartHosts are further chart repositories that the agent may ask.
@@ -133,13 +137,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w.must(b.Git.CreateRepo(name))
 	w.must(os.WriteFile(filepath.Join(w.dir, "password"), []byte(bed.Password), 0o600))
-	w.commit("environment "+name, map[string]string{
-		"sluice.yaml":    "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: " + name + "\nnamespace: " + name + "\n",
-		"env/Chart.yaml": "apiVersion: v1\nname: env\nversion: 0.0.1\n",
-		requirements: "# What runs here.\ndependencies:\n- name: " + app + "\n  version: 0.0.129  # promoted by hand\n" +
-			"  repository: " + b.Charts.URL() + "\n",
-		"env/values.yaml": w.values("hello", 2),
-	})
+	w.found("")
 	t.Cleanup(func() {
 		w.stop()
 		if t.Failed() {
@@ -147,6 +145,18 @@ func newWorld(t testing.TB) *world {
 		}
 	})
 	return w
+}
+
+// found makes the first commit of the repository. settings are further lines of sluice.yaml.
+func (w *world) found(settings string) {
+	w.Helper()
+	w.commit("environment "+w.name, map[string]string{
+		"sluice.yaml":    "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: " + w.name + "\nnamespace: " + w.name + "\n" + settings,
+		"env/Chart.yaml": "apiVersion: v1\nname: env\nversion: 0.0.1\n",
+		requirements: "# What runs here.\ndependencies:\n- name: " + app + "\n  version: 0.0.129  # promoted by hand\n" +
+			"  repository: " + w.bed.Charts.URL() + "\n",
+		"env/values.yaml": w.values("hello", 2),
+	})
 }
 
 var published sync.Map
@@ -178,10 +188,13 @@ func (w *world) behave(version string, b behaviour.Behaviour) {
 	w.bed.Behaviours.Set(w.image+":"+version, b)
 }
 
+// url of the repository.
+func (w *world) url() string { return cmp.Or(w.address, w.bed.Git.URL(w.name)) }
+
 // remote is the repository as a person reaches it.
 func (w *world) remote(branch string) gitsync.Remote {
 	return gitsync.Remote{
-		URL: w.bed.Git.URL(w.name), Branch: branch,
+		URL: w.url(), Branch: branch,
 		Auth: gitsync.Auth{Username: bed.User, Password: bed.Password},
 	}
 }
@@ -272,8 +285,8 @@ func (w *world) entry() string {
   checkInterval: %s
   commands: {%s}
   allow: {%s}
-`, w.name, cmp.Or(w.repository, fmt.Sprintf("url: %q, %s", w.bed.Git.URL(w.name), credentials)), w.interval, w.checkInterval,
-		w.commands, cmp.Or(w.allow, "namespaces: ["+w.name+"], clusterKinds: [CustomResourceDefinition]"))
+%s`, w.name, cmp.Or(w.repository, fmt.Sprintf("url: %q, %s", w.url(), credentials)), w.interval, w.checkInterval,
+		w.commands, cmp.Or(w.allow, "namespaces: ["+w.name+"], clusterKinds: [CustomResourceDefinition]"), w.further)
 }
 
 // kill ends the agent without a chance to do anything.
@@ -305,7 +318,7 @@ func (w *world) sluice(command string, args ...string) (out string, code int) {
 func (w *world) run(command string, args ...string) (stdout, stderr string, code int) {
 	w.Helper()
 	cmd := exec.Command(program, append([]string{
-		command, "--repo", w.bed.Git.URL(w.name), "--username", bed.User, "--password-file", filepath.Join(w.dir, "password"),
+		command, "--repo", w.url(), "--username", bed.User, "--password-file", filepath.Join(w.dir, "password"),
 		"--environment", w.name,
 	}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+w.dir, "GIT_AUTHOR_NAME=Carol", "GIT_AUTHOR_EMAIL=carol@example.com")
