@@ -79,13 +79,18 @@ func (s *session) fuzz() error {
 		return fmt.Errorf("listing fuzz targets: %w", err)
 	}
 	targets := fuzzTargets(out)
+	dir, err := os.MkdirTemp("", "sluice-fuzz-")
+	if err != nil {
+		return fmt.Errorf("making a directory for programs: %w", err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // what is left is in the temporary directory
 	var failed []string
 	for i, t := range targets {
 		fmt.Printf("--- %d of %d\n", i+1, len(targets))
-		err := s.fuzzOne(t)
+		err := s.fuzzOne(t, dir)
 		for tries := 1; endedLate(err) && tries < fuzzTries && s.ctx.Err() == nil; tries++ {
 			fmt.Println("--- the engine tripped over its own deadline (go.dev/issue/75804) and found nothing: once more")
-			err = s.fuzzOne(t)
+			err = s.fuzzOne(t, dir)
 		}
 		if s.ctx.Err() != nil {
 			return s.ctx.Err()
@@ -114,21 +119,19 @@ func endedLate(err error) bool {
 var lateEnd = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\w+ \([0-9.]+s\)\n    context deadline exceeded\nFAIL$`)
 
 // fuzzOne fuzzes one target. go test -fuzz compiles everything that a package needs once more, to learn what its
-// inputs cover; where that is Kubernetes or Helm it takes longer than the fuzzing, so those go without.
-func (s *session) fuzzOne(t target) error {
+// inputs cover; where that is Kubernetes or Helm it takes longer than the fuzzing, so those go without, in a program below dir
+// that all targets of a package share.
+func (s *session) fuzzOne(t target, dir string) error {
 	flags := []string{"-run=^$", "-fuzz=^" + t.name + "$", "-fuzztime=" + s.fuzzTime.String(), "-fuzzminimizetime=20x"}
 	heavy := slices.ContainsFunc(s.found, func(p pkg) bool { return p.path == t.path && p.heavy })
 	if !heavy {
 		return s.goTest(append(flags, t.path)...)
 	}
-	dir, err := os.MkdirTemp("", "sluice-fuzz-")
-	if err != nil {
-		return fmt.Errorf("making a directory for %s: %w", t.name, err)
-	}
-	defer os.RemoveAll(dir) //nolint:errcheck // what is left is in the temporary directory
-	program := filepath.Join(dir, "fuzz.test")
-	if err := s.show("go", "test", "-c", "-o", program, t.path); err != nil {
-		return err
+	program := filepath.Join(dir, strings.ReplaceAll(t.path, "/", "-")+".test")
+	if _, err := os.Stat(program); err != nil {
+		if err := s.show("go", "test", "-c", "-o", program, t.path); err != nil {
+			return err
+		}
 	}
 	for i, f := range flags {
 		flags[i] = "-test." + strings.TrimPrefix(f, "-")
