@@ -71,7 +71,8 @@ type Repository interface {
 	Update(ctx context.Context, p Pull) error
 	// Merge merges p if its head is still p.Commit, in a way that the repository allows. While checks are pending it asks the
 	// forge to merge once they pass; nil means that it will. A pull request with a label that begins with do-not-merge/, or with
-	// a check that failed, is not merged. Merge of what is merged is no error.
+	// a check that failed, is not merged. Merge of what is merged is no error. It is the forge's rules that say what becomes of a
+	// merge to come when the head moves.
 	Merge(ctx context.Context, p Pull, title string) error
 	// Close closes a pull request without merging it. Close of what is closed is no error.
 	Close(ctx context.Context, number int) error

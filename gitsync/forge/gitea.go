@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"code.gitea.io/sdk/gitea"
 )
@@ -204,27 +205,99 @@ func (d *giteaDriver) merge(ctx context.Context, p Pull, title string, pending b
 	if err != nil {
 		return err
 	}
-	options := gitea.MergePullRequestOption{Style: style, Title: title, HeadCommitId: p.Commit, MergeWhenChecksSucceed: pending}
-	_, _, err = api.MergePullRequest(d.place.owner, d.place.name, int64(p.Number), options)
-	var f *fault
-	switch {
-	case !errors.As(err, &f):
-		return err
-	case f.status == http.StatusConflict && strings.Contains(f.said, "already scheduled"):
-		return nil
-	case f.status != http.StatusMethodNotAllowed:
-		return err
-	case strings.Contains(f.said, "not allowed to merge"):
-		return f.as(ErrForbidden)
+	options := gitea.MergePullRequestOption{Style: style, Title: title, HeadCommitId: p.Commit}
+	if pending {
+		return d.mergeLater(ctx, api, p, options)
 	}
-	return d.refused(api, p, f)
+	f, err := d.mergeNow(ctx, api, p, options)
+	switch {
+	case f == nil || f.status != http.StatusMethodNotAllowed:
+		return err
+	case strings.Contains(f.said, "status checks"): // those that a rule asks for may not have begun
+		return d.mergeLater(ctx, api, p, options)
+	}
+	return giteaRefusal(f)
 }
 
-// refused tells a conflict from a rule that is not met, which Gitea's answer does not.
-func (d *giteaDriver) refused(api *gitea.Client, p Pull, f *fault) error {
-	now, _, err := api.GetPullRequest(d.place.owner, d.place.name, int64(p.Number))
-	if err == nil && !now.Mergeable && strings.Contains(f.said, "try again later") {
-		return fmt.Errorf("%w: Gitea says that it conflicts with %s, or has not looked yet", ErrConflict, p.Base)
+// mergeNow asks Gitea to merge, and gives what it refuses with.
+func (d *giteaDriver) mergeNow(ctx context.Context, api *gitea.Client, p Pull, options gitea.MergePullRequestOption) (*fault, error) {
+	f, err := d.ask(api, p, options)
+	if f == nil || !looking(f) {
+		return f, err
+	}
+	clean, err := d.looked(ctx, api, p)
+	switch {
+	case err != nil:
+		return nil, err
+	case !clean:
+		return nil, fmt.Errorf("%w: it does not go together with %s", ErrConflict, p.Base)
+	}
+	return d.ask(api, p, options)
+}
+
+func (d *giteaDriver) ask(api *gitea.Client, p Pull, options gitea.MergePullRequestOption) (*fault, error) {
+	_, _, err := api.MergePullRequest(d.place.owner, d.place.name, int64(p.Number), options)
+	var f *fault
+	errors.As(err, &f)
+	return f, err
+}
+
+// looking is what Gitea says of a conflict, and while it looks for one: after each push to either branch.
+func looking(f *fault) bool {
+	return f.status == http.StatusMethodNotAllowed && strings.Contains(f.said, "try again later")
+}
+
+// Gitea looks for conflicts within moments, and does not say whether it has.
+const (
+	giteaLooks  = 10 * time.Second
+	giteaGlance = 250 * time.Millisecond
+)
+
+// looked waits until Gitea finds no conflict, and tells whether it does.
+func (d *giteaDriver) looked(ctx context.Context, api *gitea.Client, p Pull) (clean bool, err error) {
+	tick := time.NewTicker(giteaGlance)
+	defer tick.Stop()
+	for range giteaLooks / giteaGlance {
+		now, _, err := api.GetPullRequest(d.place.owner, d.place.name, int64(p.Number))
+		if err != nil || now.Mergeable {
+			return true, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return false, nil
+}
+
+// mergeLater has Gitea merge once checks have passed. It waits for those that a rule of the branch asks for; where none does, it
+// would merge at once.
+func (d *giteaDriver) mergeLater(ctx context.Context, api *gitea.Client, p Pull, options gitea.MergePullRequestOption) error {
+	base, _, err := api.GetRepoBranch(d.place.owner, d.place.name, p.Base)
+	switch {
+	case err != nil:
+		return err
+	case !base.EnableStatusCheck:
+		return fmt.Errorf("%w: no rule of the branch %s has Gitea wait for checks", ErrNotReady, p.Base)
+	}
+	options.MergeWhenChecksSucceed = true
+	f, err := d.mergeNow(ctx, api, p, options)
+	switch {
+	case f == nil || f.status != http.StatusMethodNotAllowed && f.status != http.StatusConflict:
+		return err
+	case strings.Contains(f.said, "already scheduled"):
+		return nil
+	case f.status == http.StatusConflict:
+		return err
+	}
+	return giteaRefusal(f)
+}
+
+// giteaRefusal tells what a refusal means: a right that is missing, or a rule that is not met.
+func giteaRefusal(f *fault) error {
+	if strings.Contains(f.said, "not allowed to merge") {
+		return f.as(ErrForbidden)
 	}
 	return f.as(ErrNotReady)
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/bradleyfalzon/ghinstallation/v2"
 	"github.com/google/go-github/v88/github"
@@ -247,6 +248,8 @@ func (d *gitHub) mergeLater(ctx context.Context, p Pull, title string) error {
 	switch answer.Errors[0].Type {
 	case "FORBIDDEN", "INSUFFICIENT_SCOPES":
 		return f.as(ErrForbidden)
+	case "RATE_LIMITED": // which GraphQL says with 200
+		return f.as(Limited{time.Now().Add(secondaryWait)})
 	}
 	if strings.Contains(f.said, "head sha") || strings.Contains(f.said, "expectedHeadOid") {
 		return f.as(ErrConflict)

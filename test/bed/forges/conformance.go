@@ -67,6 +67,8 @@ func Conformance(t *testing.T, target Target) {
 		"Held":      (*suite).held,
 		"Failed":    (*suite).failed,
 		"AutoMerge": (*suite).autoMerge,
+		"Begins":    (*suite).begins,
+		"No rule":   (*suite).noRule,
 		"Review":    (*suite).review,
 		"Checks":    (*suite).checks,
 		"Comment":   (*suite).comment,
@@ -155,19 +157,8 @@ func (s *suite) merged(number int) forge.Pull {
 	return forge.Pull{}
 }
 
-// merge merges what the forge may have to look at first.
 func (s *suite) merge(p forge.Pull) error {
-	s.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for range 100 {
-		err := s.r.Merge(s.Context(), p, "chore: merged by a test")
-		if err == nil || !strings.Contains(err.Error(), "has not looked yet") {
-			return err
-		}
-		<-tick.C
-	}
-	return errors.New("the forge has not looked at the pull request after 10 s")
+	return s.r.Merge(s.Context(), p, "chore: merged by a test")
 }
 
 func (s *suite) life() {
@@ -305,6 +296,35 @@ func (s *suite) autoMerge() {
 	}
 	s.need(s.r.Merge(s.Context(), *p, "asked again"))
 	s.say(p.Commit, forge.Check{Name: "ci", Verdict: forge.Success})
+	s.merged(p.Number)
+}
+
+// begins: a check that a rule asks for and that has not begun is waited for as one that runs is.
+func (s *suite) begins() {
+	s.target.RequireCheck(s, s.base, "ci")
+	p := s.opened("begins")
+	s.need(s.merge(*p))
+	if got := s.get(p.Number); got.State != forge.Open {
+		s.Fatalf("%s before its check has begun", got.State)
+	}
+	s.say(p.Commit, forge.Check{Name: "ci", Verdict: forge.Success})
+	s.merged(p.Number)
+}
+
+// noRule: a check that no rule asks for is waited for as well, by the forge or by the caller.
+func (s *suite) noRule() {
+	p := s.opened("no-rule")
+	s.say(p.Commit, forge.Check{Name: "ci/slow", Verdict: forge.Pending})
+	if err := s.merge(*p); err != nil {
+		s.fails(err, forge.ErrNotReady, "ci/slow")
+	}
+	if got := s.get(p.Number); got.State != forge.Open {
+		s.Fatalf("%s before its check has passed", got.State)
+	}
+	s.say(p.Commit, forge.Check{Name: "ci/slow", Verdict: forge.Success})
+	if now := s.get(p.Number); now.State == forge.Open {
+		s.need(s.merge(now))
+	}
 	s.merged(p.Number)
 }
 

@@ -32,7 +32,7 @@ func (g *GitHub) Name() string { return "GitHub" }
 func (g *GitHub) Run(commit string, c forge.Check) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.runs[commit] = append(g.runs[commit], c)
+	g.checks[commit] = append(g.checks[commit], c)
 }
 
 // Repository implements Target.
@@ -333,7 +333,7 @@ func (g gitHubServer) combined(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g gitHubServer) checkRuns(w http.ResponseWriter, r *http.Request) {
-	gitHubPages(w, r, g.runs[r.PathValue("commit")], func(some []forge.Check) any {
+	gitHubPages(w, r, g.checks[r.PathValue("commit")], func(some []forge.Check) any {
 		list := []any{}
 		for _, c := range some {
 			run := map[string]any{"name": c.Name, "status": "completed", "conclusion": string(c.Verdict), "html_url": c.URL}

@@ -199,7 +199,7 @@ func (g gitLabServer) merge(w http.ResponseWriter, r *http.Request, p *pull) {
 		message(w, 401, "401 Unauthorized") // GitLab's word for a role that is too low
 	case in.SHA != "" && in.SHA != g.branches[p.head]:
 		message(w, 409, "SHA does not match HEAD of source branch: "+g.branches[p.head])
-	case in.Auto && state == "ci_must_pass":
+	case in.Auto && (state == "ci_must_pass" || state == "mergeable" && g.runs(p)):
 		p.auto, p.autoTitle = true, in.Title
 		answer(w, 200, g.shown(p))
 	case state != "mergeable" || in.Auto: // there is no pipeline to wait for
@@ -208,6 +208,11 @@ func (g gitLabServer) merge(w http.ResponseWriter, r *http.Request, p *pull) {
 		g.state.merge(p, in.Title)
 		answer(w, 200, g.shown(p))
 	}
+}
+
+// runs tells whether the pipeline of a merge request does.
+func (g gitLabServer) runs(p *pull) bool {
+	return slices.ContainsFunc(g.statuses[g.branches[p.head]], func(c status) bool { return c.state == "running" })
 }
 
 func gitLabNote(c remark) any {

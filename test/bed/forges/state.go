@@ -41,9 +41,9 @@ type state struct {
 	branches map[string]string // tips
 	clashes  map[string]bool   // branches that conflict with their base
 	pulls    []*pull
-	statuses map[string][]status // by commit
-	runs     map[string][]forge.Check
-	rules    map[string]rule // by branch
+	statuses map[string][]status      // by commit
+	checks   map[string][]forge.Check // GitHub's check runs
+	rules    map[string]rule          // by branch
 }
 
 // rule protects a branch.
@@ -76,7 +76,7 @@ type status struct {
 func newState(t testing.TB, routes func(*state, *http.ServeMux)) *state {
 	s := &state{
 		branches: map[string]string{}, clashes: map[string]bool{}, statuses: map[string][]status{},
-		runs: map[string][]forge.Check{}, rules: map[string]rule{},
+		checks: map[string][]forge.Check{}, rules: map[string]rule{},
 	}
 	mux := http.NewServeMux()
 	routes(s, mux)
@@ -202,7 +202,8 @@ func (s *state) merge(p *pull, title string) {
 // mergeReady merges what waited for a status.
 func (s *state) mergeReady(passed func(state string) bool) {
 	for _, p := range s.pulls {
-		if p.auto && p.state == forge.Open && s.lacking(p, passed) == "" {
+		pending := func(c status) bool { return c.state == "running" || c.state == "pending" }
+		if p.auto && p.state == forge.Open && s.lacking(p, passed) == "" && !slices.ContainsFunc(s.statuses[s.branches[p.head]], pending) {
 			s.merge(p, p.autoTitle)
 		}
 	}
