@@ -181,6 +181,7 @@ func (d *doctor) prometheus(ctx context.Context) {
 // environment examines one environment: its repository, its charts, and what these need of the cluster.
 func (d *doctor) environment(ctx context.Context, e envConfig, reachable bool) {
 	d.push(ctx, e)
+	d.forges(ctx, e)
 	namespace := namespaceOf(e.Name, e.Namespace)
 	var client *cluster.Client
 	if reachable {
@@ -210,6 +211,29 @@ func (d *doctor) push(ctx context.Context, e envConfig) {
 		return
 	}
 	d.ok("%s: may push to %s (of protected branches nothing is known before the first push)", e.Name, redact.URL(remote.URL))
+}
+
+// forges examines whether the agent reaches the forge, and the repository of the environment upstream.
+func (d *doctor) forges(ctx context.Context, e envConfig) {
+	ctx, cancel := context.WithTimeout(ctx, examinedWithin)
+	defer cancel()
+	if at, err := e.Forge.open(e.Repository.URL); err == nil && at != nil {
+		if _, err := at.List(ctx, e.Repository.Branch); err != nil {
+			d.lacks("give it a token with the rights that docs/forges.md names", "%s: the forge: %v", e.Name, err)
+		} else {
+			d.ok("%s: the forge answers", e.Name)
+		}
+	}
+	if e.Upstream == (repositoryConfig{}) {
+		return
+	}
+	remote := e.Upstream.remote()
+	remote.Branch, remote.Timeout = "main", examinedWithin
+	if _, err := gitsync.Branches(ctx, remote, statusPrefix); err != nil {
+		d.lacks("give the agent a credential that may read it", "%s: upstream: %v", e.Name, err)
+	} else {
+		d.ok("%s: may read %s, from which versions come", e.Name, redact.URL(remote.URL))
+	}
 }
 
 // read examines whether the agent may read the environment, and understands it. The caller calls done.
