@@ -19,7 +19,8 @@ import (
 // deleted at any time. Files appear by renaming, so several processes can share a directory. Archives that were not
 // read for the longest time go when there are more than the budget holds.
 //
-//	charts/<sha256>.tgz
+//	charts/<sha256>.tgz, <sha256>.prov
+//	checks/, for as long as a signature is looked at
 //	pins/<sha256 of repository, name, version>.json
 //	indexes/<sha256 of repository>.json
 type diskCache struct {
@@ -28,8 +29,8 @@ type diskCache struct {
 	now    func() time.Time
 
 	mu   sync.Mutex
-	pins map[Ref]string // digests read or written before
-	used int64          // bytes of archives, as far as this process knows
+	pins map[Ref]pin // read or written before
+	used int64       // bytes of archives, as far as this process knows
 }
 
 // pin says which archive an exact version was when it was fetched.
@@ -38,11 +39,13 @@ type pin struct {
 	Name       string `json:"name"`
 	Version    string `json:"version"`
 	Digest     string `json:"digest"`
+	// Archive is the URL that the index gave, without its query; empty where the chart's own says it.
+	Archive string `json:"archive,omitempty"`
 }
 
 func newDiskCache(dir string, budget int64, now func() time.Time) (*diskCache, error) {
-	c := &diskCache{dir: dir, budget: budget, now: now, pins: map[Ref]string{}}
-	for _, sub := range []string{"charts", "pins", "indexes"} {
+	c := &diskCache{dir: dir, budget: budget, now: now, pins: map[Ref]pin{}}
+	for _, sub := range []string{"charts", "checks", "pins", "indexes"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("making the chart cache: %w", err)
 		}
@@ -70,7 +73,7 @@ func (c *diskCache) removeLeftovers(sub string) error {
 		}
 		info, err := e.Info()
 		if err == nil && c.now().Sub(info.ModTime()) > time.Hour {
-			err = os.Remove(filepath.Join(c.dir, sub, e.Name()))
+			err = os.RemoveAll(filepath.Join(c.dir, sub, e.Name()))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -160,12 +163,36 @@ func (c *diskCache) archive(digest string, limit int64) []byte {
 	return data
 }
 
-func (c *diskCache) putArchive(data []byte) error {
-	if err := c.write(c.archiveFile(sha256Hex(data)), data); err != nil {
+// provenance returns what is kept of who signed an archive; nil: nothing.
+func (c *diskCache) provenance(digest string) []byte {
+	if !isHexSHA256(digest) {
+		return nil
+	}
+	name := c.provenanceFile(digest)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil
+	}
+	_ = os.Chtimes(name, time.Time{}, c.now())
+	return data
+}
+
+// checks is a directory for what lasts as long as a signature is looked at.
+func (c *diskCache) checks() string { return filepath.Join(c.dir, "checks") }
+
+// put keeps an archive, with its provenance where it has one.
+func (c *diskCache) put(r received) error {
+	digest := sha256Hex(r.archive)
+	if err := c.write(c.archiveFile(digest), r.archive); err != nil {
 		return err
 	}
+	if r.provenance != nil {
+		if err := c.write(c.provenanceFile(digest), r.provenance); err != nil {
+			return err
+		}
+	}
 	c.mu.Lock()
-	c.used += int64(len(data))
+	c.used += int64(len(r.archive) + len(r.provenance))
 	over := c.used > c.budget
 	c.mu.Unlock()
 	if !over {
@@ -178,33 +205,37 @@ func (c *diskCache) archiveFile(digest string) string {
 	return filepath.Join(c.dir, "charts", digest+".tgz")
 }
 
-// pinned returns the digest of an exact version; empty when it was never fetched.
-func (c *diskCache) pinned(r Ref) string {
+func (c *diskCache) provenanceFile(digest string) string {
+	return filepath.Join(c.dir, "charts", digest+".prov")
+}
+
+// pinned returns what an exact version was; its digest is empty when it was never fetched.
+func (c *diskCache) pinned(r Ref) pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if digest, ok := c.pins[r]; ok {
-		return digest
+	if p, ok := c.pins[r]; ok {
+		return p
 	}
 	var p pin
 	if !c.readJSON(c.pinFile(r), &p) || p.Name != r.Name || p.Version != r.Version || p.Repository != r.Repository {
-		return ""
+		return pin{}
 	}
-	c.pins[r] = p.Digest
-	return p.Digest
+	c.pins[r] = p
+	return p
 }
 
-// putPin remembers the digest of an exact version; it writes only what is new.
-func (c *diskCache) putPin(r Ref, digest string) error {
-	if c.pinned(r) == digest {
+// putPin remembers what an exact version was; it writes only what is new.
+func (c *diskCache) putPin(r Ref, digest, archive string) error {
+	p := pin{Repository: r.Repository, Name: r.Name, Version: r.Version, Digest: digest, Archive: archive}
+	if c.pinned(r) == p {
 		return nil
 	}
-	p := pin{Repository: r.Repository, Name: r.Name, Version: r.Version, Digest: digest}
 	if err := c.writeJSON(c.pinFile(r), p); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pins[r] = digest
+	c.pins[r] = p
 	return nil
 }
 

@@ -39,6 +39,8 @@ type FetcherConfig struct {
 	CacheDir string
 	// Access to repositories that are not open to everybody.
 	Access []Access
+	// Signed says whose charts must be signed; empty: nobody's.
+	Signed []Signed
 	// Allow says why charts may not come from a repository; nil: it may be any.
 	Allow func(repository string) error
 	// Limits of indexes and archives.
@@ -69,6 +71,7 @@ type Fetcher struct {
 	indexAge time.Duration
 	now      func() time.Time
 	sites    *sites
+	keyrings []*keyring
 	disk     *diskCache
 	loaded   *lru[*Chart]
 	flights  singleflight.Group
@@ -89,9 +92,13 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
+	keyrings, err := newKeyrings(cfg.Signed)
+	if err != nil {
+		return nil, err
+	}
 	f := &Fetcher{
 		allow: cfg.Allow, limits: cfg.Limits.withDefaults(), timeout: cfg.Timeout, indexAge: cfg.IndexAge, now: cfg.Now,
-		sites: s, indexes: map[string]*index{},
+		sites: s, keyrings: keyrings, indexes: map[string]*index{},
 	}
 	if f.timeout <= 0 {
 		f.timeout = time.Minute
@@ -173,8 +180,12 @@ func (f *Fetcher) fetch(ctx context.Context, r Ref) (*Chart, error) {
 
 func (f *Fetcher) fetchHTTP(ctx context.Context, r Ref) (*Chart, error) {
 	if isExact(r.Version) {
-		if digest := f.disk.pinned(r); digest != "" && !f.moved(r, digest) {
-			if c := f.cached(r, digest); c != nil {
+		if p := f.disk.pinned(r); p.Digest != "" && !f.moved(r, p.Digest) {
+			keyrings, err := f.keyringsOf(r.Repository, p.Archive)
+			if err != nil {
+				return nil, err
+			}
+			if c := f.cached(r, p.Digest, keyrings); c != nil {
 				return c, nil
 			}
 		}
@@ -184,23 +195,31 @@ func (f *Fetcher) fetchHTTP(ctx context.Context, r Ref) (*Chart, error) {
 		return nil, err
 	}
 	r.Version = entry.Version
-	want := strings.TrimPrefix(strings.ToLower(entry.Digest), "sha256:")
-	for _, digest := range []string{want, f.disk.pinned(r)} {
-		if digest == "" || want != "" && digest != want {
-			continue
-		}
-		if c := f.cached(r, digest); c != nil {
-			return c, f.disk.putPin(r, digest)
-		}
-	}
-	data, err := f.download(ctx, r, entry)
+	at, err := entry.archive(r.Repository)
 	if err != nil {
 		return nil, err
 	}
-	if got := sha256Hex(data); want != "" && got != want {
-		return nil, fmt.Errorf("the archive's digest is sha256:%s, and the index says another", got)
+	keyrings, err := f.keyringsOf(r.Repository, withoutQuery(at))
+	if err != nil {
+		return nil, err
 	}
-	return f.keep(r, data)
+	want := strings.TrimPrefix(strings.ToLower(entry.Digest), "sha256:")
+	for _, digest := range []string{want, f.disk.pinned(r).Digest} {
+		if digest == "" || want != "" && digest != want {
+			continue
+		}
+		if c := f.cached(r, digest, keyrings); c != nil {
+			return c, f.disk.putPin(r, digest, withoutQuery(at))
+		}
+	}
+	got, err := f.download(ctx, r, at, len(keyrings) > 0)
+	if err != nil {
+		return nil, err
+	}
+	if digest := sha256Hex(got.archive); want != "" && digest != want {
+		return nil, fmt.Errorf("the archive's digest is sha256:%s, and the index says another", digest)
+	}
+	return f.keep(r, got, keyrings, withoutQuery(at))
 }
 
 // moved reports whether an index that was read since then gives the version another digest: somebody published
@@ -299,9 +318,9 @@ func (f *Fetcher) downloadIndex(ctx context.Context, repository string, known *i
 	return i, f.disk.putIndex(repository, i)
 }
 
-// download brings the archive of an index entry.
-func (f *Fetcher) download(ctx context.Context, r Ref, entry indexEntry) ([]byte, error) {
-	text, err := repo.ResolveReferenceURL(r.Repository, entry.URL)
+// archive is where the archive of an index entry is.
+func (e indexEntry) archive(repository string) (*url.URL, error) {
+	text, err := repo.ResolveReferenceURL(repository, e.URL)
 	if err != nil {
 		return nil, errors.New("the index gives the archive a malformed URL")
 	}
@@ -309,26 +328,57 @@ func (f *Fetcher) download(ctx context.Context, r Ref, entry indexEntry) ([]byte
 	if err != nil || u.User != nil {
 		return nil, errors.New("the index gives the archive a malformed URL")
 	}
+	return u, nil
+}
+
+// withoutQuery is a URL without what may be a signature in it.
+func withoutQuery(u *url.URL) string {
+	plain := *u
+	plain.RawQuery, plain.Fragment = "", ""
+	return plain.String()
+}
+
+// download brings an archive, and with signed what its repository has of who signed it.
+func (f *Fetcher) download(ctx context.Context, r Ref, at *url.URL, signed bool) (received, error) {
 	base, err := url.Parse(r.Repository)
 	if err != nil {
-		return nil, errors.New("malformed repository URL")
+		return received{}, errors.New("malformed repository URL")
 	}
-	s := f.sites.of(u, f.sites.of(base, nil))
-	switch u.Scheme {
+	s := f.sites.of(at, f.sites.of(base, nil))
+	switch at.Scheme {
 	case "http", "https":
-		answer, err := f.get(ctx, u, s, nil, f.limits.Archive, "chart archive")
+		var got received
+		answer, err := f.get(ctx, at, s, nil, f.limits.Archive, "chart archive")
 		if err != nil {
-			return nil, fmt.Errorf("fetching %s: %w", redact.URL(text), err)
+			return got, fmt.Errorf("fetching %s: %w", redact.URL(at.String()), err)
 		}
-		return answer.body, nil
+		got.archive = answer.body
+		if signed {
+			got.provenance, err = f.downloadProvenance(ctx, at, s)
+		}
+		return got, err
 	case "oci":
-		repository, tag := splitTag(u)
+		repository, tag := splitTag(at)
 		if tag == "" {
-			tag = entry.Version
+			tag = r.Version
 		}
-		return f.pullOCI(ctx, repository, f.sites.of(repository, nil), tag)
+		return f.pullOCI(ctx, repository, f.sites.of(repository, nil), tag, signed)
 	}
-	return nil, fmt.Errorf("the index gives the archive a URL of scheme %s", quote(u.Scheme))
+	return received{}, fmt.Errorf("the index gives the archive a URL of scheme %s", quote(at.Scheme))
+}
+
+// downloadProvenance brings the provenance file beside an archive; nil: there is none.
+func (f *Fetcher) downloadProvenance(ctx context.Context, archive *url.URL, s *site) ([]byte, error) {
+	at := *archive
+	at.Path, at.RawPath = at.Path+".prov", ""
+	answer, err := f.get(ctx, &at, s, nil, maxProvenanceBytes, "provenance file")
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("fetching %s: %w", redact.URL(at.String()), err)
+	}
+	return answer.body, nil
 }
 
 type answer struct {
@@ -378,21 +428,25 @@ func (f *Fetcher) fetchOCI(ctx context.Context, r Ref) (*Chart, error) {
 		return nil, err
 	}
 	r.Version = version
-	if c := f.cached(r, f.disk.pinned(r)); c != nil {
-		return c, nil
-	}
 	u, s, err := f.ociChart(r)
 	if err != nil {
 		return nil, err
 	}
-	data, err := f.pullOCI(ctx, u, s, version)
+	keyrings, err := f.keyringsOf(u.String())
+	if err != nil {
+		return nil, err
+	}
+	if c := f.cached(r, f.disk.pinned(r).Digest, keyrings); c != nil {
+		return c, nil
+	}
+	got, err := f.pullOCI(ctx, u, s, version, len(keyrings) > 0)
 	if errors.Is(err, ErrNotFound) {
 		return nil, f.missingTag(ctx, r)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return f.keep(r, data)
+	return f.keep(r, got, keyrings, "")
 }
 
 // missingTag names the versions that the registry has instead.
@@ -416,8 +470,17 @@ func (f *Fetcher) missingTag(ctx context.Context, r Ref) error {
 	return &noVersionError{wanted: r.Version, nearest: nearest(newestFirst(versions), r.Version)}
 }
 
-// cached returns the chart of an archive that is in memory or on disk; nil when it has to be fetched.
-func (f *Fetcher) cached(r Ref, digest string) *Chart {
+// cached returns the chart of an archive that is in memory or on disk, and signed as is asked for now; nil when it has to be
+// fetched.
+func (f *Fetcher) cached(r Ref, digest string, keyrings []*keyring) *Chart {
+	c := f.stored(r, digest)
+	if c == nil || !f.signedBy(keyrings, c, digest) {
+		return nil
+	}
+	return c
+}
+
+func (f *Fetcher) stored(r Ref, digest string) *Chart {
 	if digest == "" {
 		return nil
 	}
@@ -435,20 +498,26 @@ func (f *Fetcher) cached(r Ref, digest string) *Chart {
 	return c
 }
 
-// keep loads an archive and, when it is what was asked for, stores it.
-func (f *Fetcher) keep(r Ref, data []byte) (*Chart, error) {
-	if int64(len(data)) > f.limits.Archive {
+// keep loads an archive and, when it is what was asked for and signed as these keyrings want, stores it. archive is where it was, if
+// the chart's own URL does not say it.
+func (f *Fetcher) keep(r Ref, got received, keyrings []*keyring, archive string) (*Chart, error) {
+	if int64(len(got.archive)) > f.limits.Archive {
 		return nil, &LimitError{What: "chart archive", Limit: f.limits.Archive}
 	}
-	digest := sha256Hex(data)
-	c, err := f.load(r, digest, data)
+	digest := sha256Hex(got.archive)
+	c, err := f.load(r, digest, got.archive)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.disk.putArchive(data); err != nil {
+	for _, k := range keyrings {
+		if err := k.check(c, got, f.disk.checks()); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.disk.put(got); err != nil {
 		return nil, err
 	}
-	return c, f.disk.putPin(r, digest)
+	return c, f.disk.putPin(r, digest, archive)
 }
 
 func (f *Fetcher) load(r Ref, digest string, data []byte) (*Chart, error) {

@@ -87,25 +87,43 @@ func (f *Fetcher) ociChart(r Ref) (*url.URL, *site, error) {
 	return u, f.sites.of(u, nil), nil
 }
 
-// pullOCI downloads the chart's layer under a tag. Its digest is verified while it is read.
-func (f *Fetcher) pullOCI(ctx context.Context, u *url.URL, s *site, tag string) ([]byte, error) {
+// pullOCI downloads the chart's layer under a tag, and with signed that of its provenance, where there is one.
+func (f *Fetcher) pullOCI(ctx context.Context, u *url.URL, s *site, tag string, signed bool) (received, error) {
+	var got received
 	repo, err := f.ociRepository(u, s)
 	if err != nil {
-		return nil, s.redact(err)
+		return got, s.redact(err)
 	}
 	manifest, err := f.ociManifest(ctx, repo, tag)
 	if err != nil {
-		return nil, ociError(s, err)
+		return got, ociError(s, err)
 	}
-	at := slices.IndexFunc(manifest.Layers, func(d ocispec.Descriptor) bool {
-		return d.MediaType == registry.ChartLayerMediaType || d.MediaType == registry.LegacyChartLayerMediaType
-	})
+	chart := layerOf(manifest, registry.ChartLayerMediaType, registry.LegacyChartLayerMediaType)
+	if chart == nil {
+		return got, fmt.Errorf("%s is no Helm chart: it has no layer of type %s", quote(tag), registry.ChartLayerMediaType)
+	}
+	if got.archive, err = pullLayer(ctx, repo, s, *chart, "chart archive", f.limits.Archive); err != nil || !signed {
+		return got, err
+	}
+	if provenance := layerOf(manifest, registry.ProvLayerMediaType); provenance != nil {
+		got.provenance, err = pullLayer(ctx, repo, s, *provenance, "provenance file", maxProvenanceBytes)
+	}
+	return got, err
+}
+
+// layerOf is a manifest's first layer of one of these types; nil: it has none.
+func layerOf(manifest *ocispec.Manifest, mediaTypes ...string) *ocispec.Descriptor {
+	at := slices.IndexFunc(manifest.Layers, func(d ocispec.Descriptor) bool { return slices.Contains(mediaTypes, d.MediaType) })
 	if at < 0 {
-		return nil, fmt.Errorf("%s is no Helm chart: it has no layer of type %s", quote(tag), registry.ChartLayerMediaType)
+		return nil
 	}
-	layer := manifest.Layers[at]
-	if layer.Size > f.limits.Archive {
-		return nil, &LimitError{What: "chart archive", Limit: f.limits.Archive}
+	return &manifest.Layers[at]
+}
+
+// pullLayer downloads a layer. Its digest is verified while it is read.
+func pullLayer(ctx context.Context, repo *remote.Repository, s *site, layer ocispec.Descriptor, what string, limit int64) ([]byte, error) {
+	if layer.Size > limit {
+		return nil, &LimitError{What: what, Limit: limit}
 	}
 	body, err := repo.Fetch(ctx, layer)
 	if err != nil {

@@ -38,10 +38,22 @@ func (s *ociServer) blob(data []byte) map[string]any {
 
 func (s *ociServer) push(t *testing.T, tag string, archive []byte, mediaType string) {
 	t.Helper()
+	s.pushSigned(t, tag, archive, mediaType, nil)
+}
+
+// pushSigned is push with a layer for the provenance, unless that is nil.
+func (s *ociServer) pushSigned(t *testing.T, tag string, archive []byte, mediaType string, provenance []byte) {
+	t.Helper()
 	layer, config := s.blob(archive), s.blob([]byte("{}"))
 	layer["mediaType"], config["mediaType"] = mediaType, registry.ConfigMediaType
+	layers := []any{layer}
+	if provenance != nil {
+		signature := s.blob(provenance)
+		signature["mediaType"] = registry.ProvLayerMediaType
+		layers = append(layers, signature)
+	}
 	data, err := json.Marshal(map[string]any{
-		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": []any{layer},
+		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers,
 	})
 	if err != nil {
 		t.Fatal(err)

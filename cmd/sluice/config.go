@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/allow"
+	"github.com/sluice-cd/sluice/render"
 )
 
 // config is the agent's configuration file. Unknown keys are refused.
@@ -98,6 +99,24 @@ type chartCredential struct {
 	URL          string `yaml:"url"`
 	Username     string `yaml:"username"`
 	PasswordFile string `yaml:"passwordFile"`
+	// Verify says who has to have signed what comes from there; empty: nobody.
+	Verify chartVerifyConfig `yaml:"verify"`
+}
+
+// chartVerifyConfig says by whose keys charts have to be signed.
+type chartVerifyConfig struct {
+	// Keyring has OpenPGP public keys, armoured or not. It is read for each chart that is asked for.
+	Keyring string `yaml:"keyring"`
+}
+
+// signed are the entries whose charts have to be signed.
+func signed(credentials []chartCredential) (out []render.Signed) {
+	for _, c := range credentials {
+		if c.Verify.Keyring != "" {
+			out = append(out, render.Signed{URL: c.URL, Keyring: c.Verify.Keyring})
+		}
+	}
+	return out
 }
 
 // envConfig is one environment that this agent delivers.
@@ -326,6 +345,12 @@ func chartFaults(credentials []chartCredential, fault func(field, problem, expec
 		if a.URL == "" {
 			fault(fmt.Sprintf("charts[%d].url", i), "missing", "a URL such as https://charts.example.com")
 		}
+		if a.Verify.Keyring == "" {
+			continue
+		}
+		if _, err := render.ReadKeyring(a.Verify.Keyring); err != nil {
+			fault(fmt.Sprintf("charts[%d].verify.keyring", i), err.Error(), "")
+		}
 	}
 }
 
@@ -423,11 +448,12 @@ func statusBranch(environment, cluster string) string {
 func (c *config) files() []*string {
 	out := []*string{&c.DataDir, &c.Kubeconfig, &c.Git.SigningKey, &c.Git.PassphraseFile, &c.Prometheus.PasswordFile, &c.Prometheus.BearerTokenFile, &c.Prometheus.CAFile}
 	for i := range c.Charts {
-		out = append(out, &c.Charts[i].PasswordFile)
+		out = append(out, &c.Charts[i].PasswordFile, &c.Charts[i].Verify.Keyring)
 	}
 	for i := range c.Environments {
 		for j := range c.Environments[i].Charts {
-			out = append(out, &c.Environments[i].Charts[j].PasswordFile)
+			chart := &c.Environments[i].Charts[j]
+			out = append(out, &chart.PasswordFile, &chart.Verify.Keyring)
 		}
 		r := &c.Environments[i].Repository
 		out = append(out, &c.Environments[i].Verify.AllowedSigners, &c.Environments[i].Verify.Keyring)

@@ -63,7 +63,8 @@ func namespaceOf(environment, named string) string {
 // in a cache is served without asking the chart host who may have it.
 func (c *config) chartsOf(e envConfig, dir string) (*charts.Charts, error) {
 	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
-	return newCharts(filepath.Join(dir, "charts", e.Name), slices.Concat(e.Charts, c.Charts), &rules)
+	all := slices.Concat(e.Charts, c.Charts)
+	return newCharts(filepath.Join(dir, "charts", e.Name), all, signed(all), &rules)
 }
 
 // open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.

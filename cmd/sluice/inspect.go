@@ -55,7 +55,7 @@ func (f *inspection) register(cmd *cobra.Command) {
 	for _, asked := range []string{"kube-version", "api-versions"} {
 		cmd.MarkFlagsMutuallyExclusive("kubeconfig", asked)
 	}
-	fl.StringVar(&f.agentConfig, "agent-config", "", "an agent.yaml: what it does not allow the environment is a fault")
+	fl.StringVar(&f.agentConfig, "agent-config", "", "an agent.yaml: what it does not allow the environment is a fault, and so is a chart that is not signed as its charts want")
 }
 
 // registerCharts registers how charts are come by.
@@ -133,18 +133,18 @@ func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot
 	return v.repo.At(found)
 }
 
-// rules are what the agent's configuration allows the environment; nil: none is given.
-func (f *inspection) rules() (*allow.Rules, error) {
+// walls are what the agent's configuration allows the environment, and whose charts it wants to be signed; nil: none is given.
+func (f *inspection) walls() (*allow.Rules, []render.Signed, error) {
 	if f.agentConfig == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
 	c, at, err := readConfig(f.agentConfig)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.complete(at.fault)
 	if err := errors.Join(at.faults...); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var found []envConfig
 	for _, e := range c.Environments {
@@ -153,10 +153,10 @@ func (f *inspection) rules() (*allow.Rules, error) {
 		}
 	}
 	if len(found) != 1 {
-		return nil, usagef("--agent-config: %d environments of %s fit, expected --environment to name one of them", len(found), f.agentConfig)
+		return nil, nil, usagef("--agent-config: %d environments of %s fit, expected --environment to name one of them", len(found), f.agentConfig)
 	}
 	rules := found[0].Allow.rules(namespaceOf(found[0].Name, found[0].Namespace))
-	return &rules, nil
+	return &rules, signed(slices.Concat(found[0].Charts, c.Charts)), nil
 }
 
 // charts renders for the cluster of the kubeconfig, which is nil when there is none.
@@ -169,11 +169,11 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 	if f.chartURL != "" {
 		access = append(access, chartCredential{URL: f.chartURL, Username: f.chartUser, PasswordFile: f.chartPassword})
 	}
-	rules, err := f.rules()
+	rules, signed, err := f.walls()
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := newCharts(filepath.Join(cache, "sluice", "charts"), access, rules)
+	c, err := newCharts(filepath.Join(cache, "sluice", "charts"), access, signed, rules)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -195,8 +195,9 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 	return c, k, nil
 }
 
-// newCharts makes what fetches and renders charts, as far as the rules allow; nil: nobody has given any.
-func newCharts(dir string, credentials []chartCredential, rules *allow.Rules) (*charts.Charts, error) {
+// newCharts makes what fetches and renders charts, signed ones where they have to be, as far as the rules allow; nil: nobody has
+// given any.
+func newCharts(dir string, credentials []chartCredential, signed []render.Signed, rules *allow.Rules) (*charts.Charts, error) {
 	var access []render.Access
 	for _, c := range credentials {
 		a := render.Access{URL: c.URL, Username: c.Username}
@@ -209,7 +210,7 @@ func newCharts(dir string, credentials []chartCredential, rules *allow.Rules) (*
 		}
 		access = append(access, a)
 	}
-	cfg := render.FetcherConfig{CacheDir: dir, Access: access}
+	cfg := render.FetcherConfig{CacheDir: dir, Access: access, Signed: signed}
 	if rules != nil {
 		cfg.Allow = rules.Repository
 	}

@@ -39,10 +39,12 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":     exits,
-			"history":   writeHistory,
-			"gitserver": serveGit,
-			"charts":    serveCharts,
+			"exits":       exits,
+			"history":     writeHistory,
+			"gitserver":   serveGit,
+			"chartserver": serveCharts,
+			"envsubst":    envsubst,
+			"versions":    serveVersions,
 		},
 	})
 }
@@ -89,10 +91,10 @@ func serveGit(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("DIR", s.Path(args[0]))
 }
 
-// serveCharts serves the versions of a chart, and says where in $CHARTS: charts DIRECTORY VERSION...
-func serveCharts(ts *testscript.TestScript, neg bool, args []string) {
+// serveVersions serves the versions of a chart, and says where in $CHARTS: versions DIRECTORY VERSION...
+func serveVersions(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: charts directory version...")
+		ts.Fatalf("usage: versions directory version...")
 	}
 	s, err := chartrepo.New(chartrepo.Options{Dir: ts.MkAbs("charts.served")})
 	ts.Check(err)
@@ -102,6 +104,17 @@ func serveCharts(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(s.Start())
 	ts.Defer(func() { ts.Check(s.Stop()) })
 	ts.Setenv("CHARTS", s.URL())
+}
+
+// envsubst puts variables of the environment into files: envsubst FILE...
+func envsubst(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: envsubst file...")
+	}
+	for _, file := range args {
+		text := os.Expand(ts.ReadFile(file), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o600))
+	}
 }
 
 // writeHistory writes the status branch of environment production into a bare repository, as the agent does:
