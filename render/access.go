@@ -127,7 +127,7 @@ type sites struct {
 	anonymous *site
 }
 
-func newSites(access []Access, transport http.RoundTripper, now func() time.Time) (*sites, error) {
+func newSites(access []Access, transport http.RoundTripper, known *Hosts) (*sites, error) {
 	s := &sites{anonymous: &site{tokens: auth.NewCache()}}
 	for _, a := range access {
 		one, err := newSite(a)
@@ -137,7 +137,6 @@ func newSites(access []Access, transport http.RoundTripper, now func() time.Time
 		s.list = append(s.list, one)
 	}
 	within := newReach(s.list)
-	known := &hosts{now: now, silent: map[string]*silence{}}
 	for _, one := range append(s.list, s.anonymous) {
 		through := transport
 		if through == nil {
@@ -150,7 +149,7 @@ func newSites(access []Access, transport http.RoundTripper, now func() time.Time
 			}
 			through = within.over(t)
 		}
-		one.client = &http.Client{Transport: known.over(through), CheckRedirect: checkRedirect}
+		one.client = &http.Client{Transport: known.over(through, s, within), CheckRedirect: checkRedirect}
 	}
 	return s, nil
 }

@@ -3,7 +3,6 @@ package render
 import (
 	"net/url"
 	"testing"
-	"time"
 )
 
 func TestSiteOfURL(t *testing.T) {
@@ -11,7 +10,7 @@ func TestSiteOfURL(t *testing.T) {
 		{URL: "https://charts.example.com", Username: "host"},
 		{URL: "https://charts.example.com/private/", Username: "private"},
 		{URL: "oci://ghcr.io/acme", Username: "acme"},
-	}, nil, time.Now)
+	}, nil, NewHosts(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

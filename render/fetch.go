@@ -45,8 +45,11 @@ type FetcherConfig struct {
 	Allow func(repository string) error
 	// Limits of indexes and archives.
 	Limits Limits
-	// Timeout of one fetch, index and archive together; default 60 s.
+	// Timeout is how long the requests for an archive may take together, and those for an index; default 60 s. Where they wait for
+	// their turn it does not run.
 	Timeout time.Duration
+	// Hosts are shared by all fetchers of a process; nil: this one has its own.
+	Hosts *Hosts
 	// IndexAge is how long an index is used before the repository is asked whether it has changed; default 60 s.
 	// A version that is missing in it is looked for again after 5 s.
 	IndexAge time.Duration
@@ -88,7 +91,10 @@ func NewFetcher(cfg FetcherConfig) (*Fetcher, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now //nolint:forbidigo // the default of a clock that tests set
 	}
-	s, err := newSites(cfg.Access, cfg.Transport, cfg.Now)
+	if cfg.Hosts == nil {
+		cfg.Hosts = NewHosts(cfg.Now)
+	}
+	s, err := newSites(cfg.Access, cfg.Transport, cfg.Hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -156,12 +162,10 @@ func (r Ref) normalize() (Ref, error) {
 	return r, nil
 }
 
-// once does overlapping equal work once. It goes on when a caller gives up, as others may wait for it too.
+// once does overlapping equal work once, whose requests have a time. It goes on when a caller gives up, as others may wait for it too.
 func (f *Fetcher) once(ctx context.Context, key string, work func(context.Context) (any, error)) (any, error) {
 	done := f.flights.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
-		defer cancel()
-		return work(ctx)
+		return work(timed(context.WithoutCancel(ctx), f.timeout))
 	})
 	select {
 	case result := <-done:

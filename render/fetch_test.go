@@ -383,7 +383,7 @@ func TestFetchCanceled(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := newTestFetcher(t, FetcherConfig{}).Fetch(ctx, Ref{"app", "1.0.0", repo.URL}); !errors.Is(err, context.Canceled) {
+	if _, err := newTestFetcher(t, FetcherConfig{Hosts: NewHosts(nil)}).Fetch(ctx, Ref{"app", "1.0.0", repo.URL}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error: %v", err)
 	}
 	f := newTestFetcher(t, FetcherConfig{Timeout: time.Millisecond})

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,13 +19,36 @@ const (
 	longestPause = time.Minute
 )
 
-// hosts remember which chart hosts do not answer, so that a thousand apps of one cost a single wait and not a thousand. After
-// each pause one request tries again, and the others hear of it. A host that answers, whatever it says, is no such host.
-type hosts struct {
+// Hosts is what the fetchers of a process share of chart hosts: how many requests each has at a time, and which don't answer, so that
+// a thousand apps of one cost a single wait and not a thousand. After each pause one request tries again, and the others hear of it. A
+// host that answers, whatever it says, is no such host.
+//
+// That a host can't be connected to holds for all who reach it in the same way. That it does not answer, or wants to be left alone, may
+// lie in what was asked and by whom: it holds for the fetcher that asked, and no environment can so silence a host for another one.
+// It is safe for concurrent use.
+type Hosts struct {
 	now func() time.Time
 
 	mu     sync.Mutex
-	silent map[string]*silence
+	silent map[way]*silence
+	turns  map[string]*turns // by host; without those of which all places are free
+}
+
+// way is how a host is reached.
+type way struct {
+	host string
+	// configured hosts are looked up, and may be, where others are not.
+	configured bool
+	// owner is nil for all fetchers.
+	owner *sites
+}
+
+// NewHosts returns Hosts of which nothing is known. now nil: time.Now.
+func NewHosts(now func() time.Time) *Hosts {
+	if now == nil {
+		now = time.Now //nolint:forbidigo // the default of a clock that tests set
+	}
+	return &Hosts{now: now, silent: map[way]*silence{}, turns: map[string]*turns{}}
 }
 
 // silence is what is known of a host that did not answer.
@@ -52,67 +76,98 @@ type busyError struct{ code int }
 
 func (e *busyError) Error() string { return "it wants to be left alone for a while, " + status(e.code) }
 
-// over has requests through t remember, and be refused by, hosts that do not answer.
-func (h *hosts) over(t http.RoundTripper) http.RoundTripper { return hostsTransport{h, t} }
+// over has requests of a fetcher through t wait for their turns, remember hosts that do not answer, and be refused by these.
+func (h *Hosts) over(t http.RoundTripper, owner *sites, within *reach) http.RoundTripper {
+	return placed{hostsTransport{h, t, owner, within}}
+}
 
 type hostsTransport struct {
-	*hosts
+	*Hosts
 	through http.RoundTripper
+	owner   *sites
+	within  *reach
+}
+
+// ways are the fetcher's own and that of all, for a request.
+func (r hostsTransport) ways(req *http.Request) (ways [2]way) {
+	all := way{host: strings.ToLower(req.URL.Host), configured: r.within.configured[hostKey(req.URL)]}
+	own := all
+	own.owner = r.owner
+	return [2]way{own, all}
 }
 
 // RoundTrip implements http.RoundTripper.
 func (r hostsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	host := req.URL.Host
-	if err := r.refuses(host); err != nil {
+	ways := r.ways(req)
+	if err := r.refuses(ways, true); err != nil {
 		return nil, err
 	}
 	resp, err := r.through.RoundTrip(req)
 	if err != nil {
-		r.heard(host, unanswered(err), 0)
+		r.heard(ways, unanswered(err), 0)
 		return nil, err
 	}
 	if wait := retryAfter(resp); wait > 0 {
-		r.heard(host, &busyError{resp.StatusCode}, wait)
+		r.heard(ways, &busyError{resp.StatusCode}, wait)
 		return resp, nil
 	}
-	resp.Body = &hostBody{ReadCloser: resp.Body, heard: func(err error) { r.heard(host, err, 0) }}
+	if resp.Body == http.NoBody {
+		r.heard(ways, nil, 0)
+		return resp, nil
+	}
+	resp.Body = &hostBody{ReadCloser: resp.Body, heard: func(err error) { r.heard(ways, err, 0) }}
 	return resp, nil
 }
 
-// refuses is why a host is not asked now; nil: it is, by this caller, who tells what was heard.
-func (h *hosts) refuses(host string) error {
+// refuses is why a host is not asked now; nil: it is. Who tries it then tells what was heard, and nobody else tries meanwhile.
+func (h *Hosts) refuses(ways [2]way, try bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := h.silent[host]
-	if s == nil {
-		return nil
+	for _, w := range ways {
+		if s := h.silent[w]; s != nil && (s.trying || h.now().Before(s.until)) {
+			return &silentError{w.host, s.fault}
+		}
 	}
-	if s.trying || h.now().Before(s.until) {
-		return &silentError{host, s.fault}
+	for _, w := range ways {
+		if s := h.silent[w]; s != nil && try {
+			s.trying = true
+		}
 	}
-	s.trying = true
 	return nil
 }
 
 // heard takes over how a request to a host came out; fault nil: it has answered. pause is how long it wants to be left alone; 0: as
 // long as comes next.
-func (h *hosts) heard(host string, fault error, pause time.Duration) {
+func (h *Hosts) heard(ways [2]way, fault error, pause time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	at, other := ways[0], ways[1]
+	if unconnected(fault) {
+		at, other = other, at
+	}
+	if s := h.silent[other]; s != nil && (s.trying || fault == nil) {
+		delete(h.silent, other) // something else is known by now
+	}
 	if fault == nil {
-		delete(h.silent, host)
+		delete(h.silent, at)
 		return
 	}
-	s := h.silent[host]
+	s := h.silent[at]
 	if s == nil {
 		s = &silence{pause: firstPause / 2}
-		h.silent[host] = s
+		h.silent[at] = s
 	} else if !s.trying {
 		return // it was asked before somebody else had found out
 	}
 	s.fault, s.trying = fault, false
 	s.pause = min(max(2*s.pause, pause), longestPause)
 	s.until = h.now().Add(s.pause)
+}
+
+// unconnected reports whether a host could not even be connected to.
+func unconnected(fault error) bool {
+	var op *net.OpError
+	return errors.As(fault, &op) && op.Op == "dial"
 }
 
 // unanswered is the error of a request to a host that did not answer; nil: that says nothing of the host.

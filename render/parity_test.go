@@ -125,6 +125,16 @@ func newTestFetcher(t testing.TB, cfg FetcherConfig) *Fetcher {
 	if cfg.Transport == nil && !slices.ContainsFunc(cfg.Access, func(a Access) bool { return len(a.CA) > 0 }) {
 		cfg.Transport = defaultTransport() // the servers of tests are on this machine
 	}
+	if cfg.Hosts == nil {
+		cfg.Hosts = NewHosts(cfg.Now)
+		t.Cleanup(func() {
+			cfg.Hosts.mu.Lock()
+			defer cfg.Hosts.mu.Unlock()
+			for host, at := range cfg.Hosts.turns {
+				t.Errorf("%d places at %s were never given back", placesPerHost-at.free, host)
+			}
+		})
+	}
 	f, err := NewFetcher(cfg)
 	if err != nil {
 		t.Fatal(err)

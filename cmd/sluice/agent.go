@@ -93,7 +93,7 @@ func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
 		log.Warn("on this platform nothing bounds the memory and CPU time of templates: deliver only charts that you trust")
 	}
 	registry := prometheus.NewRegistry()
-	d := &deliveries{config: c, rest: rest, metrics: asker, onEvent: newEventMetrics(registry).observe, log: log}
+	d := &deliveries{config: c, rest: rest, metrics: asker, hosts: render.NewHosts(time.Now), onEvent: newEventMetrics(registry).observe, log: log}
 	g, ctx := errgroup.WithContext(ctx)
 	var environments []*environment
 	for _, e := range c.Environments {

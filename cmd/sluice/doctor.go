@@ -287,7 +287,7 @@ func (d *doctor) apps(ctx context.Context, e envConfig, src source.Commit, clien
 	for _, namespace := range slices.Sorted(maps.Keys(namespaces)) {
 		needs = append(needs, needsOfApps(namespace)...)
 	}
-	charts, err := d.config.chartsOf(e, d.dir)
+	charts, err := d.config.chartsOf(e, d.dir, nil)
 	if err != nil {
 		d.lacks("mend charts in the configuration", "%s: %v", e.Name, err)
 		return needs

@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/promotion"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render"
 )
 
 // deliveries is what the environments of one process share.
@@ -30,6 +31,7 @@ type deliveries struct {
 	config  *config
 	rest    *rest.Config
 	metrics delivery.Metrics
+	hosts   *render.Hosts
 	// onEvent is told every event of every environment.
 	onEvent func(environment, app string, e rollout.Event)
 	log     *slog.Logger
@@ -61,10 +63,10 @@ func namespaceOf(environment, named string) string {
 
 // chartsOf an environment are fetched with its own credentials before those of all, and cached below dir for it alone: what is
 // in a cache is served without asking the chart host who may have it.
-func (c *config) chartsOf(e envConfig, dir string) (*charts.Charts, error) {
+func (c *config) chartsOf(e envConfig, dir string, hosts *render.Hosts) (*charts.Charts, error) {
 	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
 	all := slices.Concat(e.Charts, c.Charts)
-	return newCharts(filepath.Join(dir, "charts", e.Name), all, signed(all), &rules)
+	return newCharts(render.FetcherConfig{CacheDir: filepath.Join(dir, "charts", e.Name), Signed: signed(all), Hosts: hosts}, all, &rules)
 }
 
 // open prepares the parts of one environment; nothing is delivered yet. The watches end with ctx.
@@ -78,7 +80,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
 	}
-	charts, err := d.config.chartsOf(e, d.config.DataDir)
+	charts, err := d.config.chartsOf(e, d.config.DataDir, d.hosts)
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
 	}

@@ -71,7 +71,7 @@ environments:
 		t.Fatal(err)
 	}
 	fetch := func(e envConfig) error {
-		charts, err := c.chartsOf(e, c.DataDir)
+		charts, err := c.chartsOf(e, c.DataDir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -173,7 +173,7 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := newCharts(filepath.Join(cache, "sluice", "charts"), access, signed, rules)
+	c, err := newCharts(render.FetcherConfig{CacheDir: filepath.Join(cache, "sluice", "charts"), Signed: signed}, access, rules)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -195,10 +195,8 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 	return c, k, nil
 }
 
-// newCharts makes what fetches and renders charts, signed ones where they have to be, as far as the rules allow; nil: nobody has
-// given any.
-func newCharts(dir string, credentials []chartCredential, signed []render.Signed, rules *allow.Rules) (*charts.Charts, error) {
-	var access []render.Access
+// newCharts makes what fetches charts with these credentials, as far as the rules allow, and renders them. nil: nobody has given any.
+func newCharts(cfg render.FetcherConfig, credentials []chartCredential, rules *allow.Rules) (*charts.Charts, error) {
 	for _, c := range credentials {
 		a := render.Access{URL: c.URL, Username: c.Username}
 		if c.PasswordFile != "" {
@@ -208,9 +206,8 @@ func newCharts(dir string, credentials []chartCredential, signed []render.Signed
 			}
 			a.Password = password
 		}
-		access = append(access, a)
+		cfg.Access = append(cfg.Access, a)
 	}
-	cfg := render.FetcherConfig{CacheDir: dir, Access: access, Signed: signed}
 	if rules != nil {
 		cfg.Allow = rules.Repository
 	}
