@@ -16,6 +16,16 @@ const (
 	WriteBackPullRequest WriteBackMode = "PullRequest"
 )
 
+// CRDs says what becomes of the definitions in a chart's crds/ folder.
+type CRDs string
+
+const (
+	// CRDsCreate makes those that are not there, and never changes one, as Helm does. The default.
+	CRDsCreate CRDs = "Create"
+	// CRDsCreateReplace applies them with each release.
+	CRDsCreateReplace CRDs = "CreateReplace"
+)
+
 // Environment is what one environment repository says at one path of one commit.
 // Values in it are shared between snapshots and must not be changed.
 type Environment struct {
@@ -55,6 +65,8 @@ type App struct {
 	Values map[string]any
 	// Switch says whether the app is there at all, which can be for its chart to say.
 	Switch Switch
+	// CRDs is apps.<app>.crds in sluice.yaml, else crds: of the environment, else CRDsCreate.
+	CRDs CRDs
 	// Rollout is apps.<app>.rollout in sluice.yaml; nil when absent.
 	Rollout *RawPolicy
 	// Windows is apps.<app>.windows in sluice.yaml; nil when absent.

@@ -93,6 +93,9 @@ func describe(env *Environment, err error) string {
 			fmt.Fprintf(&b, " import-values %s", canonical(app.Chart.ImportValues))
 		}
 		fmt.Fprintf(&b, " pin %s:%d:%d\n", app.Pin.File, app.Pin.Line, app.Pin.Column)
+		if app.CRDs != CRDsCreate {
+			fmt.Fprintf(&b, "  crds: %s\n", app.CRDs)
+		}
 		if app.Rollout != nil {
 			fmt.Fprintf(&b, "  rollout: %s\n", app.Rollout.Where)
 		}

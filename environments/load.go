@@ -186,6 +186,7 @@ type assembly struct {
 type envInputs struct {
 	namespace, releaseName string
 	upstream               Upstream
+	crds                   CRDs
 	// shared covers what of the umbrella reaches into every app: its name, globals, tags and named templates.
 	shared string
 }
@@ -370,7 +371,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 	}
 	files, fault := a.umbrellaFiles()
 	a.env = envInputs{
-		namespace: env.Namespace, releaseName: a.settings.releaseName, upstream: env.Upstream,
+		namespace: env.Namespace, releaseName: a.settings.releaseName, upstream: env.Upstream, crds: orDefault(a.settings.crds, CRDsCreate),
 		shared: newDigest().add(a.chart.name, files.definitions, canonical(a.globals), canonical(a.tags)).String(),
 	}
 	a.addApps(env)
@@ -526,6 +527,7 @@ func buildApp(d *dependency, in inputs) App {
 		Name:        d.appName(),
 		ReleaseName: orDefault(in.env.releaseName, d.appName()),
 		Namespace:   in.env.namespace,
+		CRDs:        in.env.crds,
 		Chart: ChartRef{
 			Name: d.name, Version: d.version, Repository: d.repository, Alias: d.alias,
 			ImportValues: d.importValues, Path: in.dir,
@@ -549,6 +551,7 @@ func (app *App) apply(s *appSettings) {
 	if s != nil {
 		app.ReleaseName = orDefault(s.releaseName, app.ReleaseName)
 		app.Namespace = orDefault(s.namespace, app.Namespace)
+		app.CRDs = orDefault(s.crds, app.CRDs)
 		app.Rollout, app.Windows = s.rollout, s.windows
 		app.Upstream, app.Image = app.Upstream.over(s.upstream), s.image
 	}
@@ -559,7 +562,7 @@ func appDigest(app *App, tree, shared string) string {
 	return newDigest().add(
 		app.Name, app.ReleaseName, app.Namespace,
 		app.Chart.Name, app.Chart.Version, app.Chart.Repository, app.Chart.Alias, app.Chart.Path,
-		canonical(app.Chart.ImportValues), tree, canonical(app.Values), shared,
+		canonical(app.Chart.ImportValues), tree, canonical(app.Values), shared, string(app.CRDs),
 	).String()
 }
 

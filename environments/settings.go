@@ -19,6 +19,7 @@ type settings struct {
 	namespace   string
 	releaseName string
 	writeBack   WriteBackMode
+	crds        CRDs
 	rollout     *RawPolicy
 	windows     *windows.Set
 	upstream    Upstream
@@ -29,6 +30,7 @@ type settings struct {
 type appSettings struct {
 	releaseName string
 	namespace   string
+	crds        CRDs
 	rollout     *RawPolicy
 	windows     *windows.Set
 	upstream    *Upstream
@@ -63,6 +65,7 @@ var settingsFields = fields[settingsDraft]{
 	"rollout":  func(_ *decoder, _ fieldPath, v any, to *settingsDraft) { to.rolloutValue = v },
 	"windows":  func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.windows = d.windows(at, v) },
 	"upstream": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.upstream = d.upstream(at, v) },
+	"crds":     func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.crds = d.crds(at, v) },
 	"apps": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
 		to.appValues, _ = d.object(at, v)
 	},
@@ -80,6 +83,7 @@ var writeBackFields = fields[WriteBackMode]{
 var appFields = fields[appDraft]{
 	"releaseName": func(d *decoder, at fieldPath, v any, to *appDraft) { to.releaseName = d.releaseName(at, v) },
 	"namespace":   func(d *decoder, at fieldPath, v any, to *appDraft) { to.namespace = d.label(at, v) },
+	"crds":        func(d *decoder, at fieldPath, v any, to *appDraft) { to.crds = d.crds(at, v) },
 	"rollout":     func(_ *decoder, _ fieldPath, v any, to *appDraft) { to.rolloutValue = v },
 	"windows":     func(d *decoder, at fieldPath, v any, to *appDraft) { to.windows = d.windows(at, v) },
 	"upstream": func(d *decoder, at fieldPath, v any, to *appDraft) {
@@ -96,6 +100,14 @@ func (d *decoder) label(at fieldPath, v any) string {
 		d.fail(at, "is "+shown(v), expectedNamespace)
 	}
 	return s
+}
+
+func (d *decoder) crds(at fieldPath, v any) CRDs {
+	c := CRDs(d.text(at, v))
+	if c != CRDsCreate && c != CRDsCreateReplace {
+		d.fail(at, "is "+shown(v), oneOf([]string{string(CRDsCreate), string(CRDsCreateReplace)}))
+	}
+	return c
 }
 
 func (d *decoder) releaseName(at fieldPath, v any) string {

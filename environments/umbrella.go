@@ -138,12 +138,13 @@ func (a *assembly) umbrellaApp(env *Environment, files umbrellaFiles, fault *Fau
 		Name:        a.chart.name,
 		ReleaseName: orDefault(a.settings.releaseName, a.chart.name),
 		Namespace:   env.Namespace,
+		CRDs:        orDefault(a.settings.crds, CRDsCreate),
 		Chart:       ChartRef{Name: a.chart.name, Version: a.chart.version, Repository: "file://.", Path: a.dir},
 		Values:      make(map[string]any, max(len(a.values.parts), len(env.Apps))),
 		Pin:         a.chart.at,
 	}
 	app.apply(s)
-	sum := newDigest().add(app.Name, app.ReleaseName, app.Namespace, app.Chart.Path, a.chart.digest, files.digest, a.env.shared)
+	sum := newDigest().add(app.Name, app.ReleaseName, app.Namespace, app.Chart.Path, a.chart.digest, files.digest, a.env.shared, string(app.CRDs))
 	for _, p := range a.values.parts {
 		if p.key != globalKey {
 			app.Values[p.key] = p.value

@@ -66,6 +66,7 @@ func (r *rendering) decode(files map[string]string, out *product) error {
 		}
 		out.Objects = append(out.Objects, object{JSON: text, Doc: o.doc})
 	}
+	out.Definitions = len(crds)
 	return nil
 }
 

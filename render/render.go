@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 
+	"github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -276,6 +277,9 @@ func (j *job) release(a product) (*cachedRelease, error) {
 		obj := &unstructured.Unstructured{}
 		if err := utiljson.Unmarshal(o.JSON, &obj.Object); err != nil {
 			return nil, fmt.Errorf("%s: %w", o.Doc, err)
+		}
+		if i < a.Definitions {
+			objects.MarkCRD(obj, objects.CRDsCreate)
 		}
 		all[i] = located{obj, o.Doc}
 		rel.Objects = append(rel.Objects, obj)

@@ -57,6 +57,8 @@ type product struct {
 	Volatile, Warnings []string
 	// Objects in the order in which they are applied, none of them in its namespace yet.
 	Objects []object
+	// Definitions is how many of them, the first, come from crds/.
+	Definitions int
 	// Spent: this worker has grown, and the next task is for another.
 	Spent bool
 }

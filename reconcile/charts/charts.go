@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"helm.sh/helm/v3/pkg/chartutil"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/analysis"
@@ -23,6 +24,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
 	"github.com/sluice-cd/sluice/render/mask"
+	"github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -144,10 +146,26 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 		return nil, mask.New(given).Error(err)
 	}
 	rel := *rendered // the renderer's own is shared
+	rel.Objects = definitions(app.CRDs, rel.Objects)
 	given.Objects = rel.Objects
 	rel.Mask = mask.New(given)
 	rel.Warnings = slices.Concat(rel.Mask.Texts(rel.Warnings), unencrypted(app))
 	return &rel, nil
+}
+
+// definitions has what comes from crds/ folders applied where that is asked for; else it is only made where there is none.
+func definitions(crds environments.CRDs, all []*unstructured.Unstructured) []*unstructured.Unstructured {
+	if crds != environments.CRDsCreateReplace {
+		return all
+	}
+	all = slices.Clone(all)
+	for i, o := range all {
+		if o.GetAnnotations()[objects.CRDsAnnotation] == objects.CRDsCreate {
+			all[i] = o.DeepCopy()
+			objects.MarkCRD(all[i], objects.CRDsCreateReplace)
+		}
+	}
+	return all
 }
 
 // unencrypted warns of a repository whose charts anybody on the way can change.

@@ -14,6 +14,8 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
+	"github.com/sluice-cd/sluice/render/objects"
+	"github.com/sluice-cd/sluice/render/release"
 	"github.com/sluice-cd/sluice/test/bed/chartrepo"
 )
 
@@ -25,6 +27,15 @@ func TestMain(m *testing.M) {
 
 // rendered renders a chart of these files with values, as the agent does: fetched from a repository, under an umbrella chart.
 func rendered(t *testing.T, files map[string]string, values string) (warnings []string, fault error) {
+	t.Helper()
+	rel, err := released(t, files, values, "")
+	if rel != nil {
+		warnings = rel.Warnings
+	}
+	return warnings, err
+}
+
+func released(t *testing.T, files map[string]string, values string, crds environments.CRDs) (*release.Release, error) {
 	t.Helper()
 	server, err := chartrepo.New(chartrepo.Options{Dir: t.TempDir()})
 	if err != nil {
@@ -44,6 +55,8 @@ func rendered(t *testing.T, files map[string]string, values string) (warnings []
 			}
 		case "values.schema.json":
 			c.Schema = file.Data
+		case "crds/a.yaml":
+			c.Files = append(c.Files, file)
 		default:
 			c.Templates = append(c.Templates, file)
 		}
@@ -56,7 +69,7 @@ func rendered(t *testing.T, files map[string]string, values string) (warnings []
 		t.Fatal(err)
 	}
 	app := environments.App{
-		Name: "web", ReleaseName: "web", Namespace: "jx-production",
+		Name: "web", ReleaseName: "web", Namespace: "jx-production", CRDs: crds,
 		Chart: environments.ChartRef{Name: "web", Version: "1.0.0", Repository: server.URL()},
 	}
 	if err := yaml.Unmarshal([]byte(values), &app.Values); err != nil {
@@ -69,10 +82,28 @@ func rendered(t *testing.T, files map[string]string, values string) (warnings []
 	}
 	all := &Charts{Fetcher: fetcher, Renderer: render.NewRenderer(render.RendererConfig{})}
 	rel, _, err := all.Release(t.Context(), source.Commit{Snapshot: &gitsync.Snapshot{}, Env: env}, &app)
-	if rel != nil {
-		warnings = rel.Warnings
+	return rel, err
+}
+
+// TestDefinitions: what comes from crds/ is marked with what sluice.yaml wants to become of it, and a template's definition is not.
+func TestDefinitions(t *testing.T) {
+	const definition = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: %s}\n"
+	files := map[string]string{"crds/a.yaml": fmt.Sprintf(definition, "a.example.com"), "templates/b.yaml": fmt.Sprintf(definition, "b.example.com")}
+	for crds, want := range map[environments.CRDs]string{
+		environments.CRDsCreate: objects.CRDsCreate, environments.CRDsCreateReplace: objects.CRDsCreateReplace,
+	} {
+		rel, err := released(t, files, "{}", crds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		marks := map[string]string{}
+		for _, o := range rel.Objects {
+			marks[o.GetName()] = o.GetAnnotations()[objects.CRDsAnnotation]
+		}
+		if len(marks) != 2 || marks["a.example.com"] != want || marks["b.example.com"] != "" {
+			t.Errorf("%s: %v", crds, marks)
+		}
 	}
-	return warnings, err
 }
 
 // TestFaultsHoldNoValues renders charts that choke on a password, with Helm's own engine. Errors go to the status branch.

@@ -154,6 +154,7 @@ func (c *Client) planOne(app delivery.App, t track, o *unstructured.Unstructured
 	hash, err := hashOf(object)
 	return planned{
 		key: objects.KeyOf(object), version: object.GroupVersionKind().Version, hash: hash, track: t, object: object, fault: cmp.Or(fault, err),
+		crds: o.GetAnnotations()[objects.CRDsAnnotation],
 	}
 }
 
@@ -304,7 +305,7 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 	defer func() { c.setIdle(m, p.key, t.feed, out == settled) }()
 	failed, action, before := absent, Created, ""
 	switch {
-	case exists && c.untouched(m, p, l):
+	case exists && !isCRD(p) && c.untouched(m, p, l):
 		failed, action, before = refused, Configured, l.version
 	case exists:
 		failed = refused
@@ -315,6 +316,9 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		action, before = met.action, met.version
 	}
 	got, err := c.patch(ctx, t, p)
+	if p.crds == objects.CRDsCreate && apierrors.IsConflict(err) {
+		return settled, nil // somebody else was first
+	}
 	if err != nil {
 		return failed, err
 	}
@@ -342,9 +346,10 @@ func (c *Client) untouched(m *memory, p planned, l live) bool {
 	return i.Applied != "" && i.Mark == l.mark && i.UID == l.uid && !l.leaving && !objects.Workload(p.key.GroupKind())
 }
 
-// patch is one server-side apply. It takes over fields from whoever has them: what a release says, holds.
+// patch is one server-side apply. It takes over fields from whoever has them: what a release says, holds; but for a definition that
+// is only made where there is none.
 func (c *Client) patch(ctx context.Context, t target, p planned) (*unstructured.Unstructured, error) {
-	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true}
+	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: p.crds != objects.CRDsCreate}
 	got, err := t.resource.Apply(ctx, p.key.Name, p.object, opts)
 	if err != nil {
 		c.lostNamespace(err)
@@ -355,8 +360,12 @@ func (c *Client) patch(ctx context.Context, t target, p planned) (*unstructured.
 
 // unchanged: neither we nor anybody else want anything of the object.
 func (c *Client) unchanged(m *memory, p planned, l live) bool {
+	if l.leaving || p.crds == objects.CRDsCreate {
+		return !l.leaving // there it is
+	}
 	i := c.item(m, p.key)
-	return (i.Other || i.Applied == p.hash && i.Mark == l.mark) && i.UID == l.uid && !l.leaving
+	other := i.Other && p.crds == "" // stays as it is, whatever is wanted of it
+	return (other || i.Applied == p.hash && i.Mark == l.mark) && i.UID == l.uid
 }
 
 // meeting is what came of looking at an object before applying it.
@@ -383,12 +392,16 @@ func (c *Client) meet(ctx context.Context, m *memory, t target, p planned) (meet
 		if l.leaving {
 			return meeting{done: true, outcome: leaving}, nil
 		}
-		whose := c.whose(m, obj)
-		if whose != "" && p.key.GroupKind() == objects.CRD {
-			c.learnOther(m, p, l)
-			return meeting{done: true, outcome: settled}, nil
+		if isCRD(p) {
+			leave, err := c.leaveCRD(ctx, m, t, p, obj)
+			switch {
+			case leave:
+				return meeting{done: true, outcome: settled}, nil
+			case err != nil:
+				return meeting{done: true, outcome: refused}, objectError("applying", p.key, err)
+			}
 		}
-		if whose != "" {
+		if whose := c.whose(m, obj); whose != "" {
 			return meeting{done: true, outcome: refused}, objectError("applying", p.key, &notOursError{whose})
 		}
 		adopting, err := c.takeOver(ctx, t, p, obj)

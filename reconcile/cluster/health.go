@@ -101,7 +101,7 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 		return "not to be applied: " + p.fault.Error(), nil //nolint:nilerr // that is how it differs
 	}
 	i := c.item(m, p.key)
-	if i.Applied != "" && i.Applied != p.hash {
+	if i.Applied != "" && i.Applied != p.hash && p.crds != objects.CRDsCreate {
 		return "not applied yet", nil
 	}
 	t, err := c.target(ctx, p.object.GroupVersionKind(), p.key.Namespace)
@@ -128,9 +128,14 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 		return "", objectError("reading", p.key, err)
 	}
 	l = t.feed.record(obj)
-	if p.key.GroupKind() == objects.CRD && c.whose(m, obj) != "" {
-		c.learnOther(m, p, l)
-		return "", nil
+	if isCRD(p) {
+		leave, err := c.leaveCRD(ctx, m, t, p, obj)
+		switch {
+		case leave:
+			return "", nil
+		case err != nil:
+			return err.Error(), nil //nolint:nilerr // that is how it differs
+		}
 	}
 	same, err := c.asDesired(ctx, t, p, obj)
 	if err != nil {

@@ -155,13 +155,13 @@ func (c *Client) learn(m *memory, p planned, l live) {
 	m.put(i)
 }
 
-// learnOther remembers a CRD that is somebody else's.
+// learnOther remembers a CRD that is somebody else's, and that it was found to serve the app as it stands.
 func (c *Client) learnOther(m *memory, p planned, l live) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := m.items[p.key]
 	i.Group, i.Version, i.Kind, i.Name = p.key.Group, p.version, p.key.Kind, p.key.Name
-	i.UID, i.Other = l.uid, true
+	i.UID, i.Other, i.Applied, i.Mark = l.uid, true, p.hash, l.mark
 	m.put(i)
 }
 
@@ -248,6 +248,8 @@ type planned struct {
 	hash    string
 	track   track
 	object  *unstructured.Unstructured
+	// crds is what is to become of a definition from a chart's crds/ folder; empty for all others.
+	crds string
 	// fault says why the object can't be sent to the API server; nil: it can. It is this object's alone.
 	fault error
 }

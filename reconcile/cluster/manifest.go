@@ -65,6 +65,9 @@ func recordObjects(record *release.Release, namespaced func(schema.GroupVersionK
 			if err != nil {
 				return nil, fmt.Errorf("parsing %s: %w", crd.Filename, err)
 			}
+			for _, o := range more {
+				objects.MarkCRD(o, objects.CRDsCreate) // a record is no reason to change one
+			}
 			objs = append(more, objs...)
 		}
 	}

@@ -39,9 +39,11 @@ func prepare(app delivery.App, owned map[string]string, o *unstructured.Unstruct
 		delete(meta, field)
 	}
 	meta["labels"] = with(with(meta["labels"], owned), map[string]string{managedByLabel: "Helm"})
-	meta["annotations"] = with(meta["annotations"], map[string]string{
+	annotations := with(meta["annotations"], map[string]string{
 		releaseNameAnnotation: app.ReleaseName, releaseNamespaceAnnotation: app.Namespace,
 	})
+	delete(annotations, objects.CRDsAnnotation)
+	meta["annotations"] = annotations
 	out["metadata"] = meta
 	p := &unstructured.Unstructured{Object: out}
 	if objects.KeyOf(p).GroupKind() == objects.Secret {

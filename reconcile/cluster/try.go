@@ -48,8 +48,10 @@ func (c *Client) tryOne(ctx context.Context, m *memory, p planned, plan []planne
 	switch {
 	case exists && (l.leaving || c.unchanged(m, p, l)):
 		return nil
-	case exists && p.key.GroupKind() == objects.CRD && c.item(m, p.key).UID == "":
-		return nil // it is somebody else's, and stays as it is
+	case exists && isCRD(p):
+		if leave, err := c.tryCRD(ctx, m, t, p); leave || err != nil {
+			return err
+		}
 	}
 	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true, DryRun: []string{metav1.DryRunAll}}
 	_, err = t.resource.Apply(ctx, p.key.Name, p.object, opts)

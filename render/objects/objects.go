@@ -55,6 +55,28 @@ var (
 	Service   = schema.GroupKind{Kind: "Service"}
 )
 
+// CRDsAnnotation marks what comes from a chart's crds/ folder with what is to become of it. It is never sent to the API server.
+const CRDsAnnotation = "sluice.dev/crds"
+
+// Values of CRDsAnnotation. Definitions without one are a template's, and are applied like any object.
+const (
+	CRDsCreate        = "Create"
+	CRDsCreateReplace = "CreateReplace"
+)
+
+// MarkCRD says what is to become of an object, where that is a definition.
+func MarkCRD(o *unstructured.Unstructured, value string) {
+	if GroupKind(o) != CRD {
+		return
+	}
+	annotations := o.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[CRDsAnnotation] = value
+	o.SetAnnotations(annotations)
+}
+
 // traits are what is said of a kind.
 type traits struct {
 	// workload: it runs pods that a track waits for.
