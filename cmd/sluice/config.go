@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -188,6 +189,15 @@ func (v verifyConfig) trusted() func() (*signature.Keys, error) {
 		return nil
 	}
 	return func() (*signature.Keys, error) { return signature.Load(v.AllowedSigners, v.Keyring) }
+}
+
+// vouched is why a commit may not be delivered: it is not signed by the keys in the files.
+func (v verifyConfig) vouched(ctx context.Context, repo *gitsync.Repo, g gitConfig, commit string) error {
+	keys, err := v.trusted()()
+	if err != nil {
+		return err
+	}
+	return reconcile.Vouched(ctx, repo, keys, g.identity(), commit, time.Now())
 }
 
 // fault is why what this agent itself writes would not count, or nothing would; nil: it does.

@@ -20,7 +20,6 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/redact"
-	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -252,12 +251,8 @@ func (d *doctor) read(ctx context.Context, e envConfig) (src source.Commit, done
 		d.lacks("put a repository, a branch and a credential that work into the configuration", "%s: %v", e.Name, err)
 		return src, nil, false
 	}
-	if trusted := e.Verify.trusted(); trusted != nil {
-		keys, err := trusted()
-		if err == nil {
-			err = reconcile.Vouched(ctx, repo, keys, d.config.Git.identity(), tip.Commit, time.Now())
-		}
-		if err != nil {
+	if e.Verify.trusted() != nil {
+		if err := e.Verify.vouched(ctx, repo, d.config.Git, tip.Commit); err != nil {
 			d.lacks("until then the agent delivers nothing new", "%s: %v", e.Name, err)
 		} else {
 			d.ok("%s: commit %.10s is signed as verify wants", e.Name, tip.Commit)

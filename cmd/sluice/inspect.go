@@ -71,6 +71,7 @@ type view struct {
 	tip    *gitsync.Snapshot
 	loader *environments.Loader
 	charts *charts.Charts
+	walls  walls
 	// cluster is asked about what lives in it; nil: there is none.
 	cluster *cluster.Client
 	f       *inspection
@@ -91,7 +92,10 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 			return nil, err
 		}
 	}
-	if v.charts, v.cluster, err = f.charts(ctx); err != nil {
+	if v.walls, err = f.walls(); err == nil {
+		v.charts, v.cluster, err = f.charts(ctx, v.walls)
+	}
+	if err != nil {
 		done()
 		return nil, err
 	}
@@ -133,18 +137,27 @@ func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot
 	return v.repo.At(found)
 }
 
-// walls are what the agent's configuration allows the environment, and whose charts it wants to be signed; nil: none is given.
-func (f *inspection) walls() (*allow.Rules, []render.Signed, error) {
+// walls are what the agent's configuration says of the environment; all of it is empty where none is given.
+type walls struct {
+	// rules are what it may touch; nil: nobody has said.
+	rules *allow.Rules
+	// signed says whose charts must be signed.
+	signed []render.Signed
+	// vouched is why the agent would not deliver a commit as the tip of the branch; nil: nothing has to be signed.
+	vouched func(ctx context.Context, repo *gitsync.Repo, commit string) error
+}
+
+func (f *inspection) walls() (w walls, err error) {
 	if f.agentConfig == "" {
-		return nil, nil, nil
+		return w, nil
 	}
 	c, at, err := readConfig(f.agentConfig)
 	if err != nil {
-		return nil, nil, err
+		return w, err
 	}
 	c.complete(at.fault)
 	if err := errors.Join(at.faults...); err != nil {
-		return nil, nil, err
+		return w, err
 	}
 	var found []envConfig
 	for _, e := range c.Environments {
@@ -153,14 +166,21 @@ func (f *inspection) walls() (*allow.Rules, []render.Signed, error) {
 		}
 	}
 	if len(found) != 1 {
-		return nil, nil, usagef("--agent-config: %d environments of %s fit, expected --environment to name one of them", len(found), f.agentConfig)
+		return w, usagef("--agent-config: %d environments of %s fit, expected --environment to name one of them", len(found), f.agentConfig)
 	}
-	rules := found[0].Allow.rules(namespaceOf(found[0].Name, found[0].Namespace))
-	return &rules, signed(slices.Concat(found[0].Charts, c.Charts)), nil
+	e := found[0]
+	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
+	w.rules, w.signed = &rules, signed(slices.Concat(e.Charts, c.Charts))
+	if e.Verify.trusted() != nil {
+		w.vouched = func(ctx context.Context, repo *gitsync.Repo, commit string) error {
+			return e.Verify.vouched(ctx, repo, c.Git, commit)
+		}
+	}
+	return w, nil
 }
 
 // charts renders for the cluster of the kubeconfig, which is nil when there is none.
-func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Client, error) {
+func (f *inspection) charts(ctx context.Context, w walls) (*charts.Charts, *cluster.Client, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, nil, fmt.Errorf("finding a directory for charts: %w", err)
@@ -169,11 +189,7 @@ func (f *inspection) charts(ctx context.Context) (*charts.Charts, *cluster.Clien
 	if f.chartURL != "" {
 		access = append(access, chartCredential{URL: f.chartURL, Username: f.chartUser, PasswordFile: f.chartPassword})
 	}
-	rules, signed, err := f.walls()
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := newCharts(render.FetcherConfig{CacheDir: filepath.Join(cache, "sluice", "charts"), Signed: signed}, access, rules)
+	c, err := newCharts(render.FetcherConfig{CacheDir: filepath.Join(cache, "sluice", "charts"), Signed: w.signed}, access, w.rules)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -384,6 +400,26 @@ printed with its file, line and field. Exit code 3 when there are faults.`,
 	return cmd
 }
 
+// unsigned finds what the agent would say of who signed the commit. It is a fault of the tip that the agent follows; another commit,
+// such as a pull request's, may yet be merged by one that is signed, and a warning says so.
+func (v *view) unsigned(ctx context.Context, out *validation) error {
+	if v.walls.vouched == nil {
+		return nil
+	}
+	err := v.walls.vouched(ctx, v.repo, v.tip.Commit)
+	_, local := v.f.directory()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == nil:
+	case local || v.f.commit != "":
+		out.Warnings = append(out.Warnings, "as the tip of the branch the agent would refuse this commit: "+err.Error())
+	default:
+		out.Faults = append(out.Faults, err.Error())
+	}
+	return nil
+}
+
 func (v *view) validate(ctx context.Context, names []string) (*validation, error) {
 	out := &validation{Environment: v.f.environment, Commit: v.tip.Commit, Faults: []string{}, Apps: []appValidation{}}
 	src, err := v.at(v.tip)
@@ -394,6 +430,9 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 	out.Environment, out.Warnings = src.Env.Name, src.Env.Warnings
 	if src.Env.Incomplete != nil {
 		out.Faults = append(out.Faults, src.Env.Incomplete.Error())
+	}
+	if err := v.unsigned(ctx, out); err != nil {
+		return nil, err
 	}
 	apps, err := pick(src.Env, names)
 	if err != nil {

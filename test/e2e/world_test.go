@@ -98,6 +98,10 @@ type world struct {
 	// commands and allow are what the agent's configuration says of them; allow empty: the namespace that is called like
 	// the environment, and CRDs.
 	commands, allow string
+	// committer and verify are what it says of who commits for the agent, and of whose commits are delivered.
+	committer, verify string
+	// sign makes the signatures of people's commits; nil: they have none.
+	sign func(commit []byte) (string, error)
 	// neighbours are environments that the agent delivers too.
 	neighbours []*world
 	// flags of the agent, which win over its configuration.
@@ -214,7 +218,7 @@ func (w *world) edit(message string, f func(tip *gitsync.Snapshot) (map[string][
 		if err != nil {
 			return nil, err
 		}
-		return &gitsync.Change{Files: files, Message: message}, nil
+		return &gitsync.Change{Files: files, Message: message, Sign: w.sign}, nil
 	})
 	w.must(err)
 	return hash
@@ -254,11 +258,12 @@ kind: Agent
 dataDir: data
 kubeconfig: %s
 listen: none
+git: {%s}
 prometheus: {address: %q, timeout: 2s}
 charts:
 - {%s}
 %senvironments:
-`, w.bed.Kubeconfig, w.bed.PrometheusURL, charts, hosts.String())
+`, w.bed.Kubeconfig, w.committer, w.bed.PrometheusURL, charts, hosts.String())
 	for _, e := range append([]*world{w}, w.neighbours...) {
 		text += e.entry()
 	}
@@ -283,10 +288,11 @@ func (w *world) entry() string {
   repository: {%s}
   interval: %s
   checkInterval: %s
+  verify: {%s}
   commands: {%s}
   allow: {%s}
 %s`, w.name, cmp.Or(w.repository, fmt.Sprintf("url: %q, %s", w.url(), credentials)), w.interval, w.checkInterval,
-		w.commands, cmp.Or(w.allow, "namespaces: ["+w.name+"], clusterKinds: [CustomResourceDefinition]"), w.further)
+		w.verify, w.commands, cmp.Or(w.allow, "namespaces: ["+w.name+"], clusterKinds: [CustomResourceDefinition]"), w.further)
 }
 
 // kill ends the agent without a chance to do anything.
