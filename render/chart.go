@@ -145,16 +145,15 @@ func cloneForProcessing(c *chart.Chart) *chart.Chart {
 	return out
 }
 
-// checkDependencies makes sure that every declared dependency is there, as helm template does.
-func checkDependencies(c *chart.Chart) error {
+// missingDependencies are the declared dependencies of a chart that are not there.
+func missingDependencies(c *chart.Chart) []string {
+	var missing []string
 	for _, want := range c.Metadata.Dependencies {
-		found := slices.ContainsFunc(c.Dependencies(), func(d *chart.Chart) bool { return d.Name() == want.Name })
-		if !found {
-			return fmt.Errorf("chart %s %s declares the dependency %s, which is missing in its charts/ directory",
-				c.Name(), c.Metadata.Version, quote(want.Name))
+		if !slices.ContainsFunc(c.Dependencies(), func(d *chart.Chart) bool { return d.Name() == want.Name }) {
+			missing = append(missing, want.Name)
 		}
 	}
-	return nil
+	return missing
 }
 
 // isSubchartFile reports whether a file of a chart belongs to one of its subcharts.

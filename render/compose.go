@@ -76,9 +76,6 @@ func process(root *chart.Chart, values map[string]any) error {
 
 // execute runs the templates: it fills the release's values, text and hooks, and returns the rendered files.
 func (r *rendering) execute(root *chart.Chart, given map[string]any, out *product) (map[string]string, error) {
-	if err := r.checkKubeVersion(out); err != nil {
-		return nil, err
-	}
 	options := chartutil.ReleaseOptions{Name: r.said.ReleaseName, Namespace: r.said.Namespace, Revision: 1, IsInstall: true}
 	top, err := chartutil.ToRenderValuesWithSchemaValidation(root, given, options, r.caps.helm, true)
 	if err != nil {
@@ -108,17 +105,28 @@ func (r *rendering) execute(root *chart.Chart, given map[string]any, out *produc
 	return files, composeText(root, files, out)
 }
 
-// checkKubeVersion refuses a chart that refuses the cluster. As a dependency Helm does not ask it, so neither do we.
-func (r *rendering) checkKubeVersion(out *product) error {
-	want, have := r.chart.Metadata.KubeVersion, r.caps.helm.KubeVersion.String()
-	if want == "" || chartutil.IsCompatibleRange(want, have) {
+// check refuses a chart that Helm would not install on its own: that refuses the cluster, lacks a declared dependency, or is a
+// library. As a dependency Helm does not ask it, so neither do we, but say so.
+func (r *rendering) check(out *product) error {
+	var faults []string
+	m := r.chart.Metadata
+	if have := r.caps.helm.KubeVersion.String(); m.KubeVersion != "" && !chartutil.IsCompatibleRange(m.KubeVersion, have) {
+		faults = append(faults, fmt.Sprintf("chart requires kubeVersion %s, which is incompatible with Kubernetes %s", m.KubeVersion, have))
+	}
+	for _, name := range missingDependencies(r.chart) {
+		faults = append(faults, fmt.Sprintf("chart %s %s declares the dependency %s, which is missing in its charts/ directory",
+			m.Name, m.Version, quote(name)))
+	}
+	if !r.task.Bare {
+		out.Warnings = append(out.Warnings, faults...)
 		return nil
 	}
-	fault := fmt.Sprintf("chart requires kubeVersion %s, which is incompatible with Kubernetes %s", want, have)
-	if r.task.Bare {
-		return errors.New(fault)
+	if m.Type != "" && m.Type != "application" {
+		faults = append(faults, fmt.Sprintf("%s charts are not installable", m.Type))
 	}
-	out.Warnings = append(out.Warnings, fault)
+	if len(faults) > 0 {
+		return errors.New(strings.Join(faults, "; "))
+	}
 	return nil
 }
 

@@ -533,9 +533,6 @@ func (f *Fetcher) load(r Ref, digest string, data []byte) (*Chart, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkDependencies(root); err != nil {
-		return nil, err
-	}
 	c := newChart(root)
 	if err := r.check(c); err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func (f *Fetcher) loadPath(ctx context.Context, p Path, left *allowance, depth i
 		}
 	}
 	sortDependencies(root)
-	return root, checkDependencies(root)
+	return root, nil
 }
 
 // addDependency brings one declared dependency unless charts/ has it, or an alias of the same chart brought it.
@@ -85,7 +85,7 @@ func (f *Fetcher) addDependency(ctx context.Context, p Path, root *chart.Chart, 
 	}
 	switch {
 	case dep.Repository == "":
-		// checkDependencies says what is missing.
+		// Rendering says what is missing.
 		return nil
 	case strings.HasPrefix(dep.Repository, "file://"):
 		target := strings.TrimPrefix(dep.Repository, "file://")

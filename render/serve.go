@@ -212,6 +212,9 @@ func (t *task) render() (a product, err error) {
 	if r.chart, err = t.Chart.chart(); err != nil {
 		return a, err
 	}
+	if err := r.check(&a); err != nil {
+		return a, err
+	}
 	a.Volatile = r.volatile()
 	root, values, err := r.compose()
 	if err != nil {

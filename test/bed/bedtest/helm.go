@@ -10,11 +10,9 @@ import (
 	"github.com/sluice-cd/sluice/test/bed"
 )
 
-// Helm returns what runs the real helm on a namespace of the bed, and gives what it prints. The program is compiled from the
-// module that test/bed/helm pins, and kept in Go's cache.
-func Helm(t testing.TB, b *bed.Bed, namespace string) func(args ...string) string {
+// HelmProgram is the path of the real helm. It is compiled from the module that test/bed/helm pins, and kept in Go's cache.
+func HelmProgram(t testing.TB) string {
 	t.Helper()
-	Need(t, b)
 	root, err := bed.FindRoot()
 	if err != nil {
 		t.Fatal(err)
@@ -25,10 +23,18 @@ func Helm(t testing.TB, b *bed.Bed, namespace string) func(args ...string) strin
 	if err != nil {
 		t.Fatalf("building helm: %v", err)
 	}
+	return strings.TrimSpace(string(path))
+}
+
+// Helm returns what runs the real helm on a namespace of the bed, and gives what it prints.
+func Helm(t testing.TB, b *bed.Bed, namespace string) func(args ...string) string {
+	t.Helper()
+	Need(t, b)
+	program := HelmProgram(t)
 	home := t.TempDir()
 	return func(args ...string) string {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), strings.TrimSpace(string(path)), args...)
+		cmd := exec.CommandContext(t.Context(), program, args...)
 		cmd.Env = append(os.Environ(), "KUBECONFIG="+b.Kubeconfig, "HELM_NAMESPACE="+namespace, "HOME="+home)
 		var failure strings.Builder
 		cmd.Stderr = &failure
