@@ -27,6 +27,8 @@ type dependency struct {
 	fault *Fault
 	// anonymous: the fault is in the name itself.
 	anonymous bool
+	// again are the later places of fields that the entry sets more than once, placed as fault is.
+	again []Fault
 
 	// built is the app as it was last built from this entry, and inputs what it was built from.
 	built  App
@@ -97,12 +99,16 @@ func newDependency(n *yamlv3.Node, firstLine int) *dependency {
 
 // read takes the fields over.
 func (d *dependency) read(n *yamlv3.Node, firstLine int) {
+	own := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], resolve(n.Content[i+1])
-		line := key.Line - firstLine
-		if first, _ := child(&yamlv3.Node{Kind: yamlv3.MappingNode, Content: n.Content[:i]}, key.Value); first != nil {
-			d.fail(line, key.Value, "is set twice", "one of them")
+		if key := n.Content[i]; own[key.Value] && !isMerge(key) {
+			d.again = append(d.again, Fault{Line: key.Line - firstLine, Field: key.Value, Problem: setAgain})
 		}
+		own[n.Content[i].Value] = true
+	}
+	for key, raw := range pairs(n) {
+		value := resolve(raw)
+		line := key.Line - firstLine
 		if value == nil {
 			d.fail(line, key.Value, "is an alias that leads nowhere", "a value")
 			continue
@@ -112,7 +118,7 @@ func (d *dependency) read(n *yamlv3.Node, firstLine int) {
 			d.name = d.scalar(line, key.Value, value)
 		case "version":
 			d.version = d.scalar(line, key.Value, value)
-			d.versionLine, d.versionColumn = n.Content[i+1].Line-firstLine, n.Content[i+1].Column
+			d.versionLine, d.versionColumn = raw.Line-firstLine, raw.Column
 		case "repository":
 			d.repository = d.scalar(line, key.Value, value)
 		case "alias":

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"unicode/utf8"
 
 	yamlv3 "go.yaml.in/yaml/v3"
@@ -185,6 +186,9 @@ func (e *entry) versionToken(file []byte) (start, end int, err error) {
 	_, n := child(e.node, "version")
 	if n == nil {
 		return 0, 0, errors.New("is missing")
+	}
+	if !slices.Contains(e.node.Content, n) {
+		return 0, 0, errors.New("comes by a merge key (<<); whoever shares it would change too: give the entry a version of its own, after it")
 	}
 	return tokenOf(n, file, e.line)
 }

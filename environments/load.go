@@ -576,12 +576,20 @@ func canonical(v any) string {
 	return string(text)
 }
 
-// repeated warns of keys that values.yaml sets more than once. The last one counts, as for Helm.
+const setAgain = "is set again; the last one counts, and what was said before is lost"
+
+// repeated warns of keys that values.yaml, or an entry of the list, sets more than once. The last one counts, as for Helm.
 func (a *assembly) repeated() []string {
 	var warnings []string
 	for _, p := range a.twice {
-		f := &Fault{File: a.values.name, Line: p.line, Field: p.key, Problem: "is set again; the last one counts, and what was said before is lost"}
+		f := &Fault{File: a.values.name, Line: p.line, Field: p.key, Problem: setAgain}
 		warnings = append(warnings, f.Error())
+	}
+	for _, d := range a.list {
+		for _, f := range d.again {
+			f.File, f.Line, f.Field = a.umbrella.list, d.line+f.Line, dependenciesKey+"."+d.appName()+"."+f.Field
+			warnings = append(warnings, f.Error())
+		}
 	}
 	return warnings
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"iter"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -224,16 +226,50 @@ func resolve(n *yaml.Node) *yaml.Node {
 
 // child finds a key's node and its value's in a mapping; the last wins, as it does for YAML decoders.
 func child(n *yaml.Node, key string) (name, value *yaml.Node) {
-	n = resolve(n)
-	if n == nil || n.Kind != yaml.MappingNode {
-		return nil, nil
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			name, value = n.Content[i], n.Content[i+1]
+	for k, v := range pairs(n) {
+		if k.Value == key {
+			name, value = k, v
 		}
 	}
 	return name, value
+}
+
+// pairs are the keys and values of a mapping in the order in which Helm's YAML decoder sets them, so that the last of a key
+// counts: what a merge key (<<) brings stands in its place.
+func pairs(n *yaml.Node) iter.Seq2[*yaml.Node, *yaml.Node] {
+	return func(yield func(k, v *yaml.Node) bool) { eachPair(n, 0, yield) }
+}
+
+// eachPair reports false once yield has. Merge keys can form circles, so that they are followed no deeper than aliases.
+func eachPair(n *yaml.Node, depth int, yield func(k, v *yaml.Node) bool) bool {
+	n = resolve(n)
+	if n == nil || n.Kind != yaml.MappingNode || depth > maxAliases {
+		return true
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if !isMerge(n.Content[i]) {
+			if !yield(n.Content[i], n.Content[i+1]) {
+				return false
+			}
+			continue
+		}
+		for _, m := range slices.Backward(merged(n.Content[i+1])) {
+			if !eachPair(m, depth+1, yield) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func isMerge(key *yaml.Node) bool { return key.Kind == yaml.ScalarNode && key.ShortTag() == "!!merge" }
+
+// merged are the mappings that a merge key brings; the first of several counts.
+func merged(value *yaml.Node) []*yaml.Node {
+	if list := resolve(value); list != nil && list.Kind == yaml.SequenceNode {
+		return list.Content
+	}
+	return []*yaml.Node{value}
 }
 
 // lineOf finds the line on which the value at a path stands; that of the nearest parent where the path leads
