@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	yamlv3 "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/yaml"
 )
@@ -219,6 +220,61 @@ func (l *Loader) dependency(text []byte) *dependency {
 	return d
 }
 
+// packed is how the name of a packed chart ends.
+const packed = ".tgz"
+
+// vendored is the chart of an entry without a repository, which is in charts/ of the umbrella: unpacked, or packed under the
+// chart's name or its name and a version. Of several the newest that satisfies the pin counts.
+func (a *assembly) vendored(d *dependency) string {
+	charts := path.Join(a.dir, "charts")
+	plain := path.Join(charts, d.name)
+	if _, err := fs.Stat(a.fsys, plain); err == nil {
+		return plain
+	}
+	wanted, err := semver.NewConstraint(d.version)
+	if err != nil {
+		return plain
+	}
+	found, newest := plain, (*semver.Version)(nil)
+	for _, name := range a.archives() {
+		rest, _ := strings.CutPrefix(name, d.name)
+		version, err := semver.StrictNewVersion(strings.TrimPrefix(rest, "-"))
+		switch {
+		case rest == "" && newest == nil:
+			found = path.Join(charts, name+packed)
+		case err == nil && (newest == nil || version.GreaterThan(newest)) && (wanted.Check(version) || newest == nil):
+			found = path.Join(charts, name+packed)
+			if wanted.Check(version) {
+				newest = version
+			}
+		}
+	}
+	return found
+}
+
+// archives are the names of the packed charts of the umbrella, without their ending.
+func (a *assembly) archives() []string {
+	charts := path.Join(a.dir, "charts")
+	hash, err := hashOf(a.fsys, charts)
+	if err != nil {
+		return nil
+	}
+	names, err := a.l.archives.get(charts+"\n"+hash, func() ([]string, error) {
+		entries, err := fs.ReadDir(a.fsys, charts)
+		var names []string
+		for _, e := range entries {
+			if name, ok := strings.CutSuffix(e.Name(), packed); ok {
+				names = append(names, name)
+			}
+		}
+		return names, err
+	})
+	if err != nil {
+		return nil
+	}
+	return names
+}
+
 // maxNesting bounds how deep charts in the repository may build on each other.
 const maxNesting = 8
 
@@ -234,13 +290,12 @@ func (l *Loader) treeDigest(fsys fs.FS, dir string, depth int) (string, *Fault) 
 	if depth > maxNesting {
 		return "", &Fault{File: dir, Problem: "charts depend on each other too deeply", Expected: "no circle among file:// repositories"}
 	}
-	hash, err := hashOf(fsys, dir)
-	if err != nil {
-		return "", l.unreadable(dir, err)
+	hash, fault := l.contents(fsys, dir)
+	if fault != nil {
+		return "", fault
 	}
 	tree, ok := l.trees[dir]
 	if !ok || tree.hash != hash {
-		var fault *Fault
 		if tree, fault = l.readTree(fsys, dir); fault != nil {
 			return "", fault
 		}
@@ -270,16 +325,20 @@ func (l *Loader) unreadable(name string, err error) *Fault {
 	return &Fault{File: name, Problem: "can't be read: " + err.Error()}
 }
 
-// readTree looks at a chart's directory: it must be a chart, and must not reach out of itself by symbolic links.
+// readTree looks at a chart's directory: it must be a chart. A packed chart builds on nothing outside of itself.
 func (l *Loader) readTree(fsys fs.FS, dir string) (chartTree, *Fault) {
 	var tree chartTree
-	if err := refuseSymlinks(fsys, dir); err != nil {
-		return tree, l.unreadable(dir, err)
+	if strings.HasSuffix(dir, packed) {
+		return tree, nil
 	}
-	if ok, err := exists(fsys, path.Join(dir, chartFile)); err != nil {
-		return tree, l.unreadable(dir, err)
-	} else if !ok {
-		return tree, &Fault{File: path.Join(dir, chartFile), Problem: "is missing", Expected: "a chart"}
+	chart := path.Join(dir, chartFile)
+	switch info, err := fs.Stat(fsys, chart); {
+	case errors.Is(err, fs.ErrNotExist):
+		return tree, &Fault{File: chart, Problem: "is missing", Expected: "a chart"}
+	case err != nil:
+		return tree, l.unreadable(chart, err)
+	case !info.Mode().IsRegular():
+		return tree, &Fault{File: chart, Problem: "is no file", Expected: "a chart"}
 	}
 	for _, name := range []string{chartFile, requirementsFile} {
 		file := path.Join(dir, name)

@@ -114,6 +114,8 @@ type Umbrella struct {
 	Values map[string]any
 	// Templates are the paths of env/templates; an App named as the umbrella stands for them when there are any.
 	Templates []string
+	// Tree identifies what is in env/templates, and what the symbolic links in it lead to.
+	Tree string
 }
 
 // Position is a place in a file of the snapshot; Line and Column count from 1.

@@ -42,17 +42,33 @@ func listDir(fsys fs.FS, dir string, each func(name []byte, mode fs.FileMode, ha
 	return nil
 }
 
-// hashOf is the content hash of the file or directory at name: fsys's own when it is a Hasher, else a SHA-256.
+// hashOf is the content hash of the file or directory that name is or leads to: fsys's own when it is a Hasher, else a SHA-256.
 func hashOf(fsys fs.FS, name string) (string, error) {
 	if h, ok := fsys.(Hasher); ok {
 		return h.Hash(name)
 	}
-	info, err := fs.Lstat(fsys, name)
+	info, err := fs.Stat(fsys, name)
 	if err != nil {
 		return "", err
 	}
-	if !info.IsDir() {
-		return hashFile(fsys, name, info.Mode())
+	return hashEntry(fsys, name, info.Mode())
+}
+
+// hashEntry does not follow the links in a directory: they could lead in circles.
+func hashEntry(fsys fs.FS, name string, mode fs.FileMode) (string, error) {
+	switch {
+	case mode&fs.ModeSymlink != 0:
+		target, err := fs.ReadLink(fsys, name)
+		if err != nil {
+			return "", err
+		}
+		return newDigest().add("symlink", target).String(), nil
+	case !mode.IsDir():
+		data, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return "", err
+		}
+		return newDigest().add("file", strconv.FormatBool(mode&0o111 != 0), string(data)).String(), nil
 	}
 	entries, err := fs.ReadDir(fsys, name)
 	if err != nil {
@@ -60,28 +76,17 @@ func hashOf(fsys fs.FS, name string) (string, error) {
 	}
 	sum := newDigest()
 	for _, e := range entries {
-		h, err := hashOf(fsys, path.Join(name, e.Name()))
+		info, err := e.Info()
+		if err != nil {
+			return "", err
+		}
+		h, err := hashEntry(fsys, path.Join(name, e.Name()), info.Mode())
 		if err != nil {
 			return "", err
 		}
 		sum.add(e.Name(), h)
 	}
 	return sum.String(), nil
-}
-
-func hashFile(fsys fs.FS, name string, mode fs.FileMode) (string, error) {
-	if mode&fs.ModeSymlink != 0 {
-		target, err := fs.ReadLink(fsys, name)
-		if err != nil {
-			return "", err
-		}
-		return newDigest().add("symlink", target).String(), nil
-	}
-	data, err := fs.ReadFile(fsys, name)
-	if err != nil {
-		return "", err
-	}
-	return newDigest().add("file", strconv.FormatBool(mode&0o111 != 0), string(data)).String(), nil
 }
 
 // digest is a SHA-256 over strings, each with its length so that no two lists of strings look alike.
@@ -116,7 +121,7 @@ func (d *digest) String() string {
 	return hex.EncodeToString(d.hash.Sum(nil))
 }
 
-// exists reports whether there is a regular file at name. A symlink is not one: nothing is read through symlinks.
+// exists reports whether there is a regular file at name. A symlink is not one: what is edited is not read through symlinks.
 func exists(fsys fs.FS, name string) (bool, error) {
 	info, err := fs.Lstat(fsys, name)
 	switch {
@@ -130,41 +135,11 @@ func exists(fsys fs.FS, name string) (bool, error) {
 	return info.Mode().IsRegular(), nil
 }
 
-// refuseSymlinks is a fault when dir, a directory above it, or anything in it is a symbolic link.
-func refuseSymlinks(fsys fs.FS, dir string) error {
-	if err := refuseSymlinksAbove(fsys, dir); err != nil {
-		return err
-	}
-	return fs.WalkDir(fsys, dir, func(name string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.Type()&fs.ModeSymlink != 0 {
-			return symlinkFault(name)
-		}
-		if err == nil && entry.Type()&fs.ModeIrregular != 0 {
-			return irregularFault(name)
-		}
-		return err
-	})
-}
-
-// refuseSymlinksAbove is a fault when dir or a directory above it is a symbolic link, which the hash of dir does not tell.
-func refuseSymlinksAbove(fsys fs.FS, dir string) error {
-	for at := dir; at != "."; at = path.Dir(at) {
-		info, err := fs.Lstat(fsys, at)
-		if err != nil {
-			return err
-		}
-		if info.Mode()&fs.ModeSymlink != 0 {
-			return symlinkFault(at)
-		}
-	}
-	return nil
-}
-
 // irregularFault is of what a snapshot has and can't read.
 func irregularFault(name string) *Fault {
 	return &Fault{File: name, Problem: "is a submodule, which Sluice does not read", Expected: "the files themselves, committed to this repository"}
 }
 
 func symlinkFault(name string) *Fault {
-	return &Fault{File: name, Problem: "is a symbolic link", Expected: "charts of files and directories only"}
+	return &Fault{File: name, Problem: "is a symbolic link", Expected: "a directory, since Sluice edits what is in it"}
 }

@@ -29,6 +29,9 @@ type Loader struct {
 	parts   map[string]*valuesPart
 	// trees are the charts in the repository by their directory.
 	trees map[string]chartTree
+	// links are the symbolic links in a directory, by its hash; followed counts those that this pass has followed.
+	links    map[string][]string
+	followed int
 	// failed says that the file system failed somewhere in this pass: what came of it is not remembered.
 	failed bool
 	// cost has the fields of each file that was read, of this snapshot or of one before, and spent their sum. overspent: they
@@ -45,6 +48,7 @@ type Loader struct {
 	chart    memo[chartMetadata]
 	list     memo[[]placedDependency]
 	values   memo[*valuesFile]
+	archives memo[[]string]
 	listing  listing
 	umbrella memo[umbrellaFiles]
 }
@@ -73,9 +77,11 @@ func (l *Loader) init() {
 	if l.entries == nil {
 		l.entries, l.parts = map[string]*dependency{}, map[string]*valuesPart{}
 		l.trees, l.names, l.index = map[string]chartTree{}, map[string]int{}, map[string]int{}
+		l.links = map[string][]string{}
 		l.cost, l.spent = map[string]int{}, 0
 	}
 	l.pass++
+	l.followed = 0
 }
 
 // Load reads the environment at the path root of a snapshot: an umbrella chart in <root>/env or <root>, and the
@@ -153,6 +159,9 @@ func (l *Loader) sweep(entries, parts int) {
 	}
 	if len(l.trees) > 2*entries+slack {
 		clear(l.trees)
+	}
+	if len(l.links) > 2*entries+slack {
+		clear(l.links)
 	}
 	if len(l.parts) > 2*parts+slack {
 		for text, p := range l.parts {
@@ -476,6 +485,9 @@ func (a *assembly) app(d placedDependency) App {
 	var fault *Fault
 	in.doc, fault = a.doc(name)
 	dir, pathFault := d.chartPath(a.dir)
+	if d.repository == "" && d.fault == nil {
+		dir = a.vendored(d.dependency)
+	}
 	in.dir = dir
 	if pathFault == nil && dir != "" {
 		var treeFault *Fault
@@ -534,7 +546,7 @@ func buildApp(d *dependency, in inputs) App {
 		},
 	}
 	if in.dir != "" && d.repository == "" {
-		app.Chart.Repository = "file://charts/" + d.name
+		app.Chart.Repository = "file://charts/" + path.Base(in.dir)
 	}
 	app.Upstream = in.env.upstream
 	app.apply(in.settings)

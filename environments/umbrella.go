@@ -19,13 +19,16 @@ type umbrellaFiles struct {
 	// definitions covers the templates that define named templates, which every app's templates may include; empty
 	// when there are none.
 	definitions string
+	// tree covers templates/ alone; sum is definitions as it grows.
+	tree string
+	sum  *digest
 }
 
 // addUmbrella fills Environment.Umbrella in, and adds the app that stands for the environment's own objects.
 func (a *assembly) addUmbrella(env *Environment, files umbrellaFiles, fault *Fault) {
 	env.Umbrella = Umbrella{
 		Name: a.chart.name, Version: a.chart.version, Dir: a.dir,
-		Globals: a.globals, Templates: files.templates,
+		Globals: a.globals, Templates: files.templates, Tree: files.tree,
 	}
 	var partFault *Fault
 	for _, p := range a.values.parts {
@@ -65,11 +68,13 @@ func (a *assembly) umbrellaFiles() (umbrellaFiles, *Fault) {
 	switch {
 	case e == nil:
 		return umbrellaFiles{}, nil
-	case e.mode&fs.ModeSymlink != 0:
-		return umbrellaFiles{}, symlinkFault(dir)
 	case e.mode&fs.ModeIrregular != 0:
 		return umbrellaFiles{}, irregularFault(dir)
-	case !e.mode.IsDir():
+	}
+	switch info, err := fs.Stat(a.fsys, dir); {
+	case err != nil:
+		return umbrellaFiles{}, a.l.unfollowed(a.fsys, dir, err)
+	case !info.IsDir():
 		return umbrellaFiles{}, nil
 	}
 	files, err := a.readUmbrella(dir)
@@ -81,15 +86,14 @@ func (a *assembly) umbrellaFiles() (umbrellaFiles, *Fault) {
 
 // readUmbrella reads the templates when they have changed. The other files are not read, they have hashes.
 func (a *assembly) readUmbrella(templates string) (umbrellaFiles, error) {
-	if err := refuseSymlinksAbove(a.fsys, templates); err != nil {
-		return umbrellaFiles{}, err
+	tree, fault := a.l.contents(a.fsys, templates)
+	if fault != nil {
+		return umbrellaFiles{}, fault
 	}
-	hash, err := a.l.listing.hashOf(a.fsys, templatesDir)
-	if err != nil {
-		return umbrellaFiles{}, err
-	}
-	files, err := a.l.umbrella.get(templates+"\n"+hash, func() (umbrellaFiles, error) {
-		return readTemplates(a.fsys, templates)
+	files, err := a.l.umbrella.get(templates+"\n"+tree, func() (umbrellaFiles, error) {
+		files := umbrellaFiles{tree: tree, sum: newDigest()}
+		err := files.read(a.fsys, templates)
+		return files, err
 	})
 	if err != nil {
 		return files, err
@@ -98,25 +102,34 @@ func (a *assembly) readUmbrella(templates string) (umbrellaFiles, error) {
 	return files, err
 }
 
-// readTemplates reads what of umbrellaFiles is in the templates' directory.
-func readTemplates(fsys fs.FS, dir string) (umbrellaFiles, error) {
-	var files umbrellaFiles
-	definitions := newDigest()
-	err := fs.WalkDir(fsys, dir, func(name string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil || entry.IsDir():
-			return err
-		case entry.Type()&fs.ModeSymlink != 0:
-			return symlinkFault(name)
-		}
-		files.templates = append(files.templates, name)
-		text, err := fs.ReadFile(fsys, name)
-		if bytes.Contains(text, []byte("define")) {
-			files.definitions = definitions.add(name, string(text)).String()
-		}
+// read adds what is in a directory of templates.
+func (u *umbrellaFiles) read(fsys fs.FS, dir string) error {
+	entries, err := fs.ReadDir(fsys, dir)
+	if err != nil {
 		return err
-	})
-	return files, err
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		info, err := fs.Stat(fsys, name)
+		if err != nil {
+			return err
+		}
+		if info.IsDir() {
+			if err := u.read(fsys, name); err != nil {
+				return err
+			}
+			continue
+		}
+		u.templates = append(u.templates, name)
+		text, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(text, []byte("define")) {
+			u.definitions = u.sum.add(name, string(text)).String()
+		}
+	}
+	return nil
 }
 
 // isOthers reports whether an entry of the umbrella's directory is covered elsewhere, or is no matter of the

@@ -12,7 +12,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 )
 
-// Path is a chart's directory in a snapshot.
+// Path is a chart's directory in a snapshot, or a packed chart (.tgz) there.
 type Path struct {
 	FS  fs.FS
 	Dir string

@@ -16,11 +16,18 @@ import (
 )
 
 // readDir returns the files of the chart in a directory of a snapshot, packed subcharts unpacked, without those that
-// .helmignore names. Symbolic links are followed only as far as the snapshot's root.
+// .helmignore names; or of a packed chart there. Symbolic links are followed only as far as the snapshot's root.
 func readDir(p Path, left *allowance) ([]*loader.BufferedFile, error) {
 	root, err := resolveLinks(p.FS, p.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if path.Ext(root) == ".tgz" {
+		data, err := readLimited(p.FS, root, left.limits.Archive)
+		if err != nil {
+			return nil, err
+		}
+		return readArchive(data, left, 0)
 	}
 	rules, err := ignoreRules(p.FS, root)
 	if err != nil {

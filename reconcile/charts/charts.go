@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"path"
 	"slices"
 	"time"
 
@@ -233,11 +232,8 @@ func (c *Charts) umbrella(ctx context.Context, src source.Commit, app *environme
 	}
 	out := &render.Umbrella{Name: u.Name, Version: u.Version, Globals: u.Globals, Values: u.Values}
 	if len(u.Templates) > 0 {
-		tree, err := src.Hash(path.Join(u.Dir, "templates"))
-		if err != nil {
-			return nil, fmt.Errorf("reading the templates of the umbrella chart: %w", err)
-		}
-		out.Chart, err = c.Fetcher.Load(ctx, render.Path{FS: src.FS(), Dir: u.Dir, Tree: tree, Helpers: true})
+		var err error
+		out.Chart, err = c.Fetcher.Load(ctx, render.Path{FS: src.FS(), Dir: u.Dir, Tree: u.Tree, Helpers: true})
 		if err != nil {
 			return nil, fmt.Errorf("loading the umbrella chart: %w", err)
 		}
