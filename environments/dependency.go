@@ -203,6 +203,18 @@ func (d *dependency) setImportValues(list []any) {
 	}
 }
 
+// importsInto reports whether the entry's import-values become values of another app.
+func (d *dependency) importsInto(app string) bool {
+	for _, e := range d.importValues {
+		m, _ := e.(map[string]any)
+		parent, _ := m["parent"].(string)
+		if parent == app || strings.HasPrefix(parent, app+".") {
+			return true
+		}
+	}
+	return false
+}
+
 // check refuses what no app can be delivered with. The repository is checked where its directory is known.
 func (d *dependency) check(n *yamlv3.Node, firstLine int) {
 	at := func(field string) int {

@@ -5,16 +5,20 @@ import "strings"
 // A Switch is what decides whether Helm renders a dependency when the environment leaves that to the chart: a condition
 // counts where the chart's own default values set it, too. The zero Switch is on.
 type Switch struct {
-	// Conditions are paths in the chart's default values, in order; the first that leads to a boolean decides.
-	Conditions []string
+	// Conditions are paths, each an app's name and what follows in the default values of that app's chart, in order; the first that
+	// leads to a boolean decides.
+	Conditions []Condition
 	// Off is what holds when none does.
 	Off bool
 }
 
-// On says whether a chart with these default values is rendered.
-func (s Switch) On(defaults map[string]any) bool {
+// A Condition is a path in the default values of an app's chart.
+type Condition struct{ App, Path string }
+
+// On says whether the dependency is rendered, where defaults are those of an app's chart.
+func (s Switch) On(defaults func(app string) map[string]any) bool {
 	for _, condition := range s.Conditions {
-		v, _ := lookUp(defaults, strings.Split(condition, "."))
+		v, _ := lookUp(defaults(condition.App), strings.Split(condition.Path, "."))
 		if b, isBool := v.(bool); isBool {
 			return b
 		}
@@ -23,8 +27,8 @@ func (s Switch) On(defaults map[string]any) bool {
 }
 
 // switchOf says how Helm would decide to render a dependency: by its tags first, then by the first of its conditions that
-// leads to a boolean, in the environment's values or in the chart's own. Those of other charts are not looked at.
-func switchOf(d *dependency, value func(path string) (v any, known bool), tags map[string]any) Switch {
+// leads to a boolean, in the environment's values or in the default ones of an app's chart.
+func switchOf(d *dependency, isApp func(name string) bool, value func(path string) (v any, known bool), tags map[string]any) Switch {
 	s := Switch{Off: !enabledByTags(d.tags, tags)}
 	if d.condition == "" {
 		return s
@@ -38,8 +42,8 @@ func switchOf(d *dependency, value func(path string) (v any, known bool), tags m
 			s.Off = !b
 			return s
 		}
-		if own, ok := strings.CutPrefix(condition, d.appName()+"."); ok && !known {
-			s.Conditions = append(s.Conditions, own)
+		if app, path, ok := strings.Cut(condition, "."); ok && !known && isApp(app) {
+			s.Conditions = append(s.Conditions, Condition{app, path})
 		}
 	}
 	return s

@@ -63,6 +63,9 @@ type App struct {
 	// Values that the environment gives the app: env/values.yaml under the app's key, then env/<app>/values.yaml
 	// over it. Globals are in Umbrella.Globals.
 	Values map[string]any
+	// Reads are other apps whose charts count for this one: whose values are imported into its own, whose default values may switch
+	// it off, and for the umbrella's own app those that its templates speak of.
+	Reads []string
 	// Switch says whether the app is there at all, which can be for its chart to say.
 	Switch Switch
 	// CRDs is apps.<app>.crds in sluice.yaml, else crds: of the environment, else CRDsCreate.

@@ -183,6 +183,8 @@ type assembly struct {
 	chart    chartMetadata
 	list     []placedDependency
 	values   *valuesFile
+	// importers are the entries with import-values, by their place in list.
+	importers []int
 	// env is what all apps have in common.
 	env     envInputs
 	globals map[string]any
@@ -276,6 +278,9 @@ func (a *assembly) readList() (err error) {
 		d.used = a.l.pass
 		if _, again := a.l.names[d.appName()]; !again && !d.anonymous {
 			a.l.names[d.appName()] = i
+			if len(d.importValues) > 0 {
+				a.importers = append(a.importers, i)
+			}
 		}
 	}
 	return err
@@ -406,13 +411,37 @@ func (a *assembly) addApps(env *Environment) {
 			a.markTwice(env, d, a.list[first].line)
 			continue
 		}
-		if s := switchOf(d.dependency, a.condition, a.tags); !s.Off || len(s.Conditions) > 0 {
+		if s := switchOf(d.dependency, a.isApp, a.condition, a.tags); !s.Off || len(s.Conditions) > 0 {
 			app := a.app(d)
 			if app.Switch = s; len(s.Conditions) > 0 {
 				app.Digest = newDigest().add(app.Digest, canonical(s)).String()
 			}
+			a.addReads(&app)
 			env.Apps = append(env.Apps, app)
 		}
+	}
+}
+
+func (a *assembly) isApp(name string) bool {
+	_, is := a.l.names[name]
+	return is
+}
+
+// addReads names the apps whose charts an app depends upon, and has its digest cover them: one whose values are imported into its
+// own, and one whose default values may switch it off.
+func (a *assembly) addReads(app *App) {
+	for _, i := range a.importers {
+		if d := a.list[i]; d.appName() != app.Name && d.importsInto(app.Name) {
+			app.Reads = append(app.Reads, d.appName())
+		}
+	}
+	for _, c := range app.Switch.Conditions {
+		if c.App != app.Name && !slices.Contains(app.Reads, c.App) {
+			app.Reads = append(app.Reads, c.App)
+		}
+	}
+	for _, name := range app.Reads {
+		app.Digest = newDigest().add(app.Digest, name, a.app(a.list[a.l.names[name]]).Digest).String()
 	}
 }
 

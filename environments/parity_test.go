@@ -37,7 +37,7 @@ func TestEnabledAsHelm(t *testing.T) {
 			if app.Fault != nil {
 				t.Fatalf("seed %d: %v", seed, app.Fault)
 			}
-			if app.Switch.On(defaults[app.Name]) {
+			if app.Switch.On(func(name string) map[string]any { return defaults[name] }) {
 				got = append(got, app.Name)
 			}
 		}

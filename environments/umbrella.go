@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -19,6 +20,9 @@ type umbrellaFiles struct {
 	// definitions covers the templates that define named templates, which every app's templates may include; empty
 	// when there are none.
 	definitions string
+	// words are those of the templates; whole says that they take .Values or .Subcharts as a whole.
+	words map[string]bool
+	whole bool
 	// tree covers templates/ alone; sum is definitions as it grows.
 	tree string
 	sum  *digest
@@ -91,7 +95,7 @@ func (a *assembly) readUmbrella(templates string) (umbrellaFiles, error) {
 		return umbrellaFiles{}, fault
 	}
 	files, err := a.l.umbrella.get(templates+"\n"+tree, func() (umbrellaFiles, error) {
-		files := umbrellaFiles{tree: tree, sum: newDigest()}
+		files := umbrellaFiles{tree: tree, sum: newDigest(), words: map[string]bool{}}
 		err := files.read(a.fsys, templates)
 		return files, err
 	})
@@ -125,11 +129,35 @@ func (u *umbrellaFiles) read(fsys fs.FS, dir string) error {
 		if err != nil {
 			return err
 		}
+		for _, w := range word.FindAll(text, -1) {
+			u.words[string(w)] = true
+		}
+		u.whole = u.whole || whole.Match(indexed.ReplaceAll(text, nil))
 		if bytes.Contains(text, []byte("define")) {
 			u.definitions = u.sum.add(name, string(text)).String()
 		}
 	}
 	return nil
+}
+
+// The values or the subcharts of a chart taken as a whole are those of any app; indexed by a constant, of one.
+var (
+	word    = regexp.MustCompile(`[\w-]+`)
+	whole   = regexp.MustCompile(`\.(Values|Subcharts)([^.\w]|$)`)
+	indexed = regexp.MustCompile(`index\s+\$?\.(Values|Subcharts)\s+"`)
+)
+
+// speakOf reports whether the templates may read what an app has. It makes no garbage: it is asked of ten thousand apps.
+func (u *umbrellaFiles) speakOf(app string) bool {
+	if u.whole {
+		return true
+	}
+	for w := range strings.SplitSeq(app, ".") {
+		if !u.words[w] {
+			return false
+		}
+	}
+	return true
 }
 
 // isOthers reports whether an entry of the umbrella's directory is covered elsewhere, or is no matter of the
@@ -168,6 +196,14 @@ func (a *assembly) umbrellaApp(env *Environment, files umbrellaFiles, fault *Fau
 		if doc := env.Apps[i].origin.doc; doc != nil {
 			app.Values[env.Apps[i].Name] = env.Apps[i].Values
 			sum.add(env.Apps[i].Name, doc.digest)
+		}
+	}
+	if rendersAnything(files.templates) {
+		for i := range env.Apps {
+			if files.speakOf(env.Apps[i].Name) {
+				app.Reads = append(app.Reads, env.Apps[i].Name)
+				sum.add(env.Apps[i].Digest)
+			}
 		}
 	}
 	app.Digest = sum.String()

@@ -150,6 +150,8 @@ type app struct {
 	// nothing.
 	rendered *rendering
 	tries    int
+	// all is the digest of all apps of the newest commit; nil while git has not been read.
+	all func() string
 	// past are releases of the state whose Helm records are gone, by digest.
 	past map[string]past
 	// fault is why what git asks for can't be delivered.
@@ -260,7 +262,7 @@ func (a *Agent) Settled() bool {
 // awaited reports whether what git asks of the app is still to be rendered. Of one whose state is broken nobody can say what
 // for.
 func (ap *app) awaited() bool {
-	return !ap.removed && !ap.broken && ap.input != nil && !ap.rendered.answers(ap.input)
+	return !ap.removed && !ap.broken && ap.input != nil && !ap.answered(ap.input)
 }
 
 // Nudge makes the agent look at the branch now, as a webhook would. Before Run it does nothing.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/environments/windows"
@@ -62,6 +63,7 @@ func (a *Agent) Read(c source.Commit, err error) {
 		a.releaseNames[env.Apps[i].ReleaseName]++
 	}
 	listed := make(map[string]bool, len(env.Apps))
+	all := sync.OnceValue(func() string { return digestOfAll(env) })
 	for i := range env.Apps {
 		in := &env.Apps[i]
 		listed[in.Name] = true
@@ -70,12 +72,13 @@ func (a *Agent) Read(c source.Commit, err error) {
 			ap = &app{name: in.Name}
 			a.apps[in.Name] = ap
 		}
+		ap.all = all
 		if ap.input != nil {
 			a.reopened(in.Name, ap.input.Windows, in.Windows)
 		}
 		a.reopened(in.Name, windowsBefore, env.Windows)
 		ruled := samePolicy && ap.input != nil && ap.input.Rollout.Equal(in.Rollout)
-		if ruled && ap.rendered.answers(in) && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
+		if ruled && ap.answered(in) && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
 			ap.input = in
 			continue
 		}

@@ -58,7 +58,7 @@ func (a *Agent) begin(name string) (work, bool) {
 			HoldCorrections: ap.corrections.next(a.now()).After(a.now()),
 		},
 	}
-	if r := ap.rendered; r.answers(ap.input) {
+	if r := ap.rendered; ap.answered(ap.input) {
 		w.facts.Desired, w.facts.Fault = r.desired, r.fault
 		w.facts.Removed = w.facts.Removed || r.off
 	}

@@ -2,6 +2,8 @@ package reconcile
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -32,11 +34,23 @@ type rendering struct {
 	off bool
 	// fault is why it can't be rendered.
 	fault error
+	// all is the digest of all apps of the commit, where what was rendered has to do with what others have; else empty.
+	all string
 }
 
-// answers reports whether it is known what git asks for: whether r is of what git says of the app now.
-func (r *rendering) answers(in *environments.App) bool {
-	return r != nil && in != nil && r.input == in.Digest
+// answered reports whether it is known what git asks for: whether what was rendered is of what git says of the app now.
+func (ap *app) answered(in *environments.App) bool {
+	r := ap.rendered
+	return r != nil && in != nil && r.input == in.Digest && (r.all == "" || ap.all == nil || r.all == ap.all())
+}
+
+// digestOfAll covers what a commit says of all of its apps.
+func digestOfAll(env *environments.Environment) string {
+	sum := sha256.New()
+	for i := range env.Apps {
+		sum.Write([]byte(env.Apps[i].Digest))
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // past is a release that somebody asked for once, and whose Helm record is gone.
@@ -154,6 +168,9 @@ func (a *Agent) rendering(ctx context.Context, name string, o order) rendering {
 		a.pulse.count(func(c *PulseCounts, now time.Time) { c.Renders++; c.RenderTime += now.Sub(begun) })
 		if err != nil {
 			return late(ctx, err)
+		}
+		if rel.Shared {
+			got.all = digestOfAll(o.commit.Env)
 		}
 		d := &delivery.Desired{Release: rel, Plan: rollout.NewPlan(policy)}
 		d.ID = rollout.Release{Version: rel.Version, Digest: rel.Digest}

@@ -66,3 +66,50 @@ func TestPastRelease(t *testing.T) {
 		t.Errorf("%d releases are kept that the state does not name", n)
 	}
 }
+
+// TestSharedTemplates: a release that has named templates of another app is rendered again when that app changes; an app that has
+// none is not.
+func TestSharedTemplates(t *testing.T) {
+	commit := func(label string) map[string]string {
+		files := map[string]string{
+			"env/Chart.yaml": "apiVersion: v2\nname: env\nversion: 0.0.1\ndependencies:\n- {name: common, version: 1.0.0}\n" +
+				"- {name: shop, version: 1.0.0}\n- {name: mail, version: 1.0.0}\n",
+			"env/charts/common/Chart.yaml":           "apiVersion: v2\ntype: library\nname: common\nversion: 1.0.0\n",
+			"env/charts/common/templates/_l.tpl":     `{{ define "common.labels" }}{a: ` + label + `}{{ end }}`,
+			"env/charts/shop/templates/a.yaml":       "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop, labels: {{ include \"common.labels\" . }}}\n",
+			"env/charts/mail/templates/a.yaml":       "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: mail}\n",
+			"env/charts/shop/templates/_helpers.tpl": "",
+		}
+		for _, name := range []string{"shop", "mail"} {
+			files["env/charts/"+name+"/Chart.yaml"] = "apiVersion: v2\nname: " + name + "\nversion: 1.0.0\n"
+		}
+		return files
+	}
+	a, snapshots := readerOf(t, []map[string]string{commit("one"), commit("two")})
+	settle := func() {
+		for !a.renders.Idle() {
+			a.Render(t.Context())
+		}
+	}
+	label := func(name string) string {
+		w, ok := a.begin(name)
+		if !ok || w.facts.Desired == nil {
+			t.Fatalf("%s: %v", name, w.facts.Fault)
+		}
+		return w.facts.Desired.Release.Objects[0].GetLabels()["a"]
+	}
+	a.reads(snapshots[0])
+	settle()
+	mail := a.apps["mail"].rendered
+	if got := label("shop"); got != "one" {
+		t.Errorf("got the label %q", got)
+	}
+	a.reads(snapshots[1])
+	if !a.apps["shop"].awaited() || a.apps["mail"].awaited() {
+		t.Error("what the other app's templates have to do with is not waited for, or what they have not is")
+	}
+	settle()
+	if got := label("shop"); got != "two" || a.apps["mail"].rendered != mail {
+		t.Errorf("got the label %q", got)
+	}
+}

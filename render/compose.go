@@ -26,6 +26,7 @@ import (
 func (r *rendering) compose() (*chart.Chart, map[string]any, error) {
 	app, s := r.chart, &r.said
 	if r.task.Bare {
+		r.addPeers(app)
 		return app, s.Values, process(app, s.Values)
 	}
 	values := s.UmbrellaValues
@@ -50,18 +51,34 @@ func (r *rendering) compose() (*chart.Chart, map[string]any, error) {
 		},
 		Values: values,
 	}
+	for _, p := range s.Peers {
+		if values[p.Name] = p.Values; p.Values == nil {
+			values[p.Name] = map[string]any{}
+		}
+	}
 	root.Templates = r.task.Helpers
 	if err := root.Validate(); err != nil {
 		return nil, nil, fmt.Errorf("umbrella chart: %w", err)
 	}
 	root.AddDependency(app)
+	r.addPeers(root)
 	if err := process(root, nil); err != nil {
 		return nil, nil, err
 	}
-	if len(root.Dependencies()) != 1 {
+	if len(root.Dependencies()) != 1+len(r.peers) {
 		return nil, nil, errors.New("the umbrella chart does not take the app as its dependency")
 	}
 	return root, nil, nil
+}
+
+// addPeers makes the peers dependencies of the umbrella chart, by the names that their aliases give them.
+func (r *rendering) addPeers(root *chart.Chart) {
+	for i, peer := range r.peers {
+		root.AddDependency(peer)
+		root.Metadata.Dependencies = append(root.Metadata.Dependencies, &chart.Dependency{
+			Name: peer.Name(), Version: ">=0.0.0-0", ImportValues: r.said.Peers[i].ImportValues,
+		})
+	}
 }
 
 func process(root *chart.Chart, values map[string]any) error {
@@ -234,15 +251,26 @@ type helperFiles struct {
 
 var definesTemplate = regexp.MustCompile(`\{\{-?\s*(define|block)\b`)
 
-// newHelperFiles takes partials as they are, and other templates that define something under a partial's name, so
-// that they are parsed but print nothing.
 func newHelperFiles(c *chart.Chart) *helperFiles {
-	h := &helperFiles{}
+	h := &helperFiles{files: definitions(c.Templates)}
+	var all strings.Builder
+	for _, f := range h.files {
+		writeField(&all, []byte(f.Name))
+		writeField(&all, f.Data)
+	}
+	h.digest = sha256Hex([]byte(all.String()))
+	return h
+}
+
+// definitions takes partials as they are, and other templates that define something under a partial's name, so that they are
+// parsed but print nothing.
+func definitions(templates []*chart.File) []*chart.File {
+	var files []*chart.File
 	taken := map[string]bool{}
-	for _, t := range c.Templates {
+	for _, t := range templates {
 		taken[t.Name] = true
 	}
-	for _, t := range c.Templates {
+	for _, t := range templates {
 		name := t.Name
 		if !strings.HasPrefix(path.Base(name), "_") {
 			if !definesTemplate.Match(t.Data) {
@@ -253,13 +281,30 @@ func newHelperFiles(c *chart.Chart) *helperFiles {
 			}
 			taken[name] = true
 		}
-		h.files = append(h.files, &chart.File{Name: name, Data: t.Data})
+		files = append(files, &chart.File{Name: name, Data: t.Data})
 	}
-	var all strings.Builder
-	for _, f := range h.files {
-		writeField(&all, []byte(f.Name))
-		writeField(&all, f.Data)
+	return files
+}
+
+// asPeer is a chart of which nothing is printed or checked: its metadata, values, files and named templates.
+func asPeer(c *chart.Chart) *chart.Chart {
+	out := cloneForProcessing(c)
+	var strip func(c *chart.Chart)
+	strip = func(c *chart.Chart) {
+		c.Schema, c.Templates = nil, definitionsOf(c)
+		c.Files = slices.DeleteFunc(slices.Clone(c.Files), func(f *chart.File) bool { return strings.HasPrefix(f.Name, "crds/") })
+		for _, d := range c.Dependencies() {
+			strip(d)
+		}
 	}
-	h.digest = sha256Hex([]byte(all.String()))
-	return h
+	strip(out)
+	return out
+}
+
+// definitionsOf are the named templates that Helm takes of a chart: of a library those in partials alone.
+func definitionsOf(c *chart.Chart) []*chart.File {
+	if c.Metadata.Type != "library" {
+		return definitions(c.Templates)
+	}
+	return slices.DeleteFunc(slices.Clone(c.Templates), func(f *chart.File) bool { return !strings.HasPrefix(path.Base(f.Name), "_") })
 }

@@ -10,6 +10,11 @@ import (
 // Trying again helps only once somebody has published it.
 var ErrNotFound = errors.New("not found")
 
+// NoTemplateError says that a chart includes a named template that neither it nor the umbrella chart defines. One of its siblings may.
+type NoTemplateError struct{ fault string }
+
+func (e *NoTemplateError) Error() string { return e.fault }
+
 // LimitError says which limit was exceeded. Trying again does not help.
 type LimitError struct {
 	// What was too large.

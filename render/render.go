@@ -38,6 +38,9 @@ type Input struct {
 	// Alias and ImportValues of the dependency, as Helm spells them. Only with an Umbrella.
 	Alias        string
 	ImportValues []any
+	// Peers are other apps of the umbrella that count for this one, or for the umbrella itself: their named templates, values and
+	// what is imported of them. Their objects do not.
+	Peers []Peer
 	// Capabilities of the real cluster, which must not be changed afterwards; nil: Helm's defaults, as helm template
 	// without a cluster has them. Where its APIVersions name kinds too ("apps/v1/Deployment"), they decide which API
 	// versions are served; where they do not, those of a current Kubernetes are assumed.
@@ -46,6 +49,16 @@ type Input struct {
 	// is known; nil: never known. CRDs of the release itself are considered first. A kind that nobody knows
 	// is taken for a namespaced one.
 	Namespaced func(schema.GroupVersionKind) (namespaced, known bool)
+}
+
+// Peer is another app of an umbrella chart.
+type Peer struct {
+	// Name is its alias, or the chart's name.
+	Name  string
+	Chart *Chart
+	// Values that the environment gives it, and ImportValues of its dependency.
+	Values       map[string]any
+	ImportValues []any
 }
 
 // Umbrella is the environment's own chart around an app. Conditions and tags of the app itself are the caller's
@@ -218,6 +231,13 @@ type said struct {
 	Umbrella, UmbrellaVersion, Helpers string
 	Values, Globals, UmbrellaValues    map[string]any
 	ImportValues                       []any
+	Peers                              []saidPeer `json:",omitempty"`
+}
+
+type saidPeer struct {
+	Name, Chart, Version string
+	Values               map[string]any
+	ImportValues         []any
 }
 
 func (r *Renderer) prepare(in Input) (*job, error) {
@@ -240,6 +260,9 @@ func (r *Renderer) prepare(in Input) (*job, error) {
 			s.Helpers = u.Chart.helpers().digest
 		}
 	}
+	for _, p := range in.Peers {
+		s.Peers = append(s.Peers, saidPeer{p.Name, p.Chart.Digest(), p.Chart.Version(), p.Values, p.ImportValues})
+	}
 	text, err := json.Marshal(s)
 	if err != nil {
 		return nil, fmt.Errorf("reading the values: %w", err)
@@ -259,12 +282,22 @@ func (j *job) task() (task, error) {
 	if u := j.in.Umbrella; u != nil && u.Chart != nil {
 		t.Helpers = u.Chart.helpers().files
 	}
+	for _, p := range j.in.Peers {
+		peer, err := newSource(asPeer(p.Chart.root))
+		if err != nil {
+			return task{}, fmt.Errorf("chart %s: %w", p.Chart.Name(), err)
+		}
+		t.Peers = append(t.Peers, peer)
+	}
 	return t, nil
 }
 
 // release is what a worker's answer comes to, on this cluster.
 func (j *job) release(a product) (*cachedRelease, error) {
-	if a.Fault != "" {
+	switch {
+	case a.Fault != "" && a.NoTemplate:
+		return nil, &NoTemplateError{a.Fault}
+	case a.Fault != "":
 		return nil, errors.New(a.Fault)
 	}
 	rel := &release.Release{

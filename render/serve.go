@@ -10,6 +10,7 @@ import (
 	"log"
 	"maps"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"time"
@@ -33,6 +34,8 @@ type task struct {
 	Bare  bool
 	// Helpers are the umbrella's named templates.
 	Helpers []*chart.File
+	// Peers are the charts of Said's.
+	Peers []source
 	// CPU time that it may take.
 	CPU time.Duration
 	// Capabilities of the cluster.
@@ -50,6 +53,8 @@ type source struct {
 type product struct {
 	// Fault, if it can't be rendered; then there is nothing else.
 	Fault string
+	// NoTemplate: it is that of a named template that nobody defines.
+	NoTemplate bool
 	// CRDs, Manifest, Hooks, Volatile and Warnings as in release.Release; Values in JSON.
 	CRDs, Manifest     string
 	Hooks              []release.Hook
@@ -130,7 +135,7 @@ func produce(t *task) product {
 		err = &LimitError{What: "what the templates print", Limit: maxAnswer}
 	}
 	if err != nil {
-		a = product{Fault: err.Error()}
+		a = product{Fault: err.Error(), NoTemplate: noTemplate.MatchString(err.Error())}
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -193,8 +198,12 @@ type rendering struct {
 	task  *task
 	said  said
 	chart *chart.Chart
+	peers []*chart.Chart
 	caps  *capabilities
 }
+
+// noTemplate is what Helm's engine says of a named template that nobody defines, by way of include and of template.
+var noTemplate = regexp.MustCompile(`no template "[^"]*" associated with template|template "[^"]*" not defined`)
 
 // render does the work. A chart that brings Helm's code to panic is an error like any other.
 func (t *task) render() (a product, err error) {
@@ -211,6 +220,14 @@ func (t *task) render() (a product, err error) {
 	}
 	if r.chart, err = t.Chart.chart(); err != nil {
 		return a, err
+	}
+	for i, s := range t.Peers {
+		peer, err := s.chart()
+		if err != nil {
+			return a, err
+		}
+		peer.Metadata.Name = r.said.Peers[i].Name
+		r.peers = append(r.peers, peer)
 	}
 	if err := r.check(&a); err != nil {
 		return a, err
@@ -235,6 +252,9 @@ func (r *rendering) volatile() []string {
 	collectVolatile(r.chart, found)
 	for _, t := range r.task.Helpers {
 		findVolatile(string(t.Data), found)
+	}
+	for _, p := range r.peers {
+		collectVolatile(p, found)
 	}
 	for _, v := range []map[string]any{r.said.Values, r.said.Globals} {
 		findVolatileInValues(v, found)

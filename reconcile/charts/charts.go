@@ -3,6 +3,7 @@
 package charts
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,19 +134,33 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 	if in.Chart, err = c.chart(ctx, src, app); err != nil {
 		return nil, err
 	}
-	if !app.Switch.On(in.Chart.Values()) {
-		return nil, source.ErrSwitchedOff
+	if on, err := c.on(ctx, src, app); err != nil || !on {
+		return nil, cmp.Or(err, source.ErrSwitchedOff)
 	}
 	if in.Umbrella, err = c.umbrella(ctx, src, app); err != nil {
 		return nil, err
 	}
+	if in.Peers, err = c.peers(ctx, src, app, func(other string) bool { return slices.Contains(app.Reads, other) }); err != nil {
+		return nil, err
+	}
 	given := maskSource(src, app, in.Chart)
 	rendered, err := c.Renderer.Render(ctx, in)
+	missing := (*render.NoTemplateError)(nil)
+	shared := errors.As(err, &missing) && src.Env.Umbrella.Name != ""
+	if shared {
+		// Helm parses the templates of all of an umbrella's charts together. What one takes from another is rare, so that only who
+		// needs it depends on the others.
+		if in.Peers, err = c.peers(ctx, src, app, func(string) bool { return true }); err != nil {
+			return nil, errors.Join(missing, err)
+		}
+		rendered, err = c.Renderer.Render(ctx, in)
+	}
 	if err != nil {
 		return nil, mask.New(given).Error(err)
 	}
 	rel := *rendered // the renderer's own is shared
 	rel.Objects = definitions(app.CRDs, rel.Objects)
+	rel.Shared = shared
 	given.Objects = rel.Objects
 	rel.Mask = mask.New(given)
 	rel.Warnings = slices.Concat(rel.Mask.Texts(rel.Warnings), unencrypted(app))
@@ -165,6 +180,50 @@ func definitions(crds environments.CRDs, all []*unstructured.Unstructured) []*un
 		}
 	}
 	return all
+}
+
+// on says whether an app is there at all, where the default values of charts decide it.
+func (c *Charts) on(ctx context.Context, src source.Commit, app *environments.App) (on bool, err error) {
+	on = app.Switch.On(func(name string) map[string]any {
+		for i := range src.Env.Apps {
+			if other := &src.Env.Apps[i]; other.Name == name && err == nil {
+				var chart *render.Chart
+				if chart, err = c.chart(ctx, src, other); err == nil {
+					return chart.Values()
+				}
+				err = fmt.Errorf("the condition of %s looks at the values of %s: %w", app.Name, name, err)
+			}
+		}
+		return nil
+	})
+	return on, err
+}
+
+// peers are the other apps of the umbrella that are wanted and switched on. One that can't be loaded is a fault, as otherwise what
+// is rendered would differ when it can.
+func (c *Charts) peers(ctx context.Context, src source.Commit, app *environments.App, wanted func(name string) bool) ([]render.Peer, error) {
+	var peers []render.Peer
+	for i := range src.Env.Apps {
+		other := &src.Env.Apps[i]
+		if other.Name == app.Name || other.Chart.Path != "" && other.Chart.Path == src.Env.Umbrella.Dir || !wanted(other.Name) {
+			continue
+		}
+		on, err := c.on(ctx, src, other)
+		if err == nil {
+			err = other.Fault
+		}
+		var chart *render.Chart
+		if err == nil && on {
+			chart, err = c.chart(ctx, src, other)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s depends on the chart of %s: %w", app.Name, other.Name, err)
+		}
+		if on {
+			peers = append(peers, render.Peer{Name: other.Name, Chart: chart, Values: other.Values, ImportValues: other.Chart.ImportValues})
+		}
+	}
+	return peers, nil
 }
 
 // unencrypted warns of a repository whose charts anybody on the way can change.

@@ -40,6 +40,8 @@ type Release struct {
 	Config map[string]any
 	// Chart as loaded, for the Helm release record.
 	Chart *chart.Chart
+	// Shared: the chart includes named templates of other apps, so that it may have to be rendered anew when one of these changes.
+	Shared bool
 	// Warnings for plan and status.
 	Warnings []string
 	// Mask takes what the environment gave, and the data of Secrets, out of whatever is told of the release; nil: nothing.
