@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -236,7 +237,7 @@ func (a *assembly) vendored(d *dependency) string {
 		return plain
 	}
 	found, newest := plain, (*semver.Version)(nil)
-	for _, name := range a.archives() {
+	for _, name := range a.vendor().archives {
 		rest, _ := strings.CutPrefix(name, d.name)
 		version, err := semver.StrictNewVersion(strings.TrimPrefix(rest, "-"))
 		switch {
@@ -252,27 +253,59 @@ func (a *assembly) vendored(d *dependency) string {
 	return found
 }
 
-// archives are the names of the packed charts of the umbrella, without their ending.
-func (a *assembly) archives() []string {
-	charts := path.Join(a.dir, "charts")
-	hash, err := hashOf(a.fsys, charts)
+// vendor is what charts/ of the umbrella holds.
+type vendor struct {
+	// archives are packed charts, without their ending; charts the names of all that Helm would load.
+	archives, charts []string
+}
+
+// vendor lists charts/ of the umbrella; what can't be listed holds nothing, and whoever looks for a chart there says so.
+func (a *assembly) vendor() vendor {
+	dir := path.Join(a.dir, "charts")
+	hash, err := hashOf(a.fsys, dir)
 	if err != nil {
-		return nil
+		return vendor{}
 	}
-	names, err := a.l.archives.get(charts+"\n"+hash, func() ([]string, error) {
-		entries, err := fs.ReadDir(a.fsys, charts)
-		var names []string
+	v, err := a.l.vendor.get(dir+"\n"+hash, func() (v vendor, err error) {
+		entries, err := fs.ReadDir(a.fsys, dir)
 		for _, e := range entries {
-			if name, ok := strings.CutSuffix(e.Name(), packed); ok {
-				names = append(names, name)
+			name, isArchive := strings.CutSuffix(e.Name(), packed)
+			switch {
+			case strings.HasPrefix(name, "_") || strings.HasPrefix(name, "."):
+			case isArchive:
+				v.archives = append(v.archives, name)
+				v.charts = append(v.charts, archivedAs.ReplaceAllString(name, ""))
+			default:
+				if _, err := fs.Stat(a.fsys, path.Join(dir, name, chartFile)); err == nil {
+					v.charts = append(v.charts, name)
+				}
 			}
 		}
-		return names, err
+		return v, err
 	})
 	if err != nil {
-		return nil
+		return vendor{}
 	}
-	return names
+	return v
+}
+
+// archivedAs is the version in the name of a packed chart.
+var archivedAs = regexp.MustCompile(`-v?\d+(\.\d+)*([-+][\w.+-]*)?$`)
+
+// unlisted warns of charts in charts/ that no entry names. Helm renders them, too.
+func (a *assembly) unlisted() []string {
+	var warnings []string
+	for _, name := range a.vendor().charts {
+		if a.isApp(name) || slices.ContainsFunc(a.list, func(d placedDependency) bool { return d.name == name }) {
+			continue
+		}
+		f := &Fault{
+			File: path.Join(a.dir, "charts", name), Problem: "is in no list of dependencies, and is not delivered, though helm would render it",
+			Expected: "an entry for it, or no such chart",
+		}
+		warnings = append(warnings, f.Error())
+	}
+	return warnings
 }
 
 // maxNesting bounds how deep charts in the repository may build on each other.

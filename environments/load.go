@@ -48,7 +48,7 @@ type Loader struct {
 	chart    memo[chartMetadata]
 	list     memo[[]placedDependency]
 	values   memo[*valuesFile]
-	archives memo[[]string]
+	vendor   memo[vendor]
 	listing  listing
 	umbrella memo[umbrellaFiles]
 }
@@ -390,7 +390,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 	}
 	a.addApps(env)
 	a.addUmbrella(env, files, fault)
-	env.Warnings = slices.Concat(a.repeated(), a.strangers())
+	env.Warnings = slices.Concat(a.repeated(), a.unlisted(), a.strangers())
 	return env, nil
 }
 

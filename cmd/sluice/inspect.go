@@ -13,6 +13,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -438,7 +439,7 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 	if err != nil {
 		return nil, err
 	}
-	owners := map[kube.Key][]int{}
+	owners, rendered := map[kube.Key][]int{}, map[string]*chart.Chart{}
 	for _, app := range apps {
 		a := appValidation{App: app.Name, Version: app.Chart.Version}
 		rel, policy, err := v.charts.Release(ctx, src, app)
@@ -451,6 +452,9 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 			a.Fault = err.Error()
 		default:
 			a.Version, a.Objects, a.Hooks, a.Warnings = rel.Version, len(rel.Objects), len(rel.Hooks), rel.Warnings
+			if app.Chart.Path == "" || app.Chart.Path != src.Env.Umbrella.Dir {
+				rendered[app.Name] = rel.Chart
+			}
 			a.Policy = policyLine(&policy, policy.Steps())
 			for _, o := range rel.Objects {
 				key := ownedKey(o, app.Namespace)
@@ -463,7 +467,20 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		out.Apps = append(out.Apps, a)
 	}
 	out.shared(owners)
+	out.overridden(rendered)
 	return out, nil
+}
+
+// overridden warns of named templates of which Helm would take another chart's.
+func (f *validation) overridden(rendered map[string]*chart.Chart) {
+	for _, o := range render.Overrides(rendered) {
+		for i := range f.Apps {
+			if f.Apps[i].App == o.App {
+				f.Apps[i].Warnings = append(f.Apps[i].Warnings, fmt.Sprintf(
+					"the chart of %s defines %s differently, and helm would take that for both; here each chart has its own", o.Winner, strings.Join(o.Names, ", ")))
+			}
+		}
+	}
 }
 
 // ownedKey is the object's place in the cluster, whatever version of its kind it is written in.
