@@ -118,6 +118,20 @@ func (s *localStorage) Config() (*config.Config, error) {
 	return c, err
 }
 
+// partial reports whether git fetches objects of the repository when they are asked for (git clone --filter).
+func (s *localStorage) partial() bool {
+	c, err := s.Storage.Config()
+	if err != nil || c.Raw == nil {
+		return false
+	}
+	for _, remote := range c.Raw.Section("remote").Subsections {
+		if remote.Option("promisor") == "true" {
+			return true
+		}
+	}
+	return c.Raw.Section("extensions").Option("partialClone") != ""
+}
+
 // boundary is where the history ends because the repository is shallow: the commits that its oldest ones name as parents.
 func (s *localStorage) boundary() ([]plumbing.Hash, error) {
 	oldest, err := s.Shallow()
@@ -220,7 +234,7 @@ func (f *fileUpload) UploadPack(ctx context.Context, req *packp.UploadPackReques
 		return nil, err
 	}
 	alternates := firstLine(filepath.Join(f.repo.dir, "objects", "info", "alternates")) != ""
-	if len(boundary) == 0 && !alternates {
+	if len(boundary) == 0 && !alternates && !f.repo.sto.partial() {
 		return f.UploadPackSession.UploadPack(ctx, req)
 	}
 	return f.uploadPart(ctx, req, boundary)
@@ -232,6 +246,10 @@ func (f *fileUpload) uploadPart(ctx context.Context, req *packp.UploadPackReques
 	hashes, err := revlist.ObjectsWithStorageForIgnores(sto, bounded{sto, boundary}, req.Wants, slices.Concat(req.Haves, boundary))
 	if err != nil {
 		return nil, fmt.Errorf("listing objects: %w", err)
+	}
+	if sto.partial() {
+		// The files of old commits are elsewhere; who asks for one of these is told.
+		hashes = slices.DeleteFunc(hashes, func(h plumbing.Hash) bool { return sto.HasEncodedObject(h) != nil })
 	}
 	r, w := io.Pipe()
 	go func() {

@@ -225,7 +225,7 @@ func (s *store) read(typ plumbing.ObjectType, h plumbing.Hash, limit int64) (dat
 	}
 	o, err := s.sto.EncodedObject(typ, h)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", typ, h, err)
+		return nil, unread(typ.String(), h, err)
 	}
 	if o.Size() > limit {
 		return nil, fmt.Errorf("%s %s: %w", typ, h, tooLarge("it", limit))
@@ -252,9 +252,17 @@ func (s *store) size(h plumbing.Hash) (int64, error) {
 	n, err := s.sto.EncodedObjectSize(h)
 	if err != nil {
 		s.damaged = true
-		return 0, fmt.Errorf("object %s: %w", h, err)
+		return 0, unread("object", h, err)
 	}
 	return n, nil
+}
+
+// unread says which object can't be read. One that is not there was not sent: git leaves files out of partial clones.
+func unread(kind string, h plumbing.Hash, err error) error {
+	if errors.Is(err, plumbing.ErrObjectNotFound) {
+		return fmt.Errorf("%s %s: %w; to a partial clone, git fetch --refetch --no-filter brings it", kind, h, err)
+	}
+	return fmt.Errorf("%s %s: %w", kind, h, err)
 }
 
 func (s *store) tree(h plumbing.Hash) (*tree, error) {
