@@ -16,12 +16,14 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
+	"github.com/sluice-cd/sluice/reconcile/forecast"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
 	kube "github.com/sluice-cd/sluice/render/objects"
@@ -80,7 +82,7 @@ type view struct {
 }
 
 func (f *inspection) view(ctx context.Context) (*view, error) {
-	repo, tip, done, err := f.open(ctx, "")
+	repo, tip, done, err := f.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -284,16 +286,20 @@ func (f *inspection) apps(ctx context.Context, names []string) (*view, source.Co
 
 func newRender() *cobra.Command {
 	var f inspection
+	var raw bool
 	cmd := &cobra.Command{
 		Use:   "render [app...]",
-		Short: "Print the manifests of an environment's apps, as helm template would",
-		Long: `Renders apps and prints their objects, Secrets included, as their templates make them:
-what helm template prints but for hooks, which are not run yet. Warnings and faults go to
-standard error; an app that has a fault keeps no other from being printed. Exit code 3
-when there are faults. A terminal is shown control characters as \u001b; a file and a pipe
-get them as they are.`,
+		Short: "Print the objects of an environment's apps, as they would be applied",
+		Long: `Renders apps and prints what would be applied of them once they are at rest, Secrets
+included: each object in its namespace and in an API version that is served, generated
+routing among them, without what only Sluice reads. --raw prints what the templates
+make instead, hooks included, as helm template does. Warnings and faults go to standard
+error; an app that has a fault keeps no other from being printed. Exit code 3 when there
+are faults. A terminal is shown control characters as \u001b; a file and a pipe get them
+as they are. --repo may be a directory without git.`,
 		Example: `  sluice render --repo ../production croc-hunter-java
-  sluice render --repo https://git.example.com/production.git --commit 4f0c... --environment production`,
+  sluice render --repo https://git.example.com/production.git --commit 4f0c... --environment production
+  sluice render --repo . --environment production --raw croc-hunter-java`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, src, apps, err := f.apps(cmd.Context(), args)
 			if err != nil {
@@ -302,17 +308,24 @@ get them as they are.`,
 			defer v.close()
 			out, faults := asIs(cmd.OutOrStdout()), 0
 			for _, app := range apps {
-				rel, _, fault := v.charts.Release(cmd.Context(), src, app)
+				rel, policy, fault := v.charts.Release(cmd.Context(), src, app)
 				if errors.Is(fault, source.ErrSwitchedOff) && len(args) == 0 {
 					continue
 				}
 				if cmd.Context().Err() != nil {
 					return context.Cause(cmd.Context())
 				}
+				text := ""
+				switch {
+				case rel != nil && raw:
+					text = rawText(rel)
+				case fault == nil:
+					text, fault = applied(app, rel, policy)
+				}
 				if fault != nil {
 					faults++
 				}
-				if err := printRelease(out, cmd.ErrOrStderr(), app.Name, rel, fault); err != nil {
+				if err := printRelease(out, cmd.ErrOrStderr(), app.Name, rel, text, fault); err != nil {
 					return err
 				}
 			}
@@ -323,11 +336,41 @@ get them as they are.`,
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&raw, "raw", false, "print what the templates make, as helm template does")
 	return cmd
 }
 
-// printRelease prints what there is of one app. A fault of its policy leaves what the templates made; one of rendering, nothing.
-func printRelease(out, faults io.Writer, app string, rel *release.Release, fault error) error {
+// rawText is what helm template prints of a release.
+func rawText(rel *release.Release) string {
+	var text strings.Builder
+	text.WriteString(rel.CRDs + rel.Manifest)
+	for _, h := range rel.Hooks {
+		fmt.Fprintf(&text, "---\n# Source: %s\n%s\n", h.Path, h.Manifest)
+	}
+	return text.String()
+}
+
+// applied is what the cluster would hold of an app at rest.
+func applied(app *environments.App, rel *release.Release, policy environments.Policy) (string, error) {
+	goal := released(rel, policy)
+	goal.Plan.Suspend = false // what would come is shown all the same
+	f, err := forecast.Of(app.Name, app.Namespace, forecast.Release{}, goal)
+	if err != nil {
+		return "", rel.Mask.Error(err)
+	}
+	var text strings.Builder
+	for _, o := range f.After {
+		object, err := yaml.Marshal(o.Object)
+		if err != nil {
+			return "", fmt.Errorf("printing %s: %w", kube.KeyOf(o), err)
+		}
+		fmt.Fprintf(&text, "---\n# App: %s\n%s", app.Name, object)
+	}
+	return text.String(), nil
+}
+
+// printRelease prints what there is of one app.
+func printRelease(out, faults io.Writer, app string, rel *release.Release, text string, fault error) error {
 	if fault != nil {
 		if err := tell(faults, "FAULT  %s: %s", app, fault); err != nil {
 			return err
@@ -341,7 +384,7 @@ func printRelease(out, faults io.Writer, app string, rel *release.Release, fault
 			return err
 		}
 	}
-	_, err := fmt.Fprint(out, rel.CRDs, rel.Manifest)
+	_, err := io.WriteString(out, text)
 	return err
 }
 
@@ -374,7 +417,8 @@ func newValidate() *cobra.Command {
 		Use:   "validate [app...]",
 		Short: "Check that everything in an environment repository is understood",
 		Long: `Reads the environment, renders every app and resolves its policy. Every fault is
-printed with its file, line and field. Exit code 3 when there are faults.`,
+printed with its file, line and field. Exit code 3 when there are faults. --repo may
+be a directory without git.`,
 		Example: `  sluice validate --repo . --environment production
   sluice validate --repo . --environment production --json croc-hunter-java`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,13 +126,15 @@ branch, and a rollback commit on the environment branch when a release fails.
 	return root
 }
 
-// usageArgs makes wrong arguments a usage error, as wrong flags are.
+// usageArgs makes wrong arguments a usage error, as wrong flags are; and flags that are missing or exclude each other, which cobra
+// only finds afterwards and has no hook for.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if check == nil {
-			return nil
+		var err error
+		if check != nil {
+			err = check(cmd, args)
 		}
-		if err := check(cmd, args); err != nil {
+		if err = cmp.Or(err, cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil {
 			return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 		}
 		return nil
