@@ -27,10 +27,10 @@ import (
 
 var virtualServices = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
 
-// render is what the environment branch asks for, as the command prints it.
+// render is what the templates make of what the environment branch asks for, as the command prints it.
 func (w *world) render() string {
 	w.Helper()
-	out, _ := w.sluice("render", "--namespace", w.name, "--kubeconfig", w.bed.Kubeconfig, "--chart-repository", w.bed.Charts.URL(),
+	out, _ := w.sluice("render", "--raw", "--namespace", w.name, "--kubeconfig", w.bed.Kubeconfig, "--chart-repository", w.bed.Charts.URL(),
 		"--chart-username", bed.User, "--chart-password-file", filepath.Join(w.dir, "password"))
 	return out
 }
