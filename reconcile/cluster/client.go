@@ -150,6 +150,7 @@ func restConfig(cfg Config) (*rest.Config, *http.Client, error) {
 	rc.QPS, rc.Burst = cfg.QPS, cfg.Burst
 	rc.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
 	rc.WarningHandlerWithContext = warnings{cfg.Log}
+	rc.Wrap(func(through http.RoundTripper) http.RoundTripper { return patient{through} })
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
 		return nil, nil, fmt.Errorf("preparing the connection to %s: %w", rc.Host, err)
