@@ -123,6 +123,9 @@ func (a *assembly) doc(app string) (*valuesDoc, *Fault) {
 		fault = a.templatedValues(dir)
 	}
 	if fault == nil {
+		fault = a.valuesTree(dir, doc)
+	}
+	if fault == nil {
 		e.doc, e.docHash = doc, hash
 	}
 	return doc, fault

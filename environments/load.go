@@ -383,6 +383,10 @@ func (a *assembly) environment() (env *Environment, err error) {
 			File: a.settingsFile, Field: "namespace", Problem: "is " + shown(env.Namespace) + " by default", Expected: expectedNamespace,
 		}
 	}
+	warnings, pipelineFault := a.checkPipeline(env)
+	if pipelineFault != nil {
+		return nil, pipelineFault
+	}
 	files, fault := a.umbrellaFiles()
 	a.env = envInputs{
 		namespace: env.Namespace, releaseName: a.settings.releaseName, upstream: env.Upstream, crds: orDefault(a.settings.crds, CRDsCreate),
@@ -390,7 +394,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 	}
 	a.addApps(env)
 	a.addUmbrella(env, files, fault)
-	env.Warnings = slices.Concat(a.repeated(), a.unlisted(), a.strangers())
+	env.Warnings = slices.Concat(a.repeated(), a.unlisted(), a.strayValues(), warnings, a.strangers())
 	return env, nil
 }
 
