@@ -143,7 +143,6 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 	if in.Peers, err = c.peers(ctx, src, app, func(other string) bool { return slices.Contains(app.Reads, other) }); err != nil {
 		return nil, err
 	}
-	given := maskSource(src, app, in.Chart)
 	rendered, err := c.Renderer.Render(ctx, in)
 	missing := (*render.NoTemplateError)(nil)
 	shared := errors.As(err, &missing) && src.Env.Umbrella.Name != ""
@@ -154,6 +153,10 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 			return nil, errors.Join(missing, err)
 		}
 		rendered, err = c.Renderer.Render(ctx, in)
+	}
+	given := maskSource(src, app, in.Chart)
+	for _, p := range in.Peers {
+		given.Given = append(given.Given, p.Values)
 	}
 	if err != nil {
 		return nil, mask.New(given).Error(err)
