@@ -3,9 +3,6 @@ package delivery
 import (
 	"context"
 	"fmt"
-	"slices"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -74,25 +71,10 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 // try asks the API server about all that a rollout would bring, before any of it is there: the release as it would serve, and
 // the canary with its routing. What it refuses may be another commit's to mend, or somebody's in the cluster.
 func (l *look) try(ctx context.Context, in project.Input, rolls bool) error {
-	after := in
-	after.Stable, after.Target, after.State = in.Target, nil, rollout.State{Stable: l.Desired.ID}
-	all, err := project.Project(after)
+	in.State = rollout.State{Stable: l.state.Stable, Target: l.Desired.ID}
+	all, err := project.Trial(in, rolls && in.Plan.Canary())
 	if err != nil {
 		return &unfitError{err}
-	}
-	if rolls && in.Plan.Canary() {
-		in.State = rollout.State{Phase: rollout.Starting, Stable: l.state.Stable, Target: l.Desired.ID}
-		begun, err := project.Project(in)
-		if err != nil {
-			return &unfitError{err}
-		}
-		serves := func(o *unstructured.Unstructured) bool {
-			return slices.ContainsFunc(all.Stable, func(x *unstructured.Unstructured) bool {
-				return x.GroupVersionKind().GroupKind() == o.GroupVersionKind().GroupKind() &&
-					x.GetNamespace() == o.GetNamespace() && x.GetName() == o.GetName()
-			})
-		}
-		all.Canary, all.Routing = slices.DeleteFunc(begun.Canary, serves), slices.DeleteFunc(begun.Routing, serves)
 	}
 	if err := l.Objects.Try(ctx, l.app, all); err != nil {
 		return fmt.Errorf("beginning a rollout to %s: %w", l.Desired.ID.Version, err)
