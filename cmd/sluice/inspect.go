@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func (f *inspection) register(cmd *cobra.Command) {
 	fl.StringVar(&f.commit, "commit", "", "commit to look at: a hash, or a revision such as HEAD~1 of a directory (default: the branch's tip)")
 	fl.StringVar(&f.namespace, "namespace", "", "namespace, where sluice.yaml says none (default jx-<environment>)")
 	f.registerCharts(fl)
-	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "ask this cluster which API versions it serves (default: a current Kubernetes)")
+	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "ask this cluster which API versions it serves, and what it would refuse (default: a current Kubernetes)")
 	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
 	fl.StringVar(&f.kubeVersion, "kube-version", "", "Kubernetes version to render for (default: that of the Kubernetes client in this program)")
 	fl.StringSliceVarP(&f.apiVersions, "api-versions", "a", nil, "further API versions that templates find in .Capabilities")
@@ -95,8 +96,12 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 			return nil, err
 		}
 	}
+	environment := f.environment
+	if src, err := v.at(v.tip); err == nil {
+		environment = src.Env.Name
+	}
 	if v.walls, err = f.walls(); err == nil {
-		v.charts, v.cluster, err = f.charts(ctx, v.walls)
+		v.charts, v.cluster, err = f.charts(ctx, v.walls, environment)
 	}
 	if err != nil {
 		done()
@@ -182,8 +187,8 @@ func (f *inspection) walls() (w walls, err error) {
 	return w, nil
 }
 
-// charts renders for the cluster of the kubeconfig, which is nil when there is none.
-func (f *inspection) charts(ctx context.Context, w walls) (*charts.Charts, *cluster.Client, error) {
+// charts renders for the cluster of the kubeconfig, which is nil when there is none, and is asked as the environment's agent would.
+func (f *inspection) charts(ctx context.Context, w walls, environment string) (*charts.Charts, *cluster.Client, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, nil, fmt.Errorf("finding a directory for charts: %w", err)
@@ -205,8 +210,12 @@ func (f *inspection) charts(ctx context.Context, w walls) (*charts.Charts, *clus
 	if err != nil {
 		return nil, nil, err
 	}
-	// It is only asked; the names are for what a delivery would save.
-	k, err := cluster.New(ctx, cluster.Config{REST: rest, Namespace: "default", Environment: "none"})
+	permitted := allow.Everything
+	if w.rules != nil {
+		permitted = *w.rules
+	}
+	// It is only asked: the namespace is for what a delivery would save.
+	k, err := cluster.New(ctx, cluster.Config{REST: rest, Namespace: "default", Environment: cmp.Or(environment, "none"), Allow: permitted})
 	if err != nil {
 		return nil, nil, err
 	}

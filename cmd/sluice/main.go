@@ -32,7 +32,8 @@ const exitCodes = `Exit codes:
   0  done
   1  failed or interrupted
   2  wrong command line, or wrong configuration of the agent
-  3  plan --exit-code: something would change; validate, render: there are faults;
+  3  plan --exit-code: something would change; plan --kubeconfig: the cluster would
+     refuse something; validate, render: there are faults;
      status: an app or the environment has a fault; doctor: something is missing;
      pause and the like with --wait: an app has refused; promote: the version was rolled back`
 

@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/forecast"
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -61,6 +62,9 @@ type appPlan struct {
 	Hooks    []string     `json:"hooks,omitempty"`
 	Warnings []string     `json:"warnings,omitempty"`
 	Fault    string       `json:"fault,omitempty"`
+	// Refused is what the cluster would refuse, object by object; Adopted are objects in it that would become the app's.
+	Refused []string `json:"refused,omitempty"`
+	Adopted []string `json:"adopted,omitempty"`
 }
 
 // coursePlan is one event of a forecast.
@@ -92,9 +96,13 @@ that differs what would happen: a first install, a canary, a rolling update, a p
 apply of what no pod sees, another policy, or a removal; which policy decides and where
 it is written; the course that it would take if all goes well, by the real policy; the
 objects that change, and those that are there, or differ, while a canary has traffic.
-Values of Secrets are never shown. Helm hooks are listed; they are not run yet. With
---kubeconfig it also warns of objects in that cluster that treat stable pods otherwise
-than they would the canary's.`,
+Values of Secrets are never shown. Helm hooks are listed; they are not run yet.
+
+With --kubeconfig that cluster is asked, by dry runs that change nothing, what it would
+refuse: objects that are somebody else's, changes that the API server does not take, kinds
+that it does not serve, rights that the kubeconfig's user lacks. It takes the rights of the
+agent. Objects that would be adopted are named, and those that treat stable pods otherwise
+than they would the canary's. Exit code 3 when something would be refused.`,
 		Example: `  sluice plan --repo . --environment production
   sluice plan --repo . --branch promote-croc-hunter-java --base $(git merge-base main HEAD)
   sluice plan --repo https://git.example.com/production.git --environment production --json croc-hunter-java`,
@@ -111,7 +119,7 @@ than they would the canary's.`,
 			if err := p.print(cmd.OutOrStdout(), asJSON); err != nil {
 				return err
 			}
-			if code && (len(p.Apps) > 0 || p.Fault != "") {
+			if code && (len(p.Apps) > 0 || p.Fault != "") || p.refused() {
 				return &codedError{code: exitFinding}
 			}
 			return nil
@@ -122,6 +130,11 @@ than they would the canary's.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&code, "exit-code", false, "exit with 3 when something would change")
 	return cmd
+}
+
+// refused reports whether the cluster would refuse something.
+func (p *plan) refused() bool {
+	return slices.ContainsFunc(p.Apps, func(a appPlan) bool { return len(a.Refused) > 0 })
 }
 
 // plan compares the environment at the tip with the one at base.
@@ -295,7 +308,41 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 			App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Plan: goal.Plan,
 		}))...)
 	}
+	v.foresee(ctx, &p, deliveryOf(to.Env, app), base, goal, rel.Mask)
 	return p
+}
+
+// foresee adds what the cluster, if there is one, would say to a plan.
+func (v *view) foresee(ctx context.Context, p *appPlan, app delivery.App, from, to forecast.Release, m *mask.Mask) {
+	if v.cluster == nil {
+		return
+	}
+	all, err := project.Trial(project.Input{
+		App: app.Name, Namespace: app.Namespace, Stable: from.Objects, Target: to.Objects, Plan: to.Plan,
+		State: rollout.State{Stable: from.ID, Target: to.ID},
+	}, p.Action == "Canary")
+	var f cluster.Foreseen
+	if err == nil {
+		f, err = v.cluster.Foresee(ctx, app, all)
+	}
+	if err != nil {
+		f.Unknown = append(f.Unknown, "what the cluster would refuse: "+err.Error())
+	}
+	for _, what := range f.Unknown {
+		p.Warnings = append(p.Warnings, "not known: "+m.Text(what))
+	}
+	p.Refused, p.Adopted = m.Texts(f.Refused), f.Adopted
+}
+
+// deliveryOf is an app as the agent that is new to it names it: apps that share a release name have records of their own.
+func deliveryOf(env *environments.Environment, app *environments.App) delivery.App {
+	out := delivery.App{Name: app.Name, Namespace: app.Namespace, ReleaseName: app.ReleaseName}
+	for i := range env.Apps {
+		if other := &env.Apps[i]; other.Name != app.Name && other.ReleaseName == app.ReleaseName {
+			out.ReleaseName, out.SharedName = app.Name, app.ReleaseName
+		}
+	}
+	return out
 }
 
 // outside are the objects of a release that are not in its app's namespace.
@@ -511,6 +558,12 @@ func (a *appPlan) print(line func(string, ...any)) {
 	}
 	for _, h := range a.Hooks {
 		line("  hook, not run: %s", h)
+	}
+	for _, what := range a.Refused {
+		line("  refused: %s", what)
+	}
+	for _, what := range a.Adopted {
+		line("  adopted: %s", what)
 	}
 	for _, warning := range a.Warnings {
 		line("  warning: %s", warning)

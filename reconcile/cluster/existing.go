@@ -31,9 +31,18 @@ func (e *notOursError) Error() string {
 // Existing implements delivery.Objects. Objects that the app has already cost nothing, nor do those that are not there.
 func (c *Client) Existing(ctx context.Context, app delivery.App, desired []*unstructured.Unstructured) (taken []string, refused error) {
 	m := c.of(app)
-	var faults []error
+	faults := c.meetAll(ctx, m, desired, func(key objects.Key, live *unstructured.Unstructured) {
+		if live.GetAnnotations()[adoptAnnotation] == "true" {
+			taken = append(taken, key.String())
+		}
+	})
+	return taken, errors.Join(faults...)
+}
+
+// meetAll reads those of some objects that exist and are not known to be the app's, and passes on the ones that it may have.
+func (c *Client) meetAll(ctx context.Context, m *memory, desired []*unstructured.Unstructured, visit func(objects.Key, *unstructured.Unstructured)) (refused []error) {
 	for _, o := range desired {
-		p := c.planOne(app, trackStable, o)
+		p := c.planOne(m.app, trackStable, o)
 		if c.item(m, p.key).UID != "" || p.key.GroupKind() == objects.CRD {
 			continue // CRDs are left as they are where they are somebody else's
 		}
@@ -48,14 +57,14 @@ func (c *Client) Existing(ctx context.Context, app delivery.App, desired []*unst
 		switch {
 		case apierrors.IsNotFound(err):
 		case err != nil:
-			faults = append(faults, objectError("reading", p.key, err))
+			refused = append(refused, objectError("reading", p.key, err))
 		case c.whose(m, live) != "":
-			faults = append(faults, objectError("applying", p.key, &notOursError{c.whose(m, live)}))
-		case live.GetAnnotations()[adoptAnnotation] == "true":
-			taken = append(taken, p.key.String())
+			refused = append(refused, objectError("applying", p.key, &notOursError{c.whose(m, live)}))
+		default:
+			visit(p.key, live)
 		}
 	}
-	return taken, errors.Join(faults...)
+	return refused
 }
 
 // whose says to whom an object belongs that exists; empty: the app may have it. It is the app's, if it is one of this

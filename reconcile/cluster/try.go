@@ -17,8 +17,11 @@ import (
 
 // Try implements delivery.Objects. Objects that are in the cluster as desired cost nothing, each other one a request.
 func (c *Client) Try(ctx context.Context, app delivery.App, d project.Desired) error {
+	return errors.Join(c.try(ctx, app, d)...)
+}
+
+func (c *Client) try(ctx context.Context, app delivery.App, d project.Desired) (faults []error) {
 	m, plan := c.of(app), c.plan(app, d)
-	var faults []error
 	for _, p := range plan {
 		if err := c.tryOne(ctx, m, p, plan); err != nil {
 			faults = append(faults, err)
@@ -27,7 +30,7 @@ func (c *Client) Try(ctx context.Context, app delivery.App, d project.Desired) e
 			break
 		}
 	}
-	return errors.Join(faults...)
+	return faults
 }
 
 func (c *Client) tryOne(ctx context.Context, m *memory, p planned, plan []planned) error {
@@ -55,8 +58,8 @@ func (c *Client) tryOne(ctx context.Context, m *memory, p planned, plan []planne
 	}
 	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: true, DryRun: []string{metav1.DryRunAll}}
 	_, err = t.resource.Apply(ctx, p.key.Name, p.object, opts)
-	if apierrors.IsNotFound(err) && bringsNamespace(plan, p.key.Namespace) {
-		return nil
+	if apierrors.IsNotFound(err) && (p.key.Namespace == m.app.Namespace || bringsNamespace(plan, p.key.Namespace)) {
+		return nil // it will be there
 	}
 	return refusedOf(p, err)
 }
