@@ -43,6 +43,8 @@ const (
 	Configured Action = "configured"
 	// Adopted: another tool's object is ours now, changed or not.
 	Adopted Action = "adopted"
+	// Recreated: the object can't be changed in place, and was deleted and made anew.
+	Recreated Action = "recreated"
 	// Deleted: the object was pruned.
 	Deleted Action = "deleted"
 	// Left: the object is no longer desired and stays in the cluster; Reason says why.
@@ -315,12 +317,17 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		}
 		action, before = met.action, met.version
 	}
-	got, err := c.patch(ctx, t, p)
+	got, err := c.put(ctx, t, p)
 	if p.crds == objects.CRDsCreate && apierrors.IsConflict(err) {
 		return settled, nil // somebody else was first
 	}
+	if err != nil && exists {
+		if got, err = c.remake(ctx, m, t, p, err); err == nil {
+			action, before = Recreated, ""
+		}
+	}
 	if err != nil {
-		return failed, err
+		return failed, objectError("applying", p.key, err)
 	}
 	if !exists {
 		// The watch may not have seen it yet. If another tool had made it, its fields become ours now.
@@ -349,13 +356,21 @@ func (c *Client) untouched(m *memory, p planned, l live) bool {
 // patch is one server-side apply. It takes over fields from whoever has them: what a release says, holds; but for a definition that
 // is only made where there is none.
 func (c *Client) patch(ctx context.Context, t target, p planned) (*unstructured.Unstructured, error) {
+	got, err := c.put(ctx, t, p)
+	if err != nil {
+		return nil, objectError("applying", p.key, err)
+	}
+	return got, nil
+}
+
+// put is patch with the API server's own words, which may repeat values.
+func (c *Client) put(ctx context.Context, t target, p planned) (*unstructured.Unstructured, error) {
 	opts := metav1.ApplyOptions{FieldManager: c.cfg.FieldManager, Force: p.crds != objects.CRDsCreate}
 	got, err := t.resource.Apply(ctx, p.key.Name, p.object, opts)
 	if err != nil {
 		c.lostNamespace(err)
-		return nil, objectError("applying", p.key, err)
 	}
-	return got, nil
+	return got, err
 }
 
 // unchanged: neither we nor anybody else want anything of the object.

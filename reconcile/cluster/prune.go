@@ -168,16 +168,26 @@ func (c *Client) keep(app delivery.App, i item, obj *unstructured.Unstructured) 
 	switch {
 	case i.UID != "" && i.UID != obj.GetUID():
 		return "somebody else has made it anew"
+	case spared(annotations) != "":
+		return spared(annotations)
+	case err != nil || ours == nil:
+		return "it was never applied by us"
+	case name != "" && name != app.ReleaseName, namespace != "" && namespace != app.Namespace:
+		return "it belongs to Helm release " + namespace + "/" + name
+	default:
+		return ""
+	}
+}
+
+// spared says by which mark somebody keeps an object from being deleted; empty: by none.
+func spared(annotations map[string]string) string {
+	switch {
 	case annotations[pruneAnnotation] == "disabled":
 		return pruneAnnotation + ": disabled"
 	case annotations[adoptAnnotation] == "true":
 		return "it was there before, " + adoptAnnotation
 	case annotations[policyAnnotation] == "keep":
 		return policyAnnotation + ": keep"
-	case err != nil || ours == nil:
-		return "it was never applied by us"
-	case name != "" && name != app.ReleaseName, namespace != "" && namespace != app.Namespace:
-		return "it belongs to Helm release " + namespace + "/" + name
 	default:
 		return ""
 	}

@@ -61,6 +61,9 @@ func (c *Client) tryOne(ctx context.Context, m *memory, p planned, plan []planne
 	if apierrors.IsNotFound(err) && (p.key.Namespace == m.app.Namespace || bringsNamespace(plan, p.key.Namespace)) {
 		return nil // it will be there
 	}
+	if exists && err != nil {
+		_, err = c.remakable(ctx, m, t, p, err)
+	}
 	return refusedOf(p, err)
 }
 

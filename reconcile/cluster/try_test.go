@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -18,15 +19,19 @@ import (
 // by that.
 func TestTry(t *testing.T) {
 	r := newRig(t)
-	const job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: migrate}\nspec:\n  template:\n    spec:\n      restartPolicy: Never\n" +
+	const job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: migrate}\nspec:\n  parallelism: 0\n  template:\n    spec:\n      restartPolicy: Never\n" +
 		"      containers: [{name: c, image: \"migrate:1\"}]"
 	const claim = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec:\n  serviceName: db\n  replicas: 0\n" +
 		"  selector: {matchLabels: {app: db}}\n  template:\n    metadata: {labels: {app: db}}\n    spec: {containers: [{name: c, image: db}]}\n" +
 		"  volumeClaimTemplates:\n  - metadata: {name: data}\n    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}"
 	const fixed = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fixed}\nimmutable: true\ndata: {a: b}"
-	serving := strings.Join([]string{configs, service, deployment("web", "web:1", 1), job, claim, fixed}, "\n---\n")
+	const used = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: used}\nimmutable: true\ndata: {c: d}"
+	uses := strings.Replace(deployment("web", "web:1", 1), "ports:", "envFrom: [{configMapRef: {name: used}}]\n        ports:", 1)
+	serving := strings.Join([]string{configs, service, uses, job, claim, fixed, used}, "\n---\n")
 	before := project.Desired{Stable: r.objects(serving)}
+	before.StableWorkloads = workloads(before.Stable)
 	r.apply(rollout.Idle, before)
+	eventually(t, time.Minute, func() (bool, string) { return len(r.pods()) > 0, "no pods" })
 	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "few"}, Spec: corev1.ResourceQuotaSpec{
 		Hard: corev1.ResourceList{"count/deployments.apps": resource.MustParse("1")},
 	}}
@@ -58,9 +63,10 @@ func TestTry(t *testing.T) {
 	}{
 		"what is there":             {before, "", 0},
 		"another image":             {with("web:1", "web:2"), "", 1},
-		"a Job's template":          {with("migrate:1", "migrate:2"), "Job " + r.ns + "/migrate: spec.template: ", 1},
+		"a Job's template":          {with("migrate:1", "migrate:2"), "Job " + r.ns + "/migrate: it can't be changed in place, and is not deleted and made anew: it still runs; expected it to finish first", 1},
+		"a map that no pod uses":    {with("{a: b}", "{a: c}"), "", 1},
 		"a claim's template":        {with("1Gi", "2Gi"), "StatefulSet " + r.ns + "/db: spec.volumeClaimTemplates: ", 1},
-		"an immutable map":          {with("{a: b}", "{a: c}"), "ConfigMap " + r.ns + "/fixed: data: ", 1},
+		"a map that pods use":       {with("{c: d}", "{c: e}"), "ConfigMap " + r.ns + "/used: it can't be changed in place, and is not deleted and made anew: pod web-", 1},
 		"a value that is none":      {with("replicas: 1", "replicas: -1"), "spec.replicas", 1},
 		"a list's key twice":        {with("containers:\n", "containers:\n      - {name: side, image: side, env: [{name: A, value: '1'}, {name: A, value: '2'}]}\n"), "duplicate entries for key", 1},
 		"a canary":                  {beside(strings.ReplaceAll(configs, "name: web", "name: web-canary")), "", 2},

@@ -1,6 +1,8 @@
 package project
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sluice-cd/sluice/render/objects"
@@ -73,6 +75,11 @@ func configOf(pod map[string]any) []reference {
 	return refs
 }
 
+// Uses reports whether pods of a spec have a ConfigMap or a Secret.
+func Uses(pod map[string]any, kind, name string) bool {
+	return slices.ContainsFunc(configOf(pod), func(r reference) bool { return r.kind == kind && r.name() == name && !r.pull })
+}
+
 // podSpec is the spec of the pods that a workload makes.
 func podSpec(workload *unstructured.Unstructured) map[string]any {
 	return mapAt(workload.Object, "spec", "template", "spec")
@@ -100,10 +107,7 @@ func (a *app) usesConfig(obj *unstructured.Unstructured) bool {
 	if !sameNamespace(obj, a.workload) {
 		return false
 	}
-	for _, ref := range configOf(podSpec(a.workload)) {
-		if ref.kind == obj.GetKind() && ref.name() == obj.GetName() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(configOf(podSpec(a.workload)), func(r reference) bool {
+		return r.kind == obj.GetKind() && r.name() == obj.GetName()
+	})
 }
