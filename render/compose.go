@@ -107,8 +107,8 @@ func (r *rendering) execute(root *chart.Chart, given map[string]any, out *produc
 	if err != nil {
 		return nil, err
 	}
-	// The zero Engine looks nothing up: neither DNS nor the cluster.
-	files, err := engine.Engine{}.Render(root, top)
+	// This Engine asks no DNS, and the cluster through whoever has started this process.
+	files, err := engine.RenderWithClientProvider(root, top, r.ask)
 	if err != nil {
 		return nil, err
 	}

@@ -13,8 +13,8 @@
 // rendering apart are deliberate: a named template of a neighbouring app is not seen (in Helm whichever app sorts
 // first wins), and import-values of a neighbour do not reach this app.
 //
-// Rendering is hermetic: no DNS, no lookup of live objects, no environment variables, no fetching of what a JSON schema
-// refers to.
+// Rendering is hermetic: no DNS, no environment variables, no fetching of what a JSON schema refers to. What templates look up
+// in the cluster the worker asks its parent, which answers as [Input.Lookup] has it, and what was told is part of the release.
 //
 // # Determinism
 //

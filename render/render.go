@@ -20,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 
+	"github.com/sluice-cd/sluice/render/lookup"
+	"github.com/sluice-cd/sluice/render/mask"
 	"github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
@@ -49,6 +51,8 @@ type Input struct {
 	// is known; nil: never known. CRDs of the release itself are considered first. A kind that nobody knows
 	// is taken for a namespaced one.
 	Namespaced func(schema.GroupVersionKind) (namespaced, known bool)
+	// Lookup answers what templates ask of the cluster; nil: there is none, and they are told of nothing.
+	Lookup lookup.Func
 }
 
 // Peer is another app of an umbrella chart.
@@ -170,7 +174,8 @@ func (r *Renderer) render(ctx context.Context, job *job) (*release.Release, erro
 	if err != nil {
 		return nil, err
 	}
-	a, err := r.workers.do(ctx, t)
+	asked := &inquiry{look: job.in.Lookup}
+	a, err := r.workers.do(ctx, t, asked.answer)
 	var death *DeathError
 	if errors.As(err, &death) {
 		r.deaths.put(job.key, err, 1)
@@ -179,11 +184,17 @@ func (r *Renderer) render(ctx context.Context, job *job) (*release.Release, erro
 	if err != nil {
 		return nil, err
 	}
-	c, err := job.release(a)
+	c, err := job.release(a, asked)
+	if told := asked.secrets(); err != nil && len(told) > 0 {
+		// What templates fail with may be what they were told.
+		return nil, mask.New(mask.Source{Objects: told, Names: []string{job.in.ReleaseName, job.in.Namespace}}).Error(err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	r.releases.put(job.key, c, cost(c.release))
+	if len(asked.questions) == 0 { // else the cluster may have another answer the next time
+		r.releases.put(job.key, c, cost(c.release))
+	}
 	return c.release, nil
 }
 
@@ -293,7 +304,7 @@ func (j *job) task() (task, error) {
 }
 
 // release is what a worker's answer comes to, on this cluster.
-func (j *job) release(a product) (*cachedRelease, error) {
+func (j *job) release(a product, asked *inquiry) (*cachedRelease, error) {
 	switch {
 	case a.Fault != "" && a.NoTemplate:
 		return nil, &NoTemplateError{a.Fault}
@@ -304,6 +315,10 @@ func (j *job) release(a product) (*cachedRelease, error) {
 		Name: j.in.ReleaseName, Namespace: j.in.Namespace, Version: j.in.Chart.Version(), AppVersion: j.in.Chart.root.AppVersion(),
 		ChartDigest: j.in.Chart.Digest(), Chart: j.in.Chart.root,
 		CRDs: a.CRDs, Manifest: a.Manifest, Hooks: a.Hooks, Volatile: a.Volatile, Warnings: a.Warnings,
+		Told: asked.secrets(),
+	}
+	if len(asked.questions) > 0 {
+		rel.Volatile = append(rel.Volatile, lookupFunc)
 	}
 	all := make([]located, len(a.Objects))
 	for i, o := range a.Objects {
@@ -329,8 +344,12 @@ func (j *job) release(a product) (*cachedRelease, error) {
 		return nil, fmt.Errorf("reading the values: %w", err)
 	}
 	rel.Config = config(&s)
-	rel.Digest = j.digest(rel)
-	rel.Warnings = append(rel.Warnings, j.warnings(rel)...)
+	foreign, err := asked.foreign()
+	if err != nil {
+		return nil, fmt.Errorf("reading what was looked up: %w", err)
+	}
+	rel.Digest = j.digest(rel, foreign)
+	rel.Warnings = slices.Concat(rel.Warnings, j.warnings(a.Volatile), asked.warnings())
 	return &cachedRelease{release: rel, guessed: guessed}, nil
 }
 
@@ -346,11 +365,18 @@ func config(s *said) map[string]any {
 	return c
 }
 
-func (j *job) digest(r *release.Release) string {
+// lookupFunc is what a release is volatile by whose templates have asked the cluster.
+const lookupFunc = "lookup"
+
+// digest identifies a release, which depends on foreign objects as far as its templates were told of any.
+func (j *job) digest(r *release.Release, foreign []byte) string {
 	h := sha256.New()
 	fields := []string{r.Version, r.Name, r.Namespace, r.CRDs, r.Manifest}
 	if len(r.Volatile) > 0 {
 		fields = []string{r.Version, j.inputs}
+	}
+	if len(foreign) > 0 {
+		fields = append(fields, string(foreign))
 	}
 	for _, f := range fields {
 		writeField(h, []byte(f))
@@ -358,11 +384,11 @@ func (j *job) digest(r *release.Release) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func (j *job) warnings(r *release.Release) []string {
+func (j *job) warnings(volatile []string) []string {
 	var w []string
-	if len(r.Volatile) > 0 {
+	if len(volatile) > 0 {
 		w = append(w, fmt.Sprintf("templates of chart %s use %s: their text differs each time they are rendered",
-			j.in.Chart.Name(), strings.Join(r.Volatile, ", ")))
+			j.in.Chart.Name(), strings.Join(volatile, ", ")))
 	}
 	if j.in.Chart.root.Metadata.Deprecated {
 		w = append(w, fmt.Sprintf("chart %s is deprecated", j.in.Chart.Name()))

@@ -19,6 +19,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chartutil"
 
+	"github.com/sluice-cd/sluice/render/lookup"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -40,6 +41,18 @@ type task struct {
 	CPU time.Duration
 	// Capabilities of the cluster.
 	Capabilities *chartutil.Capabilities
+}
+
+// order is what a worker is sent: a task, or the answer to what its templates ask.
+type order struct {
+	Task  *task
+	Found *found
+}
+
+// reply is what a worker sends: a question of the templates, or in the end what became of the task.
+type reply struct {
+	Question *lookup.Question
+	Product  *product
 }
 
 // source is a chart, as far as rendering needs it. Metadata and Values are JSON.
@@ -96,16 +109,22 @@ func serve(in io.Reader, out io.Writer) error {
 	if err := confine(); err != nil {
 		return err
 	}
-	tasks, done := make(chan task), make(chan error, 1)
-	go func() { done <- read(in, tasks) }()
-	answers := gob.NewEncoder(out)
+	tasks, answers, done := make(chan *task), make(chan *found), make(chan error, 1)
+	go func() { done <- read(in, tasks, answers) }()
+	replies := gob.NewEncoder(out)
+	ask := func(q lookup.Question) (found, error) {
+		if err := replies.Encode(reply{Question: &q}); err != nil {
+			return found{}, fmt.Errorf("asking the cluster: %w", err)
+		}
+		return *<-answers, nil
+	}
 	go func() {
 		for t := range tasks {
 			if err := allowCPU(t.CPU); err != nil {
 				done <- err
 				return
 			}
-			if err := answers.Encode(produce(&t)); err != nil {
+			if err := replies.Encode(reply{Product: produce(t, ask)}); err != nil {
 				done <- err
 				return
 			}
@@ -115,22 +134,26 @@ func serve(in io.Reader, out io.Writer) error {
 }
 
 // read goes on while a task is rendered: when the process that asks is gone, so is this one, whatever it is at.
-func read(in io.Reader, tasks chan<- task) error {
+func read(in io.Reader, tasks chan<- *task, answers chan<- *found) error {
 	from := gob.NewDecoder(in)
 	for {
-		var t task
-		if err := from.Decode(&t); err != nil {
+		var o order
+		if err := from.Decode(&o); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return fmt.Errorf("reading what to render: %w", err)
 		}
-		tasks <- t
+		if o.Task != nil {
+			tasks <- o.Task
+		} else {
+			answers <- o.Found
+		}
 	}
 }
 
-func produce(t *task) product {
-	a, err := t.render()
+func produce(t *task, ask asker) *product {
+	a, err := t.render(ask)
 	if err == nil && a.size() > maxAnswer {
 		err = &LimitError{What: "what the templates print", Limit: maxAnswer}
 	}
@@ -140,7 +163,7 @@ func produce(t *task) product {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	a.Spent = m.HeapSys > maxMemory/2
-	return a
+	return &a
 }
 
 func (a *product) size() (n int) {
@@ -196,6 +219,7 @@ func (s source) chart() (*chart.Chart, error) {
 // rendering is one task being done.
 type rendering struct {
 	task  *task
+	ask   asker
 	said  said
 	chart *chart.Chart
 	peers []*chart.Chart
@@ -206,13 +230,13 @@ type rendering struct {
 var noTemplate = regexp.MustCompile(`no template "[^"]*" associated with template|template "[^"]*" not defined`)
 
 // render does the work. A chart that brings Helm's code to panic is an error like any other.
-func (t *task) render() (a product, err error) {
+func (t *task) render(ask asker) (a product, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("Helm panicked: %v", r)
 		}
 	}()
-	r := &rendering{task: t, caps: newCapabilities(t.Capabilities)}
+	r := &rendering{task: t, ask: ask, caps: newCapabilities(t.Capabilities)}
 	// By way of JSON numbers become what they are for Helm, which reads values as JSON: a template prints 1000000 as
 	// 1e+06.
 	if err := json.Unmarshal(t.Said, &r.said); err != nil {

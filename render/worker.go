@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sluice-cd/sluice/render/lookup"
 )
 
 // What a worker may use, see serve.
@@ -55,8 +57,8 @@ func newWorkers(cfg RendererConfig) *workers {
 	return &workers{program: os.Executable, timeout: cfg.Timeout, cpu: cfg.CPU, slots: make(chan struct{}, maxWorkers)}
 }
 
-// do has a task done by a worker.
-func (w *workers) do(ctx context.Context, t task) (product, error) {
+// do has a task done by a worker, whose questions answer answers.
+func (w *workers) do(ctx context.Context, t task, answer answerer) (product, error) {
 	select {
 	case w.slots <- struct{}{}:
 		defer func() { <-w.slots }()
@@ -70,14 +72,14 @@ func (w *workers) do(ctx context.Context, t task) (product, error) {
 	t.CPU = w.cpu
 	working, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	a, err := p.ask(working, t)
+	a, err := p.ask(working, t, answer)
 	switch {
 	case err == nil && !a.Spent:
 		w.put(p)
-		return a, nil
+		return *a, nil
 	case err == nil:
 		p.end()
-		return a, nil
+		return *a, nil
 	}
 	death := p.autopsy(w.cpu)
 	switch {
@@ -119,12 +121,12 @@ func (w *workers) put(p *worker) {
 
 // worker is one process. It is used by one goroutine at a time.
 type worker struct {
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	tasks *gob.Encoder
-	// allowed is what of the answer may still be read.
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	orders *gob.Encoder
+	// allowed is what of the replies may still be read.
 	allowed *io.LimitedReader
-	answers *gob.Decoder
+	replies *gob.Decoder
 	said    *beginning
 	// rest ends it, if nobody takes it before.
 	rest *time.Timer
@@ -146,21 +148,36 @@ func startWorker(program string) (*worker, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting a rendering process: %w", err)
 	}
-	p.in, p.tasks = in, gob.NewEncoder(in)
+	p.in, p.orders = in, gob.NewEncoder(in)
 	p.allowed = &io.LimitedReader{R: out}
-	p.answers = gob.NewDecoder(p.allowed)
+	p.replies = gob.NewDecoder(p.allowed)
 	return p, nil
 }
 
-// ask gives the worker a task and waits for the answer. After an error it is of no more use.
-func (p *worker) ask(ctx context.Context, t task) (a product, err error) {
+// answerer answers what templates ask of the cluster.
+type answerer func(context.Context, lookup.Question) found
+
+// ask gives the worker a task and waits for what becomes of it. After an error it is of no more use.
+func (p *worker) ask(ctx context.Context, t task, answer answerer) (*product, error) {
 	stop := context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() })
 	defer stop()
 	p.allowed.N = maxAnswer + 1<<20
-	if err := p.tasks.Encode(t); err != nil {
-		return a, err
+	if err := p.orders.Encode(order{Task: &t}); err != nil {
+		return nil, err
 	}
-	return a, p.answers.Decode(&a)
+	for {
+		var r reply
+		if err := p.replies.Decode(&r); err != nil {
+			return nil, err
+		}
+		if r.Question == nil {
+			return r.Product, nil
+		}
+		what := answer(ctx, *r.Question)
+		if err := p.orders.Encode(order{Found: &what}); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // end lets an idle worker go: without more to read it stops.

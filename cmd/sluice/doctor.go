@@ -288,7 +288,7 @@ func (d *doctor) apps(ctx context.Context, e envConfig, src source.Commit, clien
 		return needs
 	}
 	if client != nil {
-		charts.Capabilities, charts.Namespaced = client.Capabilities, client.Namespaced
+		charts.Capabilities, charts.Namespaced, charts.Lookup = client.Capabilities, client.Namespaced, client.Lookup
 	}
 	rendered := map[string]int{} // by where the chart comes from
 	for i := range src.Env.Apps {

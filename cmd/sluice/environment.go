@@ -84,7 +84,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: %w", e.Name, err)
 	}
-	charts.Capabilities, charts.Namespaced = client.Capabilities, client.Namespaced
+	charts.Capabilities, charts.Namespaced, charts.Lookup = client.Capabilities, client.Namespaced, client.Lookup
 	charts.CheckInterval = time.Duration(e.CheckInterval)
 	at, err := e.Forge.open(e.Repository.URL)
 	if err != nil {

@@ -219,7 +219,7 @@ func (f *inspection) charts(ctx context.Context, w walls, environment string) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	c.Capabilities, c.Namespaced = k.Capabilities, k.Namespaced
+	c.Capabilities, c.Namespaced, c.Lookup = k.Capabilities, k.Namespaced, k.Lookup
 	return c, k, nil
 }
 

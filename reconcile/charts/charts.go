@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
+	"github.com/sluice-cd/sluice/render/lookup"
 	"github.com/sluice-cd/sluice/render/mask"
 	"github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
@@ -35,6 +36,8 @@ type Charts struct {
 	// Capabilities and Namespaced tell of the cluster; nil: Helm's defaults.
 	Capabilities func(ctx context.Context) (*chartutil.Capabilities, error)
 	Namespaced   func(schema.GroupVersionKind) (namespaced, known bool)
+	// Lookup answers what the templates of an app ask of the cluster; nil: there is none.
+	Lookup func(ctx context.Context, app delivery.App, q lookup.Question) (lookup.Found, error)
 	// Allow is what the environment may touch; nil: nobody has said.
 	Allow *allow.Rules
 	// CheckInterval overrides the analysis interval of every policy; 0 leaves the policies alone.
@@ -125,6 +128,10 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 		ReleaseName: app.ReleaseName, Namespace: app.Namespace, Values: app.Values,
 		Alias: app.Chart.Alias, ImportValues: app.Chart.ImportValues, Namespaced: c.Namespaced,
 	}
+	if c.Lookup != nil {
+		asks := delivery.App{Name: app.Name, Namespace: app.Namespace, ReleaseName: app.ReleaseName}
+		in.Lookup = func(ctx context.Context, q lookup.Question) (lookup.Found, error) { return c.Lookup(ctx, asks, q) }
+	}
 	var err error
 	if c.Capabilities != nil {
 		if in.Capabilities, err = c.Capabilities(ctx); err != nil {
@@ -164,7 +171,7 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 	rel := *rendered // the renderer's own is shared
 	rel.Objects = definitions(app.CRDs, rel.Objects)
 	rel.Shared = shared
-	given.Objects = rel.Objects
+	given.Objects = slices.Concat(rel.Objects, rel.Told)
 	rel.Mask = mask.New(given)
 	rel.Warnings = slices.Concat(rel.Mask.Texts(rel.Warnings), unencrypted(app))
 	return &rel, nil

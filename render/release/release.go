@@ -19,11 +19,12 @@ type Release struct {
 	// ChartDigest is a SHA-256 over the chart's files.
 	ChartDigest string
 	// Digest identifies the release: SHA-256 over Version, Name, Namespace, CRDs and Manifest. Equal digests hold equal
-	// objects, on one cluster. For a chart whose templates use random numbers, generated keys or the clock it covers Version,
-	// ChartDigest, the values and the names instead, so that it changes when somebody changes something.
+	// objects, on one cluster. For a chart whose templates use random numbers, generated keys or the clock, or ask the cluster,
+	// it covers Version, ChartDigest, the values, the names and the objects of others that they were told of instead, so that
+	// it changes when somebody changes something.
 	Digest string
-	// Volatile names the template functions because of which the text differs each time it is rendered, sorted; empty
-	// for most charts.
+	// Volatile names the template functions because of which the text may differ each time it is rendered; empty for most
+	// charts. The last is lookup, where templates have asked the cluster.
 	Volatile []string
 	// CRDs is what helm template --include-crds prints before Manifest: the files of crds/ directories.
 	CRDs string
@@ -44,6 +45,8 @@ type Release struct {
 	Shared bool
 	// Warnings for plan and status.
 	Warnings []string
+	// Told are the Secrets that templates were told of, which may stand anywhere.
+	Told []*unstructured.Unstructured
 	// Mask takes what the environment gave, and the data of Secrets, out of whatever is told of the release; nil: nothing.
 	Mask *mask.Mask
 }
