@@ -349,7 +349,7 @@ func (j *job) release(a product, asked *inquiry) (*cachedRelease, error) {
 		return nil, fmt.Errorf("reading what was looked up: %w", err)
 	}
 	rel.Digest = j.digest(rel, foreign)
-	rel.Warnings = slices.Concat(rel.Warnings, j.warnings(a.Volatile), asked.warnings())
+	rel.Warnings = slices.Concat(rel.Warnings, j.warnings(a.Volatile), asked.warnings(), objects.Twice(rel.Objects))
 	return &cachedRelease{release: rel, guessed: guessed}, nil
 }
 

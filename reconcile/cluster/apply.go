@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -124,12 +125,15 @@ func (c *Client) Apply(ctx context.Context, app delivery.App, s rollout.State, d
 func (c *Client) plan(app delivery.App, d project.Desired) []planned {
 	var first, rest []planned
 	seen := map[objects.Key]bool{}
+	names := sync.OnceValue(func() map[string]bool { return objects.PortNames(slices.Concat(d.Stable, d.Canary, d.Routing)) })
 	for _, part := range []struct {
 		track   track
 		objects []*unstructured.Unstructured
 	}{{trackStable, d.Stable}, {trackCanary, d.Canary}, {trackRouting, d.Routing}} {
 		for _, o := range part.objects {
-			p := c.planOne(app, part.track, o)
+			once, _, fault := objects.Once(o, names)
+			p := c.planOne(app, part.track, once)
+			p.fault = cmp.Or(p.fault, fault)
 			if seen[p.key] {
 				p.fault = errors.New("it is desired twice")
 			}

@@ -472,3 +472,20 @@ func decided(t *testing.T, c *cluster, f Facts) Decision {
 	}
 	return got
 }
+
+// What a release has twice is told when its rollout begins, with a canary or without.
+func TestWhatIsThereTwiceIsTold(t *testing.T) {
+	for _, strategy := range []environments.Strategy{environments.StrategyCanary, environments.StrategyRolling} {
+		want := asks(2)
+		want.Plan.Strategy = strategy
+		pod := want.Release.Objects[0].Object["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)
+		container := pod["containers"].([]any)[0].(map[string]any)
+		container["env"] = append(container["env"].([]any), map[string]any{"name": "PIN", "value": "another"})
+		c := &cluster{seen: Seen{Applied: true, Exposed: true, Stable: rollout.Track{Ready: true, Available: true}}}
+		got, err := decide(t, c, Facts{Desired: want}, under(rollout.Idle))
+		const warning = "warning: Deployment web: env PIN of container c is there twice, and the last one counts"
+		if err != nil || len(got.Events) == 0 || !strings.Contains(got.Events[0].Reason, warning) {
+			t.Errorf("%s: %+v, %v", strategy, got.Events, err)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	kube "github.com/sluice-cd/sluice/render/objects"
 )
 
 // unfitError says why what git asks for could not be carried through. Only another commit can help.
@@ -61,6 +62,9 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	}
 	if err := l.try(ctx, in, rolls); err != nil {
 		return err
+	}
+	if rolls {
+		o.Warnings = append(o.Warnings, l.mask.Texts(kube.Twice(in.Target))...)
 	}
 	if in.Plan.Canary() && o.FromStable == rollout.ChangePods {
 		o.Warnings = append(o.Warnings, l.mask.Texts(l.warnings(ctx, in))...)
