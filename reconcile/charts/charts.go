@@ -74,6 +74,10 @@ func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.R
 	if c.CheckInterval > 0 {
 		policy = policy.WithInterval(c.CheckInterval)
 	}
+	if policy.Strategy == environments.StrategyCanary && project.Empty(rel.Objects, policy.Target) {
+		policy.Strategy = environments.StrategyRolling
+		rel.Warnings = append(rel.Warnings, "it is to have no pods, so it is rolled out without a canary")
+	}
 	if err := c.allowed(app, rel); err != nil {
 		return environments.Policy{}, err
 	}

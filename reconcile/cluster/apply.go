@@ -321,7 +321,11 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		}
 		action, before = met.action, met.version
 	}
-	got, err := c.put(ctx, t, p)
+	sent := p
+	if !exists {
+		sent.object = begun(p.object)
+	}
+	got, err := c.put(ctx, t, sent)
 	if p.crds == objects.CRDsCreate && apierrors.IsConflict(err) {
 		return settled, nil // somebody else was first
 	}
@@ -338,6 +342,12 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		if got, action, err = c.meetLate(ctx, t, p, got); err != nil {
 			return refused, err
 		}
+		if sent.object != p.object {
+			// The number was for the beginning; from now on it is the scaler's.
+			if _, err := c.takeOver(ctx, t, p, got); err != nil && !apierrors.IsConflict(err) {
+				return refused, objectError("letting go of the replicas of", p.key, err)
+			}
+		}
 	}
 	l = t.feed.record(got)
 	c.learn(m, p, l)
@@ -348,6 +358,18 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		r.add(p.key, action, "") // else the server found nothing to write
 	}
 	return settled, nil
+}
+
+// begun is a workload as it is made first: one that a scaler sizes has the least that this leaves it, for it may take a while.
+func begun(o *unstructured.Unstructured) *unstructured.Unstructured {
+	n := leastPods(o)
+	if _, said, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", "replicas"); n == 0 || said {
+		return o
+	}
+	o = o.DeepCopy()
+	spec, _ := o.Object["spec"].(map[string]any)
+	spec["replicas"] = n
+	return o
 }
 
 // untouched: the object is as we left it, and only we want something else of it now. Then nothing is to be put right before it

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -329,6 +330,11 @@ func (c *Client) assess(ctx context.Context, k objects.Key, obj *unstructured.Un
 	one := rollout.Track{
 		Ready: result.Status == status.CurrentStatus, Available: available(obj), Failed: result.Status == status.FailedStatus,
 	}
+	if n := leastPods(obj); one.Ready && statusInt(obj, "readyReplicas") < n {
+		one.Ready = false
+		one.Message = is(k, fmt.Sprintf("to have %d pods, as its scaler has it, and has %d", n, statusInt(obj, "readyReplicas")))
+		return one, nil
+	}
 	if one.Ready {
 		one.Available = one.Available || wantedPods(obj) == 0
 		return one, nil
@@ -372,6 +378,15 @@ func available(obj *unstructured.Unstructured) bool {
 
 func statusInt(obj *unstructured.Unstructured, field string) int64 {
 	n, _, _ := unstructured.NestedInt64(obj.Object, "status", field)
+	return n
+}
+
+// leastPods is with how many pods a scaled canary is ready.
+func leastPods(obj *unstructured.Unstructured) int64 {
+	n, err := strconv.ParseInt(obj.GetAnnotations()[project.LeastAnnotation], 10, 32)
+	if err != nil {
+		return 0
+	}
 	return n
 }
 

@@ -34,7 +34,7 @@ func (c *Client) Lookup(ctx context.Context, app delivery.App, q lookup.Question
 		return lookup.Found{Withheld: "it is not in the app's namespace " + app.Namespace}, nil
 	}
 	if err := c.cfg.Allow.Namespace(app.Namespace); err != nil {
-		return lookup.Found{Withheld: err.Error()}, nil
+		return lookup.Found{Withheld: err.Error()}, nil //nolint:nilerr // that is why
 	}
 	secret := gvk.GroupKind() == objects.Secret
 	live, err := c.lookup(ctx, mapping, q)
@@ -42,7 +42,7 @@ func (c *Client) Lookup(ctx context.Context, app delivery.App, q lookup.Question
 	case apierrors.IsNotFound(err):
 		return lookup.Found{}, nil
 	case apierrors.IsForbidden(err) && !secret:
-		return lookup.Found{Withheld: withoutValues(err.Error())}, nil //nolint:nilerr // that is why
+		return lookup.Found{Withheld: withoutValues(err.Error())}, nil
 	case err != nil:
 		return lookup.Found{}, fmt.Errorf("asking the API server: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -150,8 +151,9 @@ func (a *app) canaryWorkload() ([]*unstructured.Unstructured, error) {
 	c := canaryCopy(a.workload)
 	setAt(c.Object, a.split.retarget(objects.PodSelector(a.workload)), "spec", "selector")
 	setAt(c.Object, anyMap(a.split.canary), "spec", "template", "metadata", "labels")
-	if a.coming.scaler(a.workload) != nil {
+	if scaler := a.coming.scaler(a.workload); scaler != nil {
 		unstructured.RemoveNestedField(c.Object, "spec", "replicas")
+		setAt(c.Object, strconv.FormatInt(least(scaler), 10), "metadata", "annotations", LeastAnnotation)
 	}
 	if n, ok := a.router.replicas(); ok {
 		setAt(c.Object, int64(n), "spec", "replicas")

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
@@ -102,13 +103,15 @@ func peerLists(policy *unstructured.Unstructured) []peerList {
 type scalerField struct {
 	schema.GroupKind
 	path []string
-	// replicas: it sets the number of replicas (else their size).
+	// replicas: it sets the number of replicas (else their size), at least as many as least says, or by itself.
 	replicas bool
+	least    []string
+	itself   int
 }
 
 var scalerFields = []scalerField{
-	{GroupKind: schema.GroupKind{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}, path: []string{"spec", "scaleTargetRef"}, replicas: true},
-	{GroupKind: schema.GroupKind{Group: "keda.sh", Kind: "ScaledObject"}, path: []string{"spec", "scaleTargetRef"}, replicas: true},
+	{GroupKind: schema.GroupKind{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}, path: []string{"spec", "scaleTargetRef"}, replicas: true, least: []string{"spec", "minReplicas"}, itself: 1},
+	{GroupKind: schema.GroupKind{Group: "keda.sh", Kind: "ScaledObject"}, path: []string{"spec", "scaleTargetRef"}, replicas: true, least: []string{"spec", "minReplicaCount"}},
 	{GroupKind: schema.GroupKind{Group: "autoscaling.k8s.io", Kind: "VerticalPodAutoscaler"}, path: []string{"spec", "targetRef"}},
 }
 
@@ -142,13 +145,42 @@ func (o list) scaler(workload *unstructured.Unstructured) *unstructured.Unstruct
 	return nil
 }
 
-// scaleCanary copies an autoscaler of the workload for its canary.
+// LeastAnnotation is on a canary's workload that is scaled: with how many pods it begins, and without which it is not ready.
+const LeastAnnotation = "sluice.dev/least-pods"
+
+// least is how many pods a scaler of replicas leaves its workload at least. A canary of none could not be judged.
+func least(scaler *unstructured.Unstructured) int64 {
+	s, _ := scalerOf(objects.GroupKind(scaler))
+	n, said := intAt(scaler.Object, s.least...)
+	if !said {
+		n = s.itself
+	}
+	return int64(max(n, 1))
+}
+
+// Empty reports whether the workload that a canary would be made of is to have no pods. Then there is nothing to judge, and
+// nobody must be sent there.
+func Empty(objs []*unstructured.Unstructured, target environments.Target) bool {
+	release := applied(objs)
+	w, err := FindTarget(release, target)
+	if w == nil || err != nil || release.scaler(w) != nil {
+		return false
+	}
+	n, said := intAt(w.Object, "spec", "replicas")
+	return said && n == 0
+}
+
+// scaleCanary copies an autoscaler of the workload for its canary. It leaves that a pod at least.
 func (a *app) scaleCanary(obj *unstructured.Unstructured, s scalerField) []*unstructured.Unstructured {
 	if !s.scales(obj, a.workload) {
 		return nil
 	}
 	c := canaryCopy(obj)
 	setAt(c.Object, canaryName(a.workload.GetName()), append(s.path[:len(s.path):len(s.path)], "name")...)
+	if s.replicas {
+		setAt(c.Object, least(obj), s.least...)
+	}
+	unstructured.RemoveNestedField(c.Object, "spec", "idleReplicaCount")
 	// KEDA makes an HPA of that name.
 	if hpa := mapAt(c.Object, "spec", "advanced", "horizontalPodAutoscalerConfig"); stringAt(hpa, "name") != "" {
 		hpa["name"] = canaryName(stringAt(hpa, "name"))
