@@ -78,6 +78,7 @@ func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.R
 		policy.Strategy = environments.StrategyRolling
 		rel.Warnings = append(rel.Warnings, "it is to have no pods, so it is rolled out without a canary")
 	}
+	rel.Warnings = append(rel.Warnings, unmade(rel)...)
 	if err := c.allowed(app, rel); err != nil {
 		return environments.Policy{}, err
 	}

@@ -223,3 +223,33 @@ func TestWarningsHoldNoValues(t *testing.T) {
 		t.Errorf("%v, %v", warnings, err)
 	}
 }
+
+// TestUnmadeSecrets: a Secret that pods need and a hook alone would make is told, with the hook; others are not.
+func TestUnmadeSecrets(t *testing.T) {
+	const pods = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  selector: {matchLabels: {app: web}}\n  template:\n" +
+		"    metadata: {labels: {app: web}}\n    spec:\n      volumes: [{name: a, secret: {secretName: web-cert%s}}]\n      containers: [{name: c, image: web}]\n"
+	const hook = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: %s, annotations: {helm.sh/hook: %s}}\nspec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: c, args: [%s]}]}}}\n"
+	certgen, other := fmt.Sprintf(hook, "certgen", "pre-install", "web-cert"), fmt.Sprintf(hook, "backup", "pre-upgrade", "all")
+	const warning = "pods need Secret web-cert, which nothing of the release makes but perhaps its hook Job %s (%s), which is not run; expected the Secret to be there, or in the chart"
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"a hook":           {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": other, "c.yaml": certgen}, fmt.Sprintf(warning, "certgen", "pre-install")},
+		"a hook, perhaps":  {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": other}, fmt.Sprintf(warning, "backup", "pre-upgrade")},
+		"no hook":          {map[string]string{"a.yaml": fmt.Sprintf(pods, "")}, ""},
+		"a test":           {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": fmt.Sprintf(hook, "probe", "test", "web-cert")}, ""},
+		"done without":     {map[string]string{"a.yaml": fmt.Sprintf(pods, ", optional: true"), "b.yaml": certgen}, ""},
+		"of the release":   {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": certgen, "c.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: web-cert}\n"}, ""},
+		"of a Certificate": {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": certgen, "c.yaml": "apiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata: {name: web}\nspec: {secretName: web-cert}\n"}, ""},
+	} {
+		files := map[string]string{}
+		for file, text := range c.files {
+			files["templates/"+file] = text
+		}
+		warnings, err := rendered(t, files, "{}")
+		if got := strings.Join(warnings, "\n"); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v\nwant %q", name, got, err, c.want)
+		}
+	}
+}
