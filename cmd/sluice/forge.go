@@ -98,7 +98,7 @@ func trusting(caFile string) (*http.Client, error) {
 	if !roots.AppendCertsFromPEM(text) {
 		return nil, fmt.Errorf("caFile: %s holds no certificate in PEM", caFile)
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck,forcetypeassert // it is one
+	transport := http.DefaultTransport.(*http.Transport).Clone() // it is one
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	return &http.Client{Transport: transport}, nil
 }

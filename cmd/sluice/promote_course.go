@@ -83,11 +83,11 @@ func (p *promoter) lookAtMerge(ctx context.Context, proposer *promotion.Proposer
 		return "", "for somebody to merge " + done.Branch, nil
 	}
 	pull, err := proposer.Forge.Get(ctx, done.Pull.Number)
+	if err != nil {
+		waits, err = p.passing(err)
+		return "", waits, err
+	}
 	switch {
-	case errors.Is(err, forge.ErrUnauthorized), errors.Is(err, forge.ErrForbidden), errors.Is(err, forge.ErrNotFound):
-		return "", "", p.unable(err)
-	case err != nil:
-		return "", err.Error(), nil
 	case pull.State == forge.Merged:
 		p.say("merged as %.10s", pull.MergeCommit)
 		return pull.MergeCommit, "", nil
@@ -99,15 +99,26 @@ func (p *promoter) lookAtMerge(ctx context.Context, proposer *promotion.Proposer
 		return "", "for a person to merge " + pull.URL, nil
 	}
 	if _, err = proposer.Merge(ctx, pull); errors.Is(err, forge.ErrConflict) {
-		*done, err = proposer.Propose(ctx, proposal, true)
+		var fresh promotion.Proposed
+		if fresh, err = proposer.Propose(ctx, proposal, true); err == nil && fresh.Pull != nil {
+			*done = fresh // else somebody else has merged it
+		}
 	}
-	switch {
-	case errors.Is(err, forge.ErrUnauthorized), errors.Is(err, forge.ErrForbidden):
-		return "", "", p.unable(err)
-	case err != nil:
-		return "", err.Error(), nil
+	if err != nil {
+		waits, err = p.passing(err)
+		return "", waits, err
 	}
 	return "", "", nil
+}
+
+// passing tells what the forge says now and may say no more later from what somebody has to mend.
+func (p *promoter) passing(err error) (waits string, fault error) {
+	for _, lasting := range []error{forge.ErrUnauthorized, forge.ErrForbidden, forge.ErrNotFound} {
+		if errors.Is(err, lasting) {
+			return "", p.unable(err)
+		}
+	}
+	return err.Error(), nil
 }
 
 // course is what the agents of an environment tell of it, cluster by cluster.

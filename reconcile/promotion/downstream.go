@@ -127,7 +127,7 @@ func (d *Downstream) close() {
 // say logs what is new about an app; empty: the environment.
 func (d *Downstream) say(app, text string) {
 	if d.said[app] != text && text != "" {
-		d.cfg.Log.Info(text, "app", app)
+		d.cfg.Log.Info("promotion", "app", app, "news", text)
 	}
 	d.said[app] = text
 }

@@ -208,13 +208,13 @@ func TestProposeKeepsWhatPeopleDo(t *testing.T) {
 	repo := newRepository(t)
 	f := &pulls{repo: repo, verdict: forge.Success}
 	r := repo.proposer(f)
-	done := mustPropose(t, r, proposal("1.1.0"))
+	mustPropose(t, r, proposal("1.1.0"))
 	repo.git(repo.work, "fetch", "-q", "origin", branch)
 	repo.git(repo.work, "checkout", "-q", "-B", "pr", "FETCH_HEAD")
 	repo.write("env/values.yaml", "web: {replicas: 3}\n")
 	repo.git(repo.work, "push", "-q", "origin", "HEAD:"+branch)
 	f.all[0].Labels = []string{"env/production"}
-	done = mustPropose(t, r, proposal("1.1.0"))
+	done := mustPropose(t, r, proposal("1.1.0"))
 	if slices.Contains(done.Pull.Labels, HoldLabel) {
 		t.Errorf("the label is back: %v", done.Pull.Labels)
 	}
