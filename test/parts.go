@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 const module = "github.com/sluice-cd/sluice"
@@ -118,13 +119,16 @@ func endedLate(err error) bool {
 
 var lateEnd = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\w+ \([0-9.]+s\)\n    context deadline exceeded\nFAIL$`)
 
-// fuzzOne fuzzes one target. go test -fuzz compiles everything that a package needs once more, to learn what its
-// inputs cover; where that is Kubernetes or Helm it takes longer than the fuzzing, so those go without, in a program below dir
-// that all targets of a package share.
+// guidedFrom is the time for each target from which it pays to compile everything that a package needs once more.
+const guidedFrom = 30 * time.Second
+
+// fuzzOne fuzzes one target. go test -fuzz compiles everything that a package needs once more, to learn what its inputs cover. For
+// a few seconds that takes longer than the fuzzing, and where it is Kubernetes or Helm for minutes too, so those go without, in a
+// program below dir that all targets of a package share.
 func (s *session) fuzzOne(t target, dir string) error {
 	flags := []string{"-run=^$", "-fuzz=^" + t.name + "$", "-fuzztime=" + s.fuzzTime.String(), "-fuzzminimizetime=20x"}
 	heavy := slices.ContainsFunc(s.found, func(p pkg) bool { return p.path == t.path && p.heavy })
-	if !heavy {
+	if !heavy && s.fuzzTime >= guidedFrom {
 		return s.goTest(append(flags, t.path)...)
 	}
 	program := filepath.Join(dir, strings.ReplaceAll(t.path, "/", "-")+".test")
