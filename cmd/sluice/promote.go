@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -167,211 +166,6 @@ func (f *promoting) run(ctx context.Context, w io.Writer) error {
 	return errors.Join(faults...)
 }
 
-// target is an environment that is promoted to: an entry of .sluice.yaml, or what the flags say.
-type target struct {
-	Name       string `yaml:"name"`
-	Repository string `yaml:"repository"`
-	Branch     string `yaml:"branch"`
-	Path       string `yaml:"path"`
-	// Strategy is needed for --all-auto; it is the environment's own that counts.
-	Strategy string `yaml:"strategy"`
-}
-
-// promotionFile is .sluice.yaml, beside the source of an app.
-type promotionFile struct {
-	APIVersion string `yaml:"apiVersion"`
-	Kind       string `yaml:"kind"`
-	// App that is promoted from here, and the chart repository of one that is new in an environment.
-	App             string   `yaml:"app"`
-	ChartRepository string   `yaml:"chartRepository"`
-	Environments    []target `yaml:"environments"`
-}
-
-// promotionFileName is looked for in the directory and those above it.
-const promotionFileName = ".sluice.yaml"
-
-// findPromotionFile gives the nearest file; empty: there is none.
-func findPromotionFile() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		name := filepath.Join(dir, promotionFileName)
-		if _, err := os.Stat(name); err == nil {
-			return name, nil
-		}
-		if above := filepath.Dir(dir); above != dir {
-			dir = above
-			continue
-		}
-		return "", nil
-	}
-}
-
-func readPromotionFile(name string) (*promotionFile, error) {
-	in, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("reading the list of environments: %w", err)
-	}
-	defer in.Close()
-	d := &decoder{file: name}
-	c := &promotionFile{}
-	if err := d.decode(in, c); err != nil {
-		return nil, err
-	}
-	if c.APIVersion != "sluice.dev/v1alpha1" {
-		d.fault("apiVersion", orMissing(c.APIVersion), "sluice.dev/v1alpha1")
-	}
-	if c.Kind != "Promotion" {
-		d.fault("kind", orMissing(c.Kind), "Promotion")
-	}
-	seen := map[string]bool{}
-	for i, t := range c.Environments {
-		at := fmt.Sprintf("environments[%d]", i)
-		switch {
-		case t.Name == "":
-			d.fault(at+".name", "is missing", "the name of the environment")
-		case seen[t.Name]:
-			d.fault(at+".name", fmt.Sprintf("is %q again", t.Name), "each environment once")
-		}
-		seen[t.Name] = true
-		if t.Repository == "" {
-			d.fault(at+".repository", "is missing", "the git URL of the environment repository")
-		}
-		switch environments.PromotionStrategy(t.Strategy) {
-		case "", environments.PromotionAuto, environments.PromotionManual, environments.PromotionNever:
-		default:
-			d.fault(at+".strategy", fmt.Sprintf("is %q", t.Strategy), "Auto, Manual or Never")
-		}
-	}
-	return c, errors.Join(d.faults...)
-}
-
-// targets are the environments that are promoted to, in the order of the file, and the app.
-func (f *promoting) targets() ([]target, string, error) {
-	name := f.file
-	var err error
-	given := f.repo != "."
-	if name == "" && !given {
-		if name, err = findPromotionFile(); err != nil {
-			return nil, "", err
-		}
-	}
-	if name == "" {
-		if f.all || f.allAuto || len(f.envs) > 1 {
-			return nil, "", usagef("--env: several environments are listed in %s, and there is none here; see docs/promotion.md", promotionFileName)
-		}
-		t := target{Repository: f.repo, Branch: f.branch, Path: f.path, Name: f.environment}
-		if len(f.envs) == 1 {
-			t.Name = f.envs[0]
-		}
-		return []target{t}, f.app, nil
-	}
-	c, err := readPromotionFile(name)
-	if err != nil {
-		return nil, "", &codedError{exitUsage, err}
-	}
-	if f.app == "" {
-		f.app = c.App
-	}
-	if f.helmRepoURL == "" {
-		f.helmRepoURL = c.ChartRepository
-	}
-	var all []string
-	var out []target
-	for _, t := range c.Environments {
-		all = append(all, t.Name)
-		strategy := environments.PromotionStrategy(t.Strategy)
-		switch {
-		case f.all && strategy != environments.PromotionNever,
-			f.allAuto && strategy == environments.PromotionAuto,
-			slices.Contains(f.envs, t.Name):
-			out = append(out, t)
-		}
-	}
-	for _, e := range f.envs {
-		if !slices.Contains(all, e) {
-			return nil, "", usagef("--env: %s lists no environment %q; it lists %s", name, e, strings.Join(all, ", "))
-		}
-	}
-	if len(out) == 0 {
-		return nil, "", usagef("expected --env, --all or --all-auto to name an environment; %s lists %s", name, strings.Join(all, ", "))
-	}
-	return out, f.app, nil
-}
-
-// readVersion finds the version where no flag says it: in the file of skaffold, in VERSION, or in the environment. Empty: the
-// chart repository is asked.
-func (f *promoting) readVersion() error {
-	if f.artifacts != "" {
-		return f.readArtifacts()
-	}
-	if f.version != "" {
-		return nil
-	}
-	text, err := os.ReadFile(f.versionFile)
-	switch {
-	case err == nil:
-		if f.version = strings.TrimSpace(string(text)); f.version == "" {
-			return usagef("--version-file: %s is empty, expected a version", f.versionFile)
-		}
-		return nil
-	case !errors.Is(err, os.ErrNotExist) || f.versionFile != "VERSION":
-		return usagef("--version-file: %w", err)
-	}
-	f.version = strings.TrimSpace(os.Getenv("VERSION"))
-	return nil
-}
-
-// artifact is an image that skaffold has built.
-type artifact struct {
-	ImageName string `json:"imageName"`
-	Tag       string `json:"tag"`
-}
-
-// cut takes an image's reference apart; a digest at its end is left out, for the tag names it.
-func (a artifact) cut() (repository, tag string, ok bool) {
-	ref, _, _ := strings.Cut(a.Tag, "@")
-	i := strings.LastIndexByte(ref, ':')
-	if i < 0 || strings.Contains(ref[i:], "/") {
-		return "", "", false
-	}
-	return ref[:i], ref[i+1:], ref[i+1:] != ""
-}
-
-// readArtifacts takes the version from what skaffold has built: of the one image, or of the one that is named as the app.
-func (f *promoting) readArtifacts() error {
-	text, err := os.ReadFile(f.artifacts)
-	if err != nil {
-		return usagef("--build-artifacts: %w", err)
-	}
-	var built struct {
-		Builds []artifact `json:"builds"`
-	}
-	if err := json.Unmarshal(text, &built); err != nil {
-		return usagef("--build-artifacts: %s is no output of skaffold build --file-output: %w", f.artifacts, err)
-	}
-	found := built.Builds
-	if len(found) > 1 {
-		found = slices.DeleteFunc(slices.Clone(found), func(a artifact) bool {
-			return a.ImageName != f.app && !strings.HasSuffix(a.ImageName, "/"+f.app)
-		})
-	}
-	if len(found) != 1 {
-		return usagef("--build-artifacts: %s has %d images, of which %d are named %s; expected one", f.artifacts, len(built.Builds), len(found), f.app)
-	}
-	repository, tag, ok := found[0].cut()
-	if !ok {
-		return usagef("--build-artifacts: %q of %s has no tag", found[0].Tag, f.artifacts)
-	}
-	f.imageRepository = repository
-	if f.version == "" {
-		f.version = tag
-	}
-	return nil
-}
-
 // promoter promotes to one environment.
 type promoter struct {
 	*promoting
@@ -414,8 +208,6 @@ func (p *promoter) promote(ctx context.Context) error {
 	}
 	at := p.inspection
 	at.sourceFlags = source
-	// It is the repository that knows its name; a wrong one is told below.
-	at.environment = ""
 	v, err := at.view(ctx)
 	if err != nil {
 		return err
@@ -456,9 +248,8 @@ func (p *promoter) proposal(ctx context.Context, v *view) (promotion.Proposal, e
 		return none, err
 	}
 	switch name := src.Env.Name; {
-	case name == "" && p.target.Name == "":
-		return none, usagef("--env: missing, and sluice.yaml names no environment")
 	case name == "":
+		return none, usagef("--env: missing, and sluice.yaml names no environment")
 	case p.target.Name != "" && p.target.Name != name:
 		return none, usagef("--env: %s is the repository of environment %s, not of %s", redact.URL(p.target.Repository), name, p.target.Name)
 	default:

@@ -12,9 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -211,89 +209,6 @@ func (r *Reporter) tell(ctx context.Context, commit string, c forge.Check) error
 	return err
 }
 
-// Status is what is to be said of a commit.
-type Status struct {
-	Commit string
-	forge.Check
-	// Apps are those that the commit has changed.
-	Apps []string
-}
-
-// Statuses are what an agent's records come to, by the commits that asked for what is under way or has ended since. It is pure.
-func Statuses(names audit.Names, records []audit.Record, since time.Time) []Status {
-	byCommit := map[string]*Status{}
-	var order []string
-	add := func(commit, app string, verdict forge.Verdict, text string) {
-		s := byCommit[commit]
-		if s == nil {
-			s = &Status{Commit: commit, Check: forge.Check{Name: contextOf(names), Verdict: forge.Success}}
-			byCommit[commit] = s
-			order = append(order, commit)
-		}
-		if rank(verdict) > rank(s.Verdict) {
-			s.Verdict = verdict
-		}
-		s.Apps = append(s.Apps, app)
-		if s.Description != "" {
-			s.Description += "; "
-		}
-		s.Description += text
-	}
-	for _, r := range records {
-		if c := r.Target.Commit; c != "" {
-			add(c, r.App, forge.Pending, fmt.Sprintf("%s %s: %s", r.App, r.Target.Version, progress(r)))
-		}
-		if c := r.Last.Release.Commit; c != "" && c != r.Target.Commit && r.Last.At.After(since) {
-			verdict, text := forge.Success, r.App+" "+r.Last.Release.Version+": "+strings.ToLower(r.Last.Outcome)
-			if became := r.Last.Became(); became != "" {
-				verdict, text = forge.Failure, r.App+" "+r.Last.Release.Version+" "+became
-				if r.Last.Reason != "" {
-					text += ": " + r.Last.Reason
-				}
-			}
-			add(c, r.App, verdict, text)
-		}
-	}
-	out := make([]Status, 0, len(order))
-	for _, c := range order {
-		out = append(out, *byCommit[c])
-	}
-	return out
-}
-
-// rank orders verdicts by which of them counts for all.
-func rank(v forge.Verdict) int {
-	return slices.Index([]forge.Verdict{forge.Success, forge.Pending, forge.Failure}, v)
-}
-
-// contextOf is the name of a status, such as sluice/production/us.
-func contextOf(n audit.Names) string {
-	return strings.TrimSuffix("sluice/"+n.Environment+"/"+n.Cluster, "/")
-}
-
-// progress is how far a rollout is, in two words.
-func progress(r audit.Record) string {
-	switch {
-	case r.Paused != "":
-		return fmt.Sprintf("paused at %d %%", r.Weight)
-	case r.Stalled != "":
-		return fmt.Sprintf("stalled at %d %%", r.Weight)
-	case r.Waiting != "":
-		return fmt.Sprintf("waiting at %d %%", r.Weight)
-	case r.Weight > 0:
-		return fmt.Sprintf("%s, %d %%", strings.ToLower(r.Phase), r.Weight)
-	default:
-		return strings.ToLower(r.Phase)
-	}
-}
-
-// numbers find the pull request in the message of its merge, in the words of the forges.
-var numbers = []*regexp.Regexp{
-	regexp.MustCompile(`^[^\n]*\([#!](\d+)\)[ \t]*(?:\n|$)`),
-	regexp.MustCompile(`^Merge pull request [^\n]*#(\d+)\)? from `),
-	regexp.MustCompile(`(?m)^See merge request .*!(\d+)$`),
-}
-
 // pullOf is the pull request by which a commit came to the branch; nil: none, or nobody can tell.
 func (r *Reporter) pullOf(ctx context.Context, commit string) (*forge.Pull, error) {
 	if pull, known := r.pulls[commit]; known {
@@ -316,18 +231,6 @@ func (r *Reporter) pullOf(ctx context.Context, commit string) (*forge.Pull, erro
 	}
 	r.pulls[commit] = found
 	return found, nil
-}
-
-// numberIn is the number of a pull request that a commit's message names; 0: it names none.
-func numberIn(message string) int {
-	for _, pattern := range numbers {
-		if m := pattern.FindStringSubmatch(message); m != nil {
-			if n, err := strconv.Atoi(m[1]); err == nil {
-				return n
-			}
-		}
-	}
-	return 0
 }
 
 // commentMarker begins the comment.
@@ -353,58 +256,6 @@ func (r *Reporter) sorted(clusters map[string]Cluster) []Cluster {
 	}
 	slices.SortFunc(out, func(x, y Cluster) int { return strings.Compare(x.Name, y.Name) })
 	return out
-}
-
-// Table shows how far apps are in every cluster of an environment with what a commit asks for, in Markdown. It is pure.
-func Table(environment, commit string, apps []string, clusters []Cluster) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "**%s**, asked for by %.10s\n\n| app | cluster | version | state | last word |\n| --- | --- | --- | --- | --- |\n", environment, commit)
-	slices.Sort(apps)
-	for _, app := range slices.Compact(apps) {
-		for _, c := range clusters {
-			i := slices.IndexFunc(c.Records, func(r audit.Record) bool { return r.App == app })
-			if i < 0 {
-				fmt.Fprintf(&b, "| %s | %s | | not there yet | |\n", cell(app), cell(c.Name))
-				continue
-			}
-			version, state, word := told(c.Records[i], commit)
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(app), cell(c.Name), cell(version), cell(state), cell(word))
-		}
-	}
-	fmt.Fprintf(&b, "\nEvery step is on the branch `sluice/status/%s`.\n", environment)
-	return b.String()
-}
-
-// told is what a record says of what a commit asked for.
-func told(r audit.Record, commit string) (version, state, word string) {
-	switch {
-	case r.Target.Commit == commit:
-		word = r.Reason
-		if len(r.Checks) > 0 {
-			var checks []string
-			for _, c := range r.Checks {
-				checks = append(checks, c.Name+": "+c.Reason)
-			}
-			word = strings.Join(checks, "; ")
-		}
-		return r.Target.Version, progress(r), word
-	case r.Last.Release.Commit == commit:
-		if became := r.Last.Became(); became != "" {
-			return r.Last.Release.Version, became, r.Last.Reason
-		}
-		return r.Last.Release.Version, strings.ToLower(r.Last.Outcome), r.Last.Reason
-	case r.Serves.Commit == commit:
-		return r.Serves.Version, "serves", ""
-	case r.Fault != "":
-		return "", "can't be delivered", r.Fault
-	default:
-		return "", "queued", cmp.Or(r.Held, r.Waiting)
-	}
-}
-
-// cell is a text in a table of Markdown, which mentions nobody.
-func cell(text string) string {
-	return strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;", "@", "@\u200b", "#", "#\u200b").Replace(text)
 }
 
 // proposals says of each open pull request whether it would bring back a version that was rolled back here.
@@ -447,29 +298,4 @@ func (r *Reporter) proposal(ctx context.Context, p forge.Pull, now *environments
 		}
 	}
 	return r.tell(ctx, head.Commit, check)
-}
-
-// BroughtBack says which version that was rolled back an environment would ask for again; empty: none. It is pure.
-func BroughtBack(now, then *environments.Environment, records []audit.Record) string {
-	asked := map[string]string{}
-	for i := range now.Apps {
-		asked[now.Apps[i].Name] = now.Apps[i].Chart.Version
-	}
-	for i := range then.Apps {
-		name, version := then.Apps[i].Name, then.Apps[i].Chart.Version
-		if asked[name] == version {
-			continue
-		}
-		for _, r := range records {
-			if r.App != name || r.Serves.Version == version || r.Target.Version == version {
-				continue
-			}
-			for _, no := range r.Rejected {
-				if no.Release.Version == version {
-					return fmt.Sprintf("%s %s was rolled back here: %s. sluice retry lets it in", name, version, no.Reason)
-				}
-			}
-		}
-	}
-	return ""
 }
