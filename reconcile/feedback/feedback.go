@@ -6,10 +6,8 @@
 package feedback
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -20,6 +18,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/clusters"
 )
 
 // Forge is what a Reporter needs of the forge that holds the environment repository.
@@ -53,13 +52,17 @@ type Reporter struct {
 	// branch is the environment branch with its history.
 	branch *gitsync.Repo
 	reader *gitsync.Writer
-	loader environments.Loader
+	// clusters are read through reader.
+	clusters *clusters.Reader
+	loader   environments.Loader
 	// told is what the forge was told of each commit, and of each pull request by its number.
 	told     map[string]forge.Check
 	comments map[int]string
 	// pulls are the pull requests of commits, nil where there is none.
 	pulls map[string]*forge.Pull
-	said  string
+	// judged says by what each open pull request was judged.
+	judged map[int]string
+	said   string
 }
 
 // New prepares a Reporter; nothing is asked of anybody until Run.
@@ -68,7 +71,7 @@ func New(cfg Config) *Reporter {
 		cfg.Recent = 24 * time.Hour
 	}
 	return &Reporter{
-		cfg: cfg, told: map[string]forge.Check{}, comments: map[int]string{}, pulls: map[string]*forge.Pull{},
+		cfg: cfg, told: map[string]forge.Check{}, comments: map[int]string{}, pulls: map[string]*forge.Pull{}, judged: map[int]string{},
 		loader: environments.Loader{Environment: cfg.Environment},
 	}
 }
@@ -113,7 +116,7 @@ func (r *Reporter) say(ctx context.Context, err error) {
 
 // open opens the object stores, once.
 func (r *Reporter) open(ctx context.Context) (err error) {
-	if r.reader != nil {
+	if r.clusters != nil {
 		return nil
 	}
 	if r.branch == nil {
@@ -121,8 +124,11 @@ func (r *Reporter) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	r.reader, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote}, filepath.Join(r.cfg.DataDir, "feedback"))
-	return err
+	if r.reader, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote}, filepath.Join(r.cfg.DataDir, "feedback")); err != nil {
+		return err
+	}
+	r.clusters = clusters.NewReader(r.cfg.Remote, r.reader)
+	return nil
 }
 
 func (r *Reporter) close() {
@@ -134,63 +140,31 @@ func (r *Reporter) close() {
 	}
 }
 
-// Cluster is what one status branch says.
-type Cluster struct {
-	Name    string
-	Records []audit.Record
-}
-
 // Look has the forge say what git says now.
 func (r *Reporter) Look(ctx context.Context) error {
 	tip, err := r.branch.Fetch(ctx)
 	if err != nil {
 		return err
 	}
-	clusters, err := r.clusters(ctx)
+	all, err := r.clusters.Read(ctx, r.cfg.Environment)
 	if err != nil {
 		return err
 	}
-	own := clusters[r.cfg.StatusBranch]
+	var own clusters.Cluster
+	if i := slices.IndexFunc(all, func(c clusters.Cluster) bool { return c.Branch == r.cfg.StatusBranch }); i >= 0 {
+		own = all[i]
+	}
 	var faults []error
 	for _, s := range Statuses(r.cfg.Names, own.Records, r.cfg.Now().Add(-r.cfg.Recent)) {
 		faults = append(faults, r.tell(ctx, s.Commit, s.Check))
 		pull, err := r.pullOf(ctx, s.Commit)
 		faults = append(faults, err)
 		if pull != nil {
-			faults = append(faults, r.tell(ctx, pull.Commit, s.Check), r.comment(ctx, pull.Number, s, clusters))
+			faults = append(faults, r.tell(ctx, pull.Commit, s.Check), r.comment(ctx, pull.Number, s, all))
 		}
 	}
-	faults = append(faults, r.proposals(ctx, tip, own.Records))
+	faults = append(faults, r.proposals(ctx, tip, own))
 	return errors.Join(faults...)
-}
-
-// clusters reads the status branches of the environment, by their names.
-func (r *Reporter) clusters(ctx context.Context) (map[string]Cluster, error) {
-	prefix := "sluice/status/" + r.cfg.Environment
-	names, err := gitsync.Branches(ctx, r.cfg.Remote, prefix)
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]Cluster{}
-	for _, name := range names {
-		if name != r.cfg.StatusBranch && name != prefix && !strings.HasPrefix(name, prefix+"/") {
-			continue
-		}
-		branch, err := r.reader.Branch(name)
-		if err != nil {
-			return nil, err
-		}
-		tip, err := branch.Tip(ctx)
-		if err != nil {
-			return nil, err
-		}
-		records, err := audit.ReadAll(tip.FS())
-		if err != nil {
-			return nil, fmt.Errorf("branch %s: %w", name, err)
-		}
-		out[name] = Cluster{cmp.Or(strings.TrimPrefix(strings.TrimPrefix(name, prefix), "/"), r.cfg.Environment), records}
-	}
-	return out, nil
 }
 
 // tell has the forge say something of a commit, unless it does.
@@ -237,8 +211,8 @@ func (r *Reporter) pullOf(ctx context.Context, commit string) (*forge.Pull, erro
 const commentMarker = "<!-- sluice: what became of it -->"
 
 // comment keeps the comment on a pull request.
-func (r *Reporter) comment(ctx context.Context, number int, s Status, clusters map[string]Cluster) error {
-	body := Table(r.cfg.Environment, s.Commit, s.Apps, r.sorted(clusters))
+func (r *Reporter) comment(ctx context.Context, number int, s Status, all []clusters.Cluster) error {
+	body := Table(r.cfg.Environment, s.Commit, s.Apps, all)
 	if r.comments[number] == body {
 		return nil
 	}
@@ -249,17 +223,8 @@ func (r *Reporter) comment(ctx context.Context, number int, s Status, clusters m
 	return err
 }
 
-func (r *Reporter) sorted(clusters map[string]Cluster) []Cluster {
-	var out []Cluster
-	for _, c := range clusters {
-		out = append(out, c)
-	}
-	slices.SortFunc(out, func(x, y Cluster) int { return strings.Compare(x.Name, y.Name) })
-	return out
-}
-
 // proposals says of each open pull request whether it would bring back a version that was rolled back here.
-func (r *Reporter) proposals(ctx context.Context, tip *gitsync.Snapshot, own []audit.Record) error {
+func (r *Reporter) proposals(ctx context.Context, tip *gitsync.Snapshot, own clusters.Cluster) error {
 	open, err := r.cfg.Forge.List(ctx, r.branch.Remote().Branch)
 	if err != nil {
 		return err
@@ -270,10 +235,16 @@ func (r *Reporter) proposals(ctx context.Context, tip *gitsync.Snapshot, own []a
 	}
 	var faults []error
 	for _, p := range open {
-		if strings.Contains(p.Head, ":") {
-			continue // another repository's
+		// It is judged by what it is upon, what it asks for, and what was rolled back.
+		by := tip.Commit + p.Commit + own.Commit
+		if strings.Contains(p.Head, ":") || r.judged[p.Number] == by {
+			continue // another repository's, or nothing has changed
 		}
-		faults = append(faults, r.proposal(ctx, p, now, own))
+		err := r.proposal(ctx, p, now, own.Records)
+		if err == nil {
+			r.judged[p.Number] = by
+		}
+		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/clusters"
 )
 
 var now = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -44,16 +45,16 @@ func TestStatuses(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	got := Table("production", "0123456789abcdef", []string{"web"}, []Cluster{
-		{"asia", nil},
-		{"eu", []audit.Record{{App: "web", Serves: release("1", "old"), Held: "Ann: wait"}}},
-		{"sa", []audit.Record{{App: "web", Serves: release("1", "old"), Last: audit.Ending{
+	got := Table("production", "0123456789abcdef", []string{"web"}, []clusters.Cluster{
+		clusters.New("asia"),
+		clusters.New("eu", audit.Record{App: "web", Serves: release("1", "old"), Held: "Ann: wait"}),
+		clusters.New("sa", audit.Record{App: "web", Serves: release("1", "old"), Last: audit.Ending{
 			Outcome: "RolledBack", Release: release("2", "0123456789abcdef"), Reason: "a | b @team\n#1",
-		}}}},
-		{"us", []audit.Record{{
+		}}),
+		clusters.New("us", audit.Record{
 			App: "web", Phase: "Analyzing", Target: release("2", "0123456789abcdef"), Weight: 30,
 			Checks: []audit.Check{{Name: "success", Reason: "99.8% >= 99%"}, {Name: "latency", Reason: "12 ms <= 500 ms"}},
-		}}},
+		}),
 	})
 	want := `**production**, asked for by 0123456789
 

@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/clusters"
 )
 
 // Status is what is to be said of a commit.
@@ -110,18 +111,18 @@ func numberIn(message string) int {
 }
 
 // Table shows how far apps are in every cluster of an environment with what a commit asks for, in Markdown. It is pure.
-func Table(environment, commit string, apps []string, clusters []Cluster) string {
+func Table(environment, commit string, apps []string, all []clusters.Cluster) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "**%s**, asked for by %.10s\n\n| app | cluster | version | state | last word |\n| --- | --- | --- | --- | --- |\n", environment, commit)
 	slices.Sort(apps)
 	for _, app := range slices.Compact(apps) {
-		for _, c := range clusters {
-			i := slices.IndexFunc(c.Records, func(r audit.Record) bool { return r.App == app })
-			if i < 0 {
+		for _, c := range all {
+			r, ok := c.Record(app)
+			if !ok {
 				fmt.Fprintf(&b, "| %s | %s | | not there yet | |\n", cell(app), cell(c.Name))
 				continue
 			}
-			version, state, word := told(c.Records[i], commit)
+			version, state, word := told(r, commit)
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(app), cell(c.Name), cell(version), cell(state), cell(word))
 		}
 	}

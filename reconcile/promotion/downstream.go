@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/clusters"
 )
 
 // DownstreamConfig says where an environment is, and from where its versions come.
@@ -48,26 +49,19 @@ type DownstreamForge interface {
 type Downstream struct {
 	cfg DownstreamConfig
 	// branch is the environment branch with its history; own and up read and write the repositories.
-	branch   *gitsync.Repo
-	own, up  *gitsync.Writer
-	loader   environments.Loader
-	proposer *Proposer
+	branch          *gitsync.Repo
+	own, up         *gitsync.Writer
+	ownRead, upRead *clusters.Reader
+	loader          environments.Loader
+	proposer        *Proposer
 	// said is what was last logged of each app, opened the version of which a pull request was opened here.
 	said, opened map[string]string
-	// read has the records of each status branch, as they were at a commit.
-	read map[string]recordsAt
-}
-
-// recordsAt are the records of a status branch at a commit, by their apps.
-type recordsAt struct {
-	commit  string
-	records map[string]audit.Record
 }
 
 // NewDownstream prepares it; nothing is asked of anybody until Run.
 func NewDownstream(cfg DownstreamConfig) *Downstream {
 	return &Downstream{
-		cfg: cfg, said: map[string]string{}, opened: map[string]string{}, read: map[string]recordsAt{},
+		cfg: cfg, said: map[string]string{}, opened: map[string]string{},
 		loader: environments.Loader{Environment: cfg.Environment},
 	}
 }
@@ -106,6 +100,7 @@ func (d *Downstream) open(ctx context.Context) (err error) {
 	if d.up, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Upstream}, filepath.Join(d.cfg.DataDir, "upstream")); err != nil {
 		return err
 	}
+	d.ownRead, d.upRead = clusters.NewReader(d.cfg.Remote, d.own), clusters.NewReader(d.cfg.Upstream, d.up)
 	d.proposer = &Proposer{Branch: d.own, Base: d.cfg.Remote.Branch, Sign: d.cfg.Sign}
 	if d.cfg.Forge != nil {
 		d.proposer.Forge = d.cfg.Forge
@@ -149,11 +144,11 @@ func (d *Downstream) Look(ctx context.Context) error {
 		return fmt.Errorf("sluice.yaml names %s as upstream.repository, which agent.yaml does not let the agent ask: set environments[%s].upstream.url to it",
 			from.Repository, d.cfg.Environment)
 	}
-	up, err := d.records(ctx, d.up, d.cfg.Upstream, env.Upstream.Environment)
+	up, err := d.upRead.Read(ctx, env.Upstream.Environment)
 	if err != nil {
 		return fmt.Errorf("reading what serves in %s: %w", env.Upstream.Environment, err)
 	}
-	own, err := d.records(ctx, d.own, d.cfg.Remote, d.cfg.Environment)
+	own, err := d.ownRead.Read(ctx, d.cfg.Environment)
 	if err != nil {
 		return err
 	}
@@ -163,7 +158,7 @@ func (d *Downstream) Look(ctx context.Context) error {
 	}
 	for i := range env.Apps {
 		app := &env.Apps[i]
-		if err := d.app(ctx, env, app, tip.Commit, up.of(app.Name), own.of(app.Name), frozen); err != nil {
+		if err := d.app(ctx, env, app, tip.Commit, clusters.Records(up, app.Name), clusters.Records(own, app.Name), frozen); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
@@ -291,53 +286,4 @@ func (d *Downstream) promotedBefore(ctx context.Context, app, version, tip strin
 		}
 	}
 	return "", nil
-}
-
-// clusterRecords are the records of every cluster of an environment.
-type clusterRecords []map[string]audit.Record
-
-// of an app: a zero record of a cluster that does not know it.
-func (c clusterRecords) of(app string) []audit.Record {
-	out := make([]audit.Record, 0, len(c))
-	for _, records := range c {
-		out = append(out, records[app])
-	}
-	return out
-}
-
-// records reads the status branches of an environment.
-func (d *Downstream) records(ctx context.Context, w *gitsync.Writer, remote gitsync.Remote, environment string) (clusterRecords, error) {
-	prefix := "sluice/status/" + environment
-	branches, err := gitsync.Branches(ctx, remote, prefix)
-	if err != nil {
-		return nil, err
-	}
-	var out clusterRecords
-	for _, name := range branches {
-		if name != prefix && !strings.HasPrefix(name, prefix+"/") {
-			continue
-		}
-		branch, err := w.Branch(name)
-		if err != nil {
-			return nil, err
-		}
-		tip, err := branch.Tip(ctx)
-		if err != nil {
-			return nil, err
-		}
-		key := remote.URL + "\n" + name
-		if d.read[key].commit != tip.Commit {
-			all, err := audit.ReadAll(tip.FS())
-			if err != nil {
-				return nil, fmt.Errorf("branch %s: %w", name, err)
-			}
-			at := recordsAt{tip.Commit, make(map[string]audit.Record, len(all))}
-			for _, r := range all {
-				at.records[r.App] = r
-			}
-			d.read[key] = at
-		}
-		out = append(out, d.read[key].records)
-	}
-	return out, nil
 }
