@@ -112,3 +112,12 @@ type Limited struct {
 func (l Limited) Error() string {
 	return "the forge limits requests until " + l.Until.UTC().Format(time.RFC3339)
 }
+
+// Pause is how long to wait after an answer before the next look: d, and until the forge takes requests again where it has said so.
+func Pause(err error, d time.Duration, now time.Time) time.Duration {
+	var limited Limited
+	if errors.As(err, &limited) {
+		return max(d, limited.Until.Sub(now))
+	}
+	return d
+}

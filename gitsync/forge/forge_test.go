@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -162,5 +163,23 @@ func TestEveryEnds(t *testing.T) {
 	_, err := every(func(page int) ([]int, int, error) { return []int{page}, page + 1, nil })
 	if err == nil || !strings.Contains(err.Error(), "100 pages") {
 		t.Error(err)
+	}
+}
+
+// A forge that has had enough says when to come again.
+func TestPause(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, test := range []struct {
+		err  error
+		want time.Duration
+	}{
+		{nil, time.Minute},
+		{ErrUnavailable, time.Minute},
+		{fmt.Errorf("listing: %w", Limited{now.Add(time.Hour)}), time.Hour},
+		{errors.Join(ErrUnavailable, Limited{now.Add(time.Second)}), time.Minute},
+	} {
+		if got := Pause(test.err, time.Minute, now); got != test.want {
+			t.Errorf("%v: %s, want %s", test.err, got, test.want)
+		}
 	}
 }

@@ -88,18 +88,9 @@ func (r *Reporter) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(r.pause(err)):
+		case <-time.After(forge.Pause(err, r.cfg.Interval, r.cfg.Now())):
 		}
 	}
-}
-
-// pause is the time to the next look: the forge says itself when it has had enough.
-func (r *Reporter) pause(err error) time.Duration {
-	var limited forge.Limited
-	if errors.As(err, &limited) {
-		return max(r.cfg.Interval, limited.Until.Sub(r.cfg.Now()))
-	}
-	return r.cfg.Interval
 }
 
 // say logs an error, once for as long as it is the same.

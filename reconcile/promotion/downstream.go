@@ -80,7 +80,7 @@ func (d *Downstream) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(d.cfg.Interval):
+		case <-time.After(forge.Pause(err, d.cfg.Interval, d.cfg.Now())):
 		}
 	}
 }
@@ -159,7 +159,7 @@ func (d *Downstream) Look(ctx context.Context) error {
 	for i := range env.Apps {
 		app := &env.Apps[i]
 		if err := d.app(ctx, env, app, tip.Commit, clusters.Records(up, app.Name), clusters.Records(own, app.Name), frozen); err != nil {
-			if ctx.Err() != nil {
+			if limited := new(forge.Limited); ctx.Err() != nil || errors.As(err, limited) {
 				return err
 			}
 			d.say(app.Name, "promotion: "+err.Error())

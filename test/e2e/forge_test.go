@@ -27,6 +27,7 @@ const (
 
 // TestForge is the suite of all forges on a real Gitea, which gives short pages so that lists have several.
 func TestForge(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("needs Gitea, which -short leaves out")
 	}
@@ -173,6 +174,7 @@ func (g *giteaTarget) Comments(t testing.TB, number int) []string {
 
 // What happens on the way: the forge is away and comes back, a token is revoked and another given. Nothing of it needs a restart.
 func TestForgeComesBack(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("needs Gitea, which -short leaves out")
 	}
