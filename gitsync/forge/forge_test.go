@@ -183,3 +183,15 @@ func TestPause(t *testing.T) {
 		}
 	}
 }
+
+// Only hosts that everybody knows say which kind of forge they are.
+func TestKindOf(t *testing.T) {
+	for addr, want := range map[string]string{
+		"https://GitHub.com/acme/prod.git": GitHub, "git@gitlab.com:acme/prod.git": GitLab, "ssh://git@codeberg.org/acme/prod": Gitea,
+		"https://git.example.com/acme/prod": "", "/srv/git/prod.git": "", "": "", "https://u:p@github.com/x/y": "",
+	} {
+		if got := KindOf(addr); got != want {
+			t.Errorf("%s: %q, want %q", addr, got, want)
+		}
+	}
+}
