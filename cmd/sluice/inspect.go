@@ -25,6 +25,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/forecast"
+	"github.com/sluice-cd/sluice/reconcile/promotion"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
 	kube "github.com/sluice-cd/sluice/render/objects"
@@ -153,6 +154,8 @@ type walls struct {
 	signed []render.Signed
 	// vouched is why the agent would not deliver a commit as the tip of the branch; nil: nothing has to be signed.
 	vouched func(ctx context.Context, repo *gitsync.Repo, commit string) error
+	// upstream is the repository from which the agent may take versions.
+	upstream string
 }
 
 func (f *inspection) walls() (w walls, err error) {
@@ -178,7 +181,7 @@ func (f *inspection) walls() (w walls, err error) {
 	}
 	e := found[0]
 	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
-	w.rules, w.signed = &rules, signed(slices.Concat(e.Charts, c.Charts))
+	w.rules, w.signed, w.upstream = &rules, signed(slices.Concat(e.Charts, c.Charts)), e.Upstream.URL
 	if e.Verify.trusted() != nil {
 		w.vouched = func(ctx context.Context, repo *gitsync.Repo, commit string) error {
 			return e.Verify.vouched(ctx, repo, c.Git, commit)
@@ -482,6 +485,9 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		return out, nil
 	}
 	out.Environment, out.Warnings = src.Env.Name, src.Env.Warnings
+	if err := promotion.Allowed(src.Env, v.walls.upstream); v.walls.rules != nil && err != nil {
+		out.Faults = append(out.Faults, err.Error())
+	}
 	if src.Env.Incomplete != nil {
 		out.Faults = append(out.Faults, src.Env.Incomplete.Error())
 	}

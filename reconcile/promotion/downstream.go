@@ -137,12 +137,11 @@ func (d *Downstream) Look(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // the status branch says so
 	}
-	switch from := env.Upstream; {
-	case from.Environment == "":
+	if env.Upstream.Environment == "" {
 		return nil
-	case from.Repository != d.cfg.Upstream.URL:
-		return fmt.Errorf("sluice.yaml names %s as upstream.repository, which agent.yaml does not let the agent ask: set environments[%s].upstream.url to it",
-			from.Repository, d.cfg.Environment)
+	}
+	if err := Allowed(env, d.cfg.Upstream.URL); err != nil {
+		return err
 	}
 	up, err := d.upRead.Read(ctx, env.Upstream.Environment)
 	if err != nil {
@@ -164,6 +163,16 @@ func (d *Downstream) Look(ctx context.Context) error {
 			}
 			d.say(app.Name, "promotion: "+err.Error())
 		}
+	}
+	return nil
+}
+
+// Allowed is why an agent may not take versions from where an environment says, where agent.yaml names this repository for that; nil:
+// it may, or the environment says nowhere.
+func Allowed(env *environments.Environment, repository string) error {
+	if asked := env.Upstream.Repository; asked != "" && asked != repository {
+		return fmt.Errorf("sluice.yaml names %s as upstream.repository, which agent.yaml does not let the agent ask: set environments[%s].upstream.url to it",
+			asked, env.Name)
 	}
 	return nil
 }
