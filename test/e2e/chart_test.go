@@ -300,29 +300,40 @@ func (w *world) awaitFault(text string) {
 	})
 }
 
-// TestJobThatChanges: a Job's template can't be changed, which is known before the canary comes. What serves stays, and a version
-// without it gets in.
+// TestJobThatChanges: a Job's template can't be changed. While the Job runs that is known before the canary comes, and what serves
+// stays; once it has finished the Job is made anew, by itself.
 func TestJobThatChanges(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	migrate := w.image + "-migrate"
 	for _, version := range []string{"0.1.7", "0.1.8"} {
 		w.variant(version, func(c *chart.Chart) {
 			template(c, "job.yaml").Data = []byte("apiVersion: batch/v1\nkind: Job\nmetadata: {name: migrate}\nspec:\n  template:\n    spec:\n" +
-				"      restartPolicy: Never\n      containers: [{name: c, image: \"migrate:{{ .Chart.Version }}\"}]\n")
+				"      restartPolicy: Never\n      containers: [{name: c, image: \"demo.invalid/" + migrate + ":{{ .Chart.Version }}\"}]\n")
 		})
 	}
+	w.bed.Behaviours.Set(migrate+":0.1.7", behaviour.Behaviour{Ready: behaviour.ReadySlowly, ReadyAfterSeconds: 20})
 	w.bump("0.1.7")
 	w.start()
 	w.awaitEvent(rollout.Installed, "0.1.7", 1)
 	w.bump("0.1.8")
-	w.awaitFault("spec.template")
-	w.bump("0.0.130")
-	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.awaitFault("it still runs")
 	for _, e := range w.events() {
 		if e.To.Version == "0.1.8" {
 			t.Errorf("the audit log tells of a rollout: %s", e.Type)
 		}
 	}
+	w.awaitEvent(rollout.Promoted, "0.1.8", 1)
+	job := w.object("batch", "v1", "jobs", "migrate")
+	if job == nil {
+		t.Fatal("there is no Job")
+	}
+	containers, _, _ := unstructured.NestedSlice(job.Object, "spec", "template", "spec", "containers")
+	if got := containers[0].(map[string]any)["image"]; got != "demo.invalid/"+migrate+":0.1.8" {
+		t.Errorf("the Job runs %v", got)
+	}
+	w.bump("0.0.130")
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	w.servesGit()
 }
 
@@ -349,6 +360,7 @@ spec:
 	good, bad := "0.1.5", "0.1.6"
 	w.variant(good, withThing)
 	w.variant(bad, withThing)
+	w.checkInterval = 3 * time.Second // the agent is killed in the last step
 	w.bump(good)
 	w.start()
 	w.awaitEvent(rollout.Installed, good, 1)
