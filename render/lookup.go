@@ -30,6 +30,8 @@ const (
 type found struct {
 	Objects [][]byte
 	Fault   string
+	// Offline: there is no cluster. Then a list is nothing too, as it is for Helm, and not a list of nothing.
+	Offline bool
 }
 
 // inquiry is all that the templates of one rendering ask, and are told. What they ask twice is answered alike.
@@ -50,7 +52,7 @@ func (i *inquiry) answer(ctx context.Context, q lookup.Question) found {
 	if err != nil {
 		return found{Fault: fmt.Sprintf("looking up %s: %v", q, err)}
 	}
-	var out found
+	out := found{Offline: i.look == nil}
 	for _, o := range what.Objects {
 		text, err := json.Marshal(o.Object)
 		if err != nil {
@@ -176,8 +178,11 @@ func (a asking) objects() ([]unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.Fault != "" {
+	switch {
+	case f.Fault != "":
 		return nil, errors.New(f.Fault)
+	case f.Offline:
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: a.question.Kind}, a.question.Name)
 	}
 	all := make([]unstructured.Unstructured, len(f.Objects))
 	for i, text := range f.Objects {
