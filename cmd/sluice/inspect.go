@@ -372,7 +372,7 @@ func applied(app *environments.App, rel *release.Release, policy environments.Po
 	}
 	var text strings.Builder
 	for _, o := range f.After {
-		object, err := yaml.Marshal(o.Object)
+		object, err := yaml.Marshal(kube.Unmarked(o).Object)
 		if err != nil {
 			return "", fmt.Errorf("printing %s: %w", kube.KeyOf(o), err)
 		}

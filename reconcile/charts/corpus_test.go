@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
+	kube "github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 	"github.com/sluice-cd/sluice/test/bed/bedtest"
 )
@@ -347,7 +348,7 @@ func compare(t *testing.T, how string, printed []byte, refusal error, got []*rel
 			texts = append(texts, strings.TrimSpace(h.Path+"\n"+h.Manifest))
 		}
 		for _, o := range rel.Objects {
-			objects = append(objects, canonical(t, o.DeepCopy()))
+			objects = append(objects, canonical(t, kube.Unmarked(o).DeepCopy()))
 		}
 	}
 	want := documents(string(printed))

@@ -77,6 +77,20 @@ func MarkCRD(o *unstructured.Unstructured, value string) {
 	o.SetAnnotations(annotations)
 }
 
+// Unmarked is an object without what MarkCRD has said of it, as the API server gets it.
+func Unmarked(o *unstructured.Unstructured) *unstructured.Unstructured {
+	annotations := o.GetAnnotations()
+	if _, marked := annotations[CRDsAnnotation]; !marked {
+		return o
+	}
+	delete(annotations, CRDsAnnotation) // it is a copy
+	o = o.DeepCopy()
+	if o.SetAnnotations(annotations); len(annotations) == 0 {
+		o.SetAnnotations(nil)
+	}
+	return o
+}
+
 // traits are what is said of a kind.
 type traits struct {
 	// workload: it runs pods that a track waits for.
