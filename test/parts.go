@@ -181,7 +181,7 @@ func (s *session) e2e() error {
 	}
 	// One package at a time: each starts servers of its own. Results are not taken from go's cache, which does not know
 	// that test/e2e builds and runs cmd/sluice.
-	return s.goTest(append([]string{"-p=1", "-count=1", "-timeout=40m"}, list...)...)
+	return s.goTest(append([]string{"-p=1", "-count=1", "-timeout=60m"}, list...)...)
 }
 
 // choose lists the paths of the packages that are wanted.

@@ -79,7 +79,7 @@ func (w *forgeWorld) promote(version string, args ...string) (said string, code 
 	out, stderr, code := w.run("promote", append([]string{
 		app, "--version", version, "--chart-repository", w.bed.Charts.URL(), "--chart-username", bed.User,
 		"--chart-password-file", filepath.Join(w.dir, "password"), "--forge", "gitea",
-		"--forge-token-file", filepath.Join(w.dir, "token"), "--pull-request-poll-time", "500ms", "--timeout", "3m",
+		"--forge-token-file", filepath.Join(w.dir, "token"), "--pull-request-poll-time", "500ms", "--timeout", "5m",
 	}, args...)...)
 	return out + stderr, code
 }
