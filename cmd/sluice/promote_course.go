@@ -200,13 +200,11 @@ func (c *clusterCourse) record(app string) (audit.Record, error) {
 func (c *course) rejected(app, version string) (reason string, rejected bool) {
 	for _, one := range c.clusters {
 		r, err := one.record(app)
-		if err != nil || r.Serves.Version == version || r.Target.Version == version {
+		if err != nil {
 			continue
 		}
-		for _, no := range slices.Backward(r.Rejected) {
-			if no.Release.Version == version {
-				return no.Reason, true
-			}
+		if reason, rejected := r.Rejects(version); rejected {
+			return reason, true
 		}
 	}
 	return "", false

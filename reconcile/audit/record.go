@@ -95,6 +95,19 @@ type Rejection struct {
 	Reason  string  `yaml:"reason,omitempty" json:"reason,omitempty"`
 }
 
+// Rejects reports whether the app has rolled a version back that nobody has let in again since, and why it did.
+func (r Record) Rejects(version string) (reason string, rejected bool) {
+	if r.Serves.Version == version || r.Target.Version == version {
+		return "", false
+	}
+	for _, no := range slices.Backward(r.Rejected) {
+		if no.Release.Version == version {
+			return no.Reason, true
+		}
+	}
+	return "", false
+}
+
 // Status is environment.yaml.
 type Status struct {
 	Environment string `yaml:"environment" json:"environment"`

@@ -174,13 +174,8 @@ func BroughtBack(now, then *environments.Environment, records []audit.Record) st
 			continue
 		}
 		for _, r := range records {
-			if r.App != name || r.Serves.Version == version || r.Target.Version == version {
-				continue
-			}
-			for _, no := range r.Rejected {
-				if no.Release.Version == version {
-					return fmt.Sprintf("%s %s was rolled back here: %s. sluice retry lets it in", name, version, no.Reason)
-				}
+			if reason, rejected := r.Rejects(version); rejected && r.App == name {
+				return fmt.Sprintf("%s %s was rolled back here: %s. sluice retry lets it in", name, version, reason)
 			}
 		}
 	}

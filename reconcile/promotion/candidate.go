@@ -2,7 +2,6 @@ package promotion
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
@@ -54,7 +53,7 @@ func Choose(app *environments.App, up, own []audit.Record, now time.Time) Candid
 		return Candidate{Reason: fmt.Sprintf("%s, which serves upstream, is older than %s", version, app.Chart.Version), Withdraw: true}
 	}
 	for _, r := range own {
-		if rejects(r, version) {
+		if _, rejected := r.Rejects(version); rejected {
 			return Candidate{Reason: version + " was rolled back here", Withdraw: true}
 		}
 	}
@@ -77,12 +76,6 @@ func unsettled(r audit.Record, version string) Candidate {
 		return Candidate{Reason: "it is on hold upstream", Withdraw: true}
 	}
 	return Candidate{}
-}
-
-// rejects reports whether a cluster has rolled a version back, and does not serve it for all that.
-func rejects(r audit.Record, version string) bool {
-	return r.Serves.Version != version && r.Target.Version != version &&
-		slices.ContainsFunc(r.Rejected, func(no audit.Rejection) bool { return no.Release.Version == version })
 }
 
 // servesSince is when a cluster began to serve what it does.
