@@ -56,12 +56,14 @@ type Downstream struct {
 	proposer        *Proposer
 	// said is what was last logged of each app, opened the version of which a pull request was opened here.
 	said, opened map[string]string
+	// settled says for which commit, version and reason nothing is left to do for an app: it costs no request again.
+	settled map[string]string
 }
 
 // NewDownstream prepares it; nothing is asked of anybody until Run.
 func NewDownstream(cfg DownstreamConfig) *Downstream {
 	return &Downstream{
-		cfg: cfg, said: map[string]string{}, opened: map[string]string{},
+		cfg: cfg, said: map[string]string{}, opened: map[string]string{}, settled: map[string]string{},
 		loader: environments.Loader{Environment: cfg.Environment},
 	}
 }
@@ -101,10 +103,7 @@ func (d *Downstream) open(ctx context.Context) (err error) {
 		return err
 	}
 	d.ownRead, d.upRead = clusters.NewReader(d.cfg.Remote, d.own), clusters.NewReader(d.cfg.Upstream, d.up)
-	d.proposer = &Proposer{Branch: d.own, Base: d.cfg.Remote.Branch, Sign: d.cfg.Sign}
-	if d.cfg.Forge != nil {
-		d.proposer.Forge = d.cfg.Forge
-	}
+	d.proposer = &Proposer{Branch: d.own, Base: d.cfg.Remote.Branch, Forge: d.cfg.Forge, Sign: d.cfg.Sign}
 	return nil
 }
 
@@ -181,6 +180,10 @@ func Allowed(env *environments.Environment, repository string) error {
 func (d *Downstream) app(ctx context.Context, env *environments.Environment, app *environments.App, tip string, up, own []audit.Record, frozen string) error {
 	now := d.cfg.Now()
 	c := Choose(app, up, own, now)
+	asked := tip + " " + c.Version + " " + c.Reason
+	if d.settled[app.Name] == asked {
+		return nil
+	}
 	if c.Version != "" {
 		before, err := d.promotedBefore(ctx, app.Name, c.Version, tip)
 		if err != nil {
@@ -192,7 +195,11 @@ func (d *Downstream) app(ctx context.Context, env *environments.Environment, app
 	}
 	if c.Version == "" {
 		d.say(app.Name, c.Reason)
-		return d.withdraw(ctx, env, app, c)
+		err := d.withdraw(ctx, env, app, c)
+		if err == nil {
+			d.settled[app.Name] = asked
+		}
+		return err
 	}
 	p := Proposal{
 		Environment: d.cfg.Environment, Path: d.cfg.Path, App: app.Name, To: environments.Promotion{Version: c.Version, Was: app.Chart.Version},
@@ -225,6 +232,9 @@ func (d *Downstream) app(ctx context.Context, env *environments.Environment, app
 	if done.Pull != nil {
 		d.opened[app.Name] = c.Version
 	}
+	if p.Strategy == environments.PromotionManual {
+		d.settled[app.Name] = asked // the rest is a person's
+	}
 	switch {
 	case done.Done(d.cfg.Remote.Branch):
 		d.say(app.Name, c.Version+" was promoted in commit "+done.Commit)
@@ -232,7 +242,7 @@ func (d *Downstream) app(ctx context.Context, env *environments.Environment, app
 	case done.Pull == nil:
 		d.say(app.Name, c.Version+" waits on branch "+done.Branch+" to be merged")
 		return nil
-	case p.Strategy != environments.PromotionAuto:
+	case p.Strategy == environments.PromotionManual:
 		d.say(app.Name, c.Version+" waits for a person to merge "+done.Pull.URL)
 		return nil
 	case wait != "":

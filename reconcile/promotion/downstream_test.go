@@ -15,6 +15,35 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
+// What waits for a person, or is withdrawn, asks the forge nothing more until something has changed.
+func TestDownstreamAtRest(t *testing.T) {
+	s := newStage(t, true, strings.Replace(auto, "Auto", "Manual", 1))
+	s.event(rollout.Promoted, "1.0.0", "1.1.0")
+	s.now = s.now.Add(time.Hour)
+	quiet := func(when string) {
+		t.Helper()
+		s.look()
+		before := s.forge.asked.Load()
+		s.look()
+		if asked := s.forge.asked.Load() - before; asked != 0 {
+			t.Errorf("%s: it asks %d times", when, asked)
+		}
+	}
+	quiet("proposed")
+	s.event(rollout.Held, "1.1.0", "")
+	quiet("withdrawn")
+	if s.forge.all[0].State != forge.Closed {
+		t.Errorf("it is not withdrawn: %+v", s.forge.all[0])
+	}
+	s.event(rollout.Promoted, "1.1.0", "1.2.0")
+	s.event(rollout.Unheld, "1.2.0", "")
+	s.now = s.now.Add(time.Hour)
+	quiet("the next one")
+	if len(s.forge.all) != 2 || !strings.HasSuffix(s.forge.all[1].Title, "1.2.0") {
+		t.Errorf("the next one is proposed as %+v", s.forge.all)
+	}
+}
+
 func (f *pulls) Close(_ context.Context, number int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

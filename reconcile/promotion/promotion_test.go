@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sluice-cd/sluice/environments"
@@ -94,12 +95,15 @@ type pulls struct {
 	repo *repository
 	mu   sync.Mutex
 	all  []forge.Pull
+	// asked counts the looks for an open one, with which all that is asked begins.
+	asked atomic.Int64
 	// verdict of every check; fault is every answer's, while it is there.
 	verdict forge.Verdict
 	fault   error
 }
 
 func (f *pulls) Find(_ context.Context, head, base string) (*forge.Pull, error) {
+	f.asked.Add(1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.all {
