@@ -97,7 +97,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			signers = e.Commands.keys
 		}
 		pulse := reconcile.NewPulse(time.Now)
-		cfg := reconcile.RepositoryConfig{
+		repository := reconcile.NewRepository(reconcile.RepositoryConfig{
 			Pulse:    pulse,
 			Identity: d.config.Git.identity(), Sign: d.config.Git.sign(),
 			Trusted: e.Verify.trusted(),
@@ -105,11 +105,8 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			Environment: e.Name, Cluster: d.config.Cluster, UID: client.UID, Namespace: namespace,
 			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
-		}
-		if at != nil {
-			cfg.Forge = at
-		}
-		repository := reconcile.NewRepository(cfg)
+			Forge: at,
+		})
 		return reconcile.New(reconcile.Config{
 			Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
 			AnyQuery: e.Allow.rules(namespace).AnyQuery, Pulse: pulse,
@@ -167,10 +164,7 @@ func (d *deliveries) newDownstream(e envConfig, at forge.Repository) func() *pro
 		Environment: e.Name, Path: e.Path, Remote: e.Repository.remote(), Upstream: e.Upstream.remote(),
 		Identity: d.config.Git.identity(), Sign: d.config.Git.sign(), Source: "sluice " + versionText(),
 		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Now: time.Now,
-		Log: d.log.With("environment", e.Name),
-	}
-	if at != nil {
-		cfg.Forge = at
+		Log: d.log.With("environment", e.Name), Forge: at,
 	}
 	return func() *promotion.Downstream { return promotion.NewDownstream(cfg) }
 }
