@@ -68,21 +68,32 @@ func (u umbrella) promote(fsys fs.FS, app string, to Promotion) (map[string][]by
 	return map[string][]byte{u.list: list}, nil
 }
 
-// promoteImage sets the tag of an app's image, and its repository, where the values have them: in the app's own file, else in
-// values.yaml.
-func (u umbrella) promoteImage(fsys fs.FS, app string, to Promotion) (map[string][]byte, error) {
-	own, all := path.Join(u.dir, app, valuesName), path.Join(u.dir, valuesName)
-	places := []struct {
-		file string
-		keys []string
-		text []byte
-	}{{file: own}, {file: all, keys: []string{app}}}
+// valuesPlace is where values of an app may stand: a file, and the keys that lead to them in it.
+type valuesPlace struct {
+	file string
+	keys []string
+	text []byte
+}
+
+// valuesOf are the app's own file and values.yaml, in the order in which they count. A file that is not there is empty.
+func (u umbrella) valuesOf(fsys fs.FS, app string) ([]valuesPlace, error) {
+	places := []valuesPlace{{file: path.Join(u.dir, app, valuesName)}, {file: path.Join(u.dir, valuesName), keys: []string{app}}}
 	for i := range places {
 		text, err := readOptional(fsys, places[i].file)
 		if err != nil {
 			return nil, err
 		}
 		places[i].text = text
+	}
+	return places, nil
+}
+
+// promoteImage sets the tag of an app's image, and its repository, where the values have them: in the app's own file, else in
+// values.yaml.
+func (u umbrella) promoteImage(fsys fs.FS, app string, to Promotion) (map[string][]byte, error) {
+	places, err := u.valuesOf(fsys, app)
+	if err != nil {
+		return nil, err
 	}
 	files := map[string][]byte{}
 	set := func(dotted, value, was string) error {
@@ -103,7 +114,7 @@ func (u umbrella) promoteImage(fsys fs.FS, app string, to Promotion) (map[string
 			return nil
 		}
 		return fmt.Errorf("promoting %s: %s is set neither in %s nor under %s in %s; expected it in one of them, with the image that runs now",
-			app, dotted, own, app, all)
+			app, dotted, places[0].file, app, places[1].file)
 	}
 	if err := set(to.Image.Tag, to.Version, to.Was); err != nil {
 		return nil, err
@@ -117,16 +128,6 @@ func (u umbrella) promoteImage(fsys fs.FS, app string, to Promotion) (map[string
 		return nil, nil
 	}
 	return files, nil
-}
-
-// ImageTag is the text at the place of an app's image tag in what the environment gives the app; false where there is none.
-func (app *App) ImageTag() (string, bool) {
-	if app.Image.Tag == "" {
-		return "", false
-	}
-	v, known := lookUp(app.Values, strings.Split(app.Image.Tag, "."))
-	s, ok := v.(string)
-	return s, known && ok
 }
 
 // appendEntry adds an app to the end of a list of dependencies, written as the entry before it is.
@@ -318,15 +319,12 @@ func (u umbrella) asked(fsys fs.FS, app string, image ImagePaths) (string, bool,
 	if image.Tag == "" {
 		return e.version, true, nil
 	}
-	for _, p := range []struct {
-		file string
-		keys []string
-	}{{path.Join(u.dir, app, valuesName), nil}, {path.Join(u.dir, valuesName), []string{app}}} {
-		text, err := readOptional(fsys, p.file)
-		if err != nil {
-			return "", true, err
-		}
-		if tag, ok := textAt(text, slices.Concat(p.keys, strings.Split(image.Tag, "."))); ok {
+	places, err := u.valuesOf(fsys, app)
+	if err != nil {
+		return "", true, err
+	}
+	for _, p := range places {
+		if tag, ok := textAt(p.text, slices.Concat(p.keys, strings.Split(image.Tag, "."))); ok {
 			return tag, true, nil
 		}
 	}
