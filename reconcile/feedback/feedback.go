@@ -40,11 +40,14 @@ type Config struct {
 	Forge        Forge
 	// DataDir keeps git objects; a cache.
 	DataDir string
-	// Interval between looks. Recent is how long after its end a rollout is told of to a forge that may not know; default a day.
-	Interval, Recent time.Duration
-	Now              func() time.Time
-	Log              *slog.Logger
+	// Interval between looks.
+	Interval time.Duration
+	Now      func() time.Time
+	Log      *slog.Logger
 }
+
+// recent is how long after its end a rollout is told of to a forge that may not know.
+const recent = 24 * time.Hour
 
 // Reporter tells the forge.
 type Reporter struct {
@@ -67,9 +70,6 @@ type Reporter struct {
 
 // New prepares a Reporter; nothing is asked of anybody until Run.
 func New(cfg Config) *Reporter {
-	if cfg.Recent == 0 {
-		cfg.Recent = 24 * time.Hour
-	}
 	return &Reporter{
 		cfg: cfg, told: map[string]forge.Check{}, comments: map[int]string{}, pulls: map[string]*forge.Pull{}, judged: map[int]string{},
 		loader: environments.Loader{Environment: cfg.Environment},
@@ -146,7 +146,7 @@ func (r *Reporter) Look(ctx context.Context) error {
 		own = all[i]
 	}
 	var faults []error
-	for _, s := range Statuses(r.cfg.Names, own.Records, r.cfg.Now().Add(-r.cfg.Recent)) {
+	for _, s := range Statuses(r.cfg.Names, own.Records, r.cfg.Now().Add(-recent)) {
 		faults = append(faults, r.tell(ctx, s.Commit, s.Check))
 		pull, err := r.pullOf(ctx, s.Commit)
 		faults = append(faults, err)
