@@ -162,15 +162,7 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	if err != nil {
 		return err
 	}
-	c, err := f.gitSettings()
-	if err != nil {
-		return err
-	}
-	author, err := c.identity(f.author)
-	if err != nil {
-		return err
-	}
-	sign, err := signer(ctx, c, f.sign)
+	author, sign, err := f.committer(ctx, f.author, f.sign)
 	if err != nil {
 		return err
 	}
@@ -411,6 +403,20 @@ func (f *sourceFlags) gitSettings() (gitSettings, error) {
 	return append(out, c), nil
 }
 
+// committer is the author that is named, or who git says the user is, and what signs his commits; nil: they are not signed.
+func (f *sourceFlags) committer(ctx context.Context, author string, signed bool) (gitsync.Identity, func([]byte) (string, error), error) {
+	c, err := f.gitSettings()
+	if err != nil {
+		return gitsync.Identity{}, nil, err
+	}
+	who, err := c.identity(author)
+	if err != nil {
+		return gitsync.Identity{}, nil, err
+	}
+	sign, err := signer(ctx, c, signed)
+	return who, sign, err
+}
+
 // identity is the author that is named, or who git says the user is.
 func (g gitSettings) identity(author string) (gitsync.Identity, error) {
 	if author != "" {
@@ -472,8 +478,8 @@ func pushRequest(ctx context.Context, remote gitsync.Remote, dir string, r audit
 // answers follows a status branch.
 type answers struct {
 	repo *gitsync.Repo
-	// seen is the tip that was looked at.
-	seen string
+	// tip was looked at last; nil: nobody has answered anything yet.
+	tip *gitsync.Snapshot
 }
 
 // openAnswers begins with what the branch says now.
@@ -501,11 +507,15 @@ func (a *answers) news(ctx context.Context) ([]audit.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	commits, err := a.repo.Commits(ctx, tip.Commit, a.seen, 0)
+	seen := ""
+	if a.tip != nil {
+		seen = a.tip.Commit
+	}
+	commits, err := a.repo.Commits(ctx, tip.Commit, seen, 0)
 	if err != nil {
 		return nil, err
 	}
-	a.seen = tip.Commit
+	a.tip = tip
 	var out []audit.Entry
 	for _, c := range slices.Backward(commits) {
 		if e, ok := audit.ParseMessage(c.Message); ok {

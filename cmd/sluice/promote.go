@@ -224,15 +224,7 @@ func (p *promoter) promote(ctx context.Context) error {
 	if _, local := here.directory(); !local {
 		here.repo = "." // the source of the app, perhaps
 	}
-	settings, err := here.gitSettings()
-	if err != nil {
-		return err
-	}
-	author, err := settings.identity(p.author)
-	if err != nil {
-		return err
-	}
-	sign, err := signer(ctx, settings, p.sign)
+	author, sign, err := here.committer(ctx, p.author, p.sign)
 	if err != nil {
 		return err
 	}
@@ -382,10 +374,7 @@ func (p *promoter) push(ctx context.Context, remote gitsync.Remote, proposal pro
 	if err != nil {
 		return err
 	}
-	proposer := &promotion.Proposer{Branch: writer, Base: remote.Branch, Sign: sign}
-	if at != nil {
-		proposer.Forge = at
-	}
+	proposer := &promotion.Proposer{Branch: writer, Base: remote.Branch, Forge: at, Sign: sign}
 	course, err := p.course(ctx, remote, filepath.Join(dir, "status"))
 	if err != nil {
 		return err

@@ -130,8 +130,6 @@ type course struct {
 type clusterCourse struct {
 	*answers
 	name string
-	// tip is what it says now; nil: nothing yet.
-	tip *gitsync.Snapshot
 	// over says that the rollout is, at the commit of the last look.
 	over bool
 }
@@ -164,27 +162,14 @@ func (c *course) open(ctx context.Context, remote gitsync.Remote, branch, dir st
 	if err != nil {
 		return err
 	}
-	one := &clusterCourse{answers: a, name: strings.TrimPrefix(branch, statusPrefix)}
-	c.clusters = append(c.clusters, one)
-	return one.look(ctx)
+	c.clusters = append(c.clusters, &clusterCourse{answers: a, name: strings.TrimPrefix(branch, statusPrefix)})
+	return nil
 }
 
 func (c *course) close() {
 	for _, one := range c.clusters {
 		one.answers.close()
 	}
-}
-
-// look reads what the branch says now.
-func (c *clusterCourse) look(ctx context.Context) error {
-	tip, err := c.repo.Fetch(ctx)
-	if errors.Is(err, gitsync.ErrBranchNotFound) {
-		return nil
-	}
-	if err == nil {
-		c.tip = tip
-	}
-	return err
 }
 
 // record of an app; zero where there is none.
@@ -256,9 +241,6 @@ func (c *clusterCourse) follow(ctx context.Context, p *promoter, app string, sta
 		if e.App == app || e.App == "" {
 			p.say("%s%s", c.prefix(p), audit.Describe(cmp.Or(e.App, e.Environment), e.Event))
 		}
-	}
-	if err := c.look(ctx); err != nil {
-		return err.Error(), nil //nolint:nilerr // git is asked again
 	}
 	r, err := c.record(app)
 	if err != nil {
