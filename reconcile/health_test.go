@@ -1,7 +1,9 @@
 package reconcile
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,5 +30,20 @@ func TestHealth(t *testing.T) {
 	a = &Agent{envFault: errors.New("no list")}
 	if got, want := a.Health(), (Health{Faults: 1}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// What a canary gets is what its saved state says, so that an agent that has seen no event yet tells the same.
+func TestCourses(t *testing.T) {
+	at := func(s int) time.Time { return time.Date(2026, 3, 1, 12, 0, s, 0, time.UTC) }
+	a := &Agent{apps: map[string]*app{
+		"new": {}, "gone": {gone: true},
+		"begun":   {saved: delivery.Saved{State: rollout.State{Since: at(7), LastCheck: at(2), Exposure: rollout.Exposure{Weight: 10}}}},
+		"checked": {saved: delivery.Saved{State: rollout.State{Since: at(2), LastCheck: at(9), Exposure: rollout.Exposure{Weight: 20}}}},
+	}}
+	got := a.Courses()
+	slices.SortFunc(got, func(x, y Course) int { return cmp.Compare(x.App, y.App) })
+	if want := []Course{{"begun", 10, at(7)}, {"checked", 20, at(9)}, {"new", 0, time.Time{}}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

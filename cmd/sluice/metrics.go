@@ -10,35 +10,22 @@ import (
 // eventMetrics turns the event stream into metrics; it knows nothing else.
 type eventMetrics struct {
 	events *prometheus.CounterVec
-	weight *prometheus.GaugeVec
-	last   *prometheus.GaugeVec
 }
 
 func newEventMetrics(r *prometheus.Registry) *eventMetrics {
-	labels := []string{"environment", "app"}
-	m := &eventMetrics{
-		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sluice_events_total", Help: "Events of rollouts, by type.",
-		}, append(labels, "type")),
-		weight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "sluice_canary_weight", Help: "Share of the traffic that the canary gets, in percent.",
-		}, labels),
-		last: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "sluice_last_event_timestamp_seconds", Help: "When the app's newest event happened.",
-		}, labels),
-	}
-	r.MustRegister(m.events, m.weight, m.last, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m := &eventMetrics{prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sluice_events_total", Help: "Events of rollouts, by type.",
+	}, []string{"environment", "app", "type"})}
+	r.MustRegister(m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
 func (m *eventMetrics) observe(environment, app string, e rollout.Event) {
 	m.events.WithLabelValues(environment, app, string(e.Type)).Inc()
-	m.weight.WithLabelValues(environment, app).Set(float64(e.Weight))
-	m.last.WithLabelValues(environment, app).Set(float64(e.Time.UnixNano()) / 1e9)
 }
 
-// healthMetrics tell how each environment stands when they are asked for.
+// healthMetrics tell how each environment stands when they are asked for. What the agent's states say does not depend on which
+// events this process has seen: after a restart and on a new leader it is right at once, and of apps that are gone nothing stays.
 type healthMetrics struct{ environments []*environment }
 
 var (
@@ -47,6 +34,10 @@ var (
 		"Apps that can't be delivered as git says, and one more where the environment can't be read.", []string{"environment"}, nil)
 	untoldDesc = prometheus.NewDesc("sluice_untold_event_timestamp_seconds",
 		"When the oldest event happened that git does not hold; absent where it holds all.", []string{"environment"}, nil)
+	weightDesc = prometheus.NewDesc("sluice_canary_weight",
+		"Share of the traffic that the canary gets, in percent; 0 at rest.", []string{"environment", "app"}, nil)
+	decidedDesc = prometheus.NewDesc("sluice_last_decision_timestamp_seconds",
+		"When the app's phase or weight was decided, or its checks last counted.", []string{"environment", "app"}, nil)
 )
 
 var (
@@ -61,7 +52,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (*healthMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{appsDesc, faultsDesc, untoldDesc, fetchDesc, pushFailuresDesc, renderDesc, deathsDesc} {
+	for _, d := range []*prometheus.Desc{appsDesc, faultsDesc, untoldDesc, weightDesc, decidedDesc, fetchDesc, pushFailuresDesc, renderDesc, deathsDesc} {
 		out <- d
 	}
 }
@@ -80,6 +71,12 @@ func (m *healthMetrics) Collect(out chan<- prometheus.Metric) {
 		tell(faultsDesc, float64(h.Faults))
 		if !h.Untold.IsZero() {
 			tell(untoldDesc, float64(h.Untold.UnixNano())/1e9)
+		}
+		for _, c := range e.agent.Load().Courses() {
+			out <- prometheus.MustNewConstMetric(weightDesc, prometheus.GaugeValue, float64(c.Weight), e.Name, c.App)
+			if !c.Decided.IsZero() {
+				out <- prometheus.MustNewConstMetric(decidedDesc, prometheus.GaugeValue, float64(c.Decided.UnixNano())/1e9, e.Name, c.App)
+			}
 		}
 		c := e.agent.Load().Pulse().Counts()
 		if !c.Fetched.IsZero() {

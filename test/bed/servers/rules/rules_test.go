@@ -93,7 +93,7 @@ var cases = []struct {
 	{"SluiceFaults", "two", []string{of("faults", "a", "2x120")}, 1},
 	{"SluiceRenderWorkersDie", "once", []string{of("render_worker_deaths_total", "a", "0x100 1x20")}, 0},
 	{"SluiceRenderWorkersDie", "all the time", []string{of("render_worker_deaths_total", "a", "0+1x120")}, 1},
-	{"SluiceCanaryStuck", "one that another agent has ended", []string{weight("a", "10x120"), last("a", "0x120"), weight("b", "0x120"), last("b", "60x120")}, 0},
+	{"SluiceCanaryStuck", "another leads by now", []string{weight("a", "10x60 _x60"), last("a", "0x60 _x60"), weight("b", "_x60 10x60"), last("b", "_x60 6600x60")}, 0},
 }
 
 // of is a metric of an environment.
@@ -118,7 +118,7 @@ func weight(pod, values string) string {
 }
 
 func last(pod, values string) string {
-	return `sluice_last_event_timestamp_seconds{pod="` + pod + `",environment="production",app="web"} ` + values
+	return `sluice_last_decision_timestamp_seconds{pod="` + pod + `",environment="production",app="web"} ` + values
 }
 
 // firing counts what an expression answers with after two hours.
