@@ -20,6 +20,10 @@ const (
 // maxPush is the number of events that one push carries. Each is a commit with a tree of all apps.
 const maxPush = 200
 
+// longestWrite is when a write to git is given up and begun again, from where it was: less than what Stuck takes for a stop, however
+// often a push is tried and however long each takes.
+const longestWrite = 10 * time.Minute
+
 // tellGit says that there is something for git. It may be called with or without the mutex.
 func (a *Agent) tellGit() {
 	for _, news := range []chan struct{}{a.outbox, a.owed} {
@@ -45,7 +49,9 @@ func (a *Agent) write(ctx context.Context, news <-chan struct{}, flush func(cont
 		}
 		listen, again = news, nil
 		over := a.pulse.begin("writing to git")
-		err := flush(ctx)
+		trying, cancel := context.WithTimeout(ctx, longestWrite)
+		err := flush(trying)
+		cancel()
 		over()
 		if err != nil && ctx.Err() == nil {
 			a.pulse.count(func(c *PulseCounts, _ time.Time) { c.PushFailures++ })

@@ -232,6 +232,28 @@ func TestGitAwayIsNotAskedMoreOftenForMoreNews(t *testing.T) {
 	})
 }
 
+// TestLongWriteIsGivenUp: a git that is slow without an end is no stop of the loop, which is what Stuck tells of.
+func TestLongWriteIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Config{Log: slog.New(slog.DiscardHandler), Pulse: NewPulse(time.Now)}, nil, nil, nil, nil)
+		ctx, stop := context.WithTimeout(t.Context(), time.Hour)
+		defer stop()
+		a.tellGit()
+		tries := 0
+		err := a.write(ctx, a.outbox, func(ctx context.Context) error {
+			tries++
+			<-ctx.Done()
+			if stuck := a.Stuck(); len(stuck) > 0 {
+				t.Errorf("try %d: stuck at %q", tries, stuck)
+			}
+			return ctx.Err()
+		}, nil)
+		if err != nil || tries != 6 {
+			t.Errorf("%d tries in an hour, want 6; %v", tries, err)
+		}
+	})
+}
+
 // TestFlappingFaultIsHeldDown: a fault whose text keeps changing is not a commit for each change, and the last word is told
 // in the end.
 func TestFlappingFaultIsHeldDown(t *testing.T) {
