@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -21,13 +22,19 @@ const (
 	tries     = 100
 )
 
-// Port returns a port that nobody listens on at the moment.
+// given are the ports that this process has given away. Whoever has one may not listen on it yet, or not any more.
+var given sync.Map
+
+// Port returns a port that nobody listens on at the moment, and that it has not
+// returned before.
 func Port() (int, error) {
 	listener, err := Listen("")
 	if err != nil {
 		return 0, err
 	}
-	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+	port := listener.Addr().(*net.TCPAddr).Port
+	given.Store(port, true)
+	return port, listener.Close()
 }
 
 // Listen listens on the address of an earlier Listen, or on a new one if it is
@@ -37,7 +44,11 @@ func Listen(address string) (net.Listener, error) {
 		return net.Listen("tcp", address)
 	}
 	for range tries {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(ports)))
+		port := firstPort + rand.IntN(ports)
+		if _, taken := given.Load(port); taken {
+			continue
+		}
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			return listener, nil
 		}
