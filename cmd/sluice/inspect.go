@@ -479,20 +479,21 @@ func (v *view) unsigned(ctx context.Context, out *validation) error {
 
 func (v *view) validate(ctx context.Context, names []string) (*validation, error) {
 	out := &validation{Environment: v.f.environment, Commit: v.tip.Commit, Faults: []string{}, Apps: []appValidation{}}
+	// Also of what can't be read.
+	if err := v.unsigned(ctx, out); err != nil {
+		return nil, err
+	}
 	src, err := v.at(v.tip)
 	if err != nil {
 		out.Faults = append(out.Faults, err.Error())
 		return out, nil
 	}
-	out.Environment, out.Warnings = src.Env.Name, src.Env.Warnings
+	out.Environment, out.Warnings = src.Env.Name, append(out.Warnings, src.Env.Warnings...)
 	if err := promotion.Allowed(src.Env, v.walls.upstream); v.walls.rules != nil && err != nil {
 		out.Faults = append(out.Faults, err.Error())
 	}
 	if src.Env.Incomplete != nil {
 		out.Faults = append(out.Faults, src.Env.Incomplete.Error())
-	}
-	if err := v.unsigned(ctx, out); err != nil {
-		return nil, err
 	}
 	apps, err := pick(src.Env, names)
 	if err != nil {
