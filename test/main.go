@@ -33,8 +33,8 @@ type part struct {
 }
 
 var parts = []part{
-	{"unit", "tests of every package that needs no servers", false, (*session).unit},
-	{"race", "the same with the race detector, where that does not compile for long", true, (*session).race},
+	{"unit", "tests of the packages that need no servers", false, (*session).unit},
+	{"race", "those that compile fast with the race detector, with it", true, (*session).race},
 	{"fuzz", "every fuzz target for a while", true, (*session).fuzz},
 	{"bed", "build the servers of the test bed", true, (*session).bed},
 	{"e2e", "tests on the test bed", true, (*session).e2e},
@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string) int {
 	flags.Usage = func() { usage(flags) }
 	short := flags.Bool("short", false, "unit tests only")
 	only := flags.String("only", "", "parts to run, separated by commas; default all")
-	fuzzTime := flags.Duration("fuzztime", 5*time.Second, "how long each fuzz target runs")
+	fuzzTime := flags.Duration("fuzztime", 2*time.Second, "how long each fuzz target runs")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0

@@ -2,25 +2,33 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 )
 
 func TestPackages(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"long_test.go": "package c", "brief_test.go": "package c // if testing.Short() {"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	got, err := packages(strings.NewReader(`
 {"ImportPath": "m/a", "Deps": ["fmt"]}
 {"ImportPath": "m/a.test", "Deps": ["fmt", "m/a [m/a.test]", "helm.sh/helm/v3/pkg/engine"]}
 {"ImportPath": "m/a [m/a.test]", "ForTest": "m/a"}
 {"ImportPath": "m/b", "Deps": ["` + module + `/test/bed"]}
-{"ImportPath": "m/c"}
+{"ImportPath": "m/c", "Dir": "` + dir + `", "XTestGoFiles": ["long_test.go", "brief_test.go"]}
 {"ImportPath": "m/c.test", "Deps": ["` + module + `/test/bed [m/c.test]"]}
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []pkg{{path: "m/a", tested: true, heavy: true}, {path: "m/b"}, {path: "m/c", tested: true, bed: true}}
+	want := []pkg{{path: "m/a", tested: true, heavy: true}, {path: "m/b"}, {path: "m/c", tested: true, bed: true, brief: true}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}

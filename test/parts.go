@@ -27,14 +27,21 @@ type pkg struct {
 	bed bool
 	// heavy: its tests link Kubernetes or Helm, which the race detector makes slow to compile.
 	heavy bool
+	// brief: some of its tests do less when testing.Short says so.
+	brief bool
 }
+
+// raced reports whether the part race runs it.
+func (p pkg) raced() bool { return p.tested && !p.bed && !p.heavy }
 
 // heavyImports are the beginnings of the packages that make others heavy. Of Helm it is the engine and the client, not the
 // package of a chart's values; of Kubernetes the client, not the types of pods, which the projection compares.
 var heavyImports = []string{"k8s.io/client-go/", "helm.sh/helm/v3/pkg/engine", "helm.sh/helm/v3/pkg/storage", "k8s.io/apiserver/"}
 
 func (s *session) unit() error {
-	list, err := s.choose(func(p pkg) bool { return !p.bed })
+	// What the race detector will run to the full is not run twice.
+	race := slices.ContainsFunc(s.chosen, func(p part) bool { return p.name == "race" }) && s.noRace() == ""
+	list, err := s.choose(func(p pkg) bool { return !p.bed && (!race || !p.raced() || p.brief) })
 	if err != nil {
 		return err
 	}
@@ -49,7 +56,7 @@ func (s *session) race() error {
 	if why := s.noRace(); why != "" {
 		return fmt.Errorf("%w: %s", errSkipped, why)
 	}
-	list, err := s.choose(func(p pkg) bool { return p.tested && !p.bed && !p.heavy })
+	list, err := s.choose(pkg.raced)
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -180,14 +187,14 @@ func (s *session) e2e() error {
 		return err
 	}
 	// One package at a time: each starts servers of its own. Results are not taken from go's cache, which does not know
-	// that test/e2e builds and runs cmd/sluice.
-	return s.goTest(append([]string{"-p=1", "-count=1", "-timeout=60m"}, list...)...)
+	// that test/e2e builds and runs cmd/sluice. Its tests wait more than they work, hence more of them than cores.
+	return s.goTest(append([]string{"-p=1", "-count=1", "-parallel=4", "-timeout=60m"}, list...)...)
 }
 
 // choose lists the paths of the packages that are wanted.
 func (s *session) choose(wanted func(pkg) bool) ([]string, error) {
 	if s.found == nil {
-		out, err := s.output("go", "list", "-test", "-json=ImportPath,ForTest,Deps", "./...")
+		out, err := s.output("go", "list", "-test", "-json=ImportPath,ForTest,Deps,Dir,TestGoFiles,XTestGoFiles", "./...")
 		if err != nil {
 			return nil, fmt.Errorf("listing packages: %w", err)
 		}
@@ -207,11 +214,11 @@ func (s *session) choose(wanted func(pkg) bool) ([]string, error) {
 // packages reads what go list -test -json prints. A package with tests comes with a program <path>.test, whose
 // dependencies are those of the tests.
 func packages(r io.Reader) ([]pkg, error) {
-	byPath := map[string]pkg{}
+	byPath, tests := map[string]pkg{}, map[string]pkg{}
 	for dec := json.NewDecoder(r); ; {
 		var listed struct {
-			ImportPath, ForTest string
-			Deps                []string
+			ImportPath, ForTest, Dir        string
+			Deps, TestGoFiles, XTestGoFiles []string
 		}
 		if err := dec.Decode(&listed); errors.Is(err, io.EOF) {
 			break
@@ -221,10 +228,19 @@ func packages(r io.Reader) ([]pkg, error) {
 		path, isTest := strings.CutSuffix(listed.ImportPath, ".test")
 		switch {
 		case isTest:
-			byPath[path] = pkg{path, true, uses(listed.Deps, module+"/test/bed"), slices.ContainsFunc(listed.Deps, isHeavy)}
-		case listed.ForTest == "" && !byPath[path].tested:
-			byPath[path] = pkg{path: path}
+			tests[path] = pkg{tested: true, bed: uses(listed.Deps, module+"/test/bed"), heavy: slices.ContainsFunc(listed.Deps, isHeavy)}
+		case listed.ForTest == "":
+			brief, err := mentions(listed.Dir, slices.Concat(listed.TestGoFiles, listed.XTestGoFiles), "testing.Short()")
+			if err != nil {
+				return nil, err
+			}
+			byPath[path] = pkg{path: path, brief: brief}
 		}
+	}
+	for path, t := range tests {
+		p := byPath[path]
+		p.path, p.tested, p.bed, p.heavy = path, t.tested, t.bed, t.heavy
+		byPath[path] = p
 	}
 	list := make([]pkg, 0, len(byPath))
 	for _, p := range byPath {
@@ -232,6 +248,17 @@ func packages(r io.Reader) ([]pkg, error) {
 	}
 	slices.SortFunc(list, func(a, b pkg) int { return strings.Compare(a.path, b.path) })
 	return list, nil
+}
+
+// mentions reports whether one of the files of a directory has a text.
+func mentions(dir string, files []string, text string) (bool, error) {
+	for _, file := range files {
+		content, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || bytes.Contains(content, []byte(text)) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // uses reports whether a package is among dependencies, compiled for a test or not.

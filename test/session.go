@@ -17,6 +17,8 @@ type session struct {
 	ctx      context.Context
 	short    bool
 	fuzzTime time.Duration
+	// chosen are the parts that this run has.
+	chosen []part
 	// found are the packages, once they are listed.
 	found []pkg
 }
@@ -29,6 +31,7 @@ func (s *session) all(chosen []part) int {
 	var summary []string
 	failed := false
 	start := time.Now()
+	s.chosen = chosen
 	for _, p := range chosen {
 		fmt.Printf("\n=== %s: %s\n", p.name, p.about)
 		begun := time.Now()
