@@ -114,7 +114,9 @@ type Client struct {
 	// claims says whose an object is.
 	claims   map[objects.Key]claim
 	onChange func(app string)
-	onPrune  func(app string, k objects.Key) (why string, wait bool)
+	// told counts the apps whose news is about to be told.
+	told    int
+	onPrune func(app string, k objects.Key) (why string, wait bool)
 	// direct are the commands beside the states; watching begins with the first LoadStates.
 	direct   *direct
 	watching sync.Once

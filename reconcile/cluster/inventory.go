@@ -228,18 +228,23 @@ func (c *Client) noticed(k objects.Key, l live, exists bool) {
 		return
 	}
 	m.told = true
-	time.AfterFunc(newsPause, func() {
+	c.told++
+	time.AfterFunc(newsPause(c.told), func() {
 		c.mu.Lock()
 		m.told = false
+		c.told--
 		call := c.onChange
 		c.mu.Unlock()
 		call(app)
 	})
 }
 
-// newsPause is how long news of an app waits for more of the same app: a Deployment that starts its pods has some at once, and
-// each look at it is a request.
-const newsPause = 300 * time.Millisecond
+// newsPause is how long news of an app waits for more of the same app, while so many apps have news: a Deployment that starts its
+// pods has some at once, and each look at it is a request. Where hundreds start, those who look are what they all wait for.
+func newsPause(apps int) time.Duration {
+	const shortest, longest, each = 300 * time.Millisecond, 2 * time.Second, 20 * time.Millisecond
+	return min(max(shortest, time.Duration(apps)*each), longest)
+}
 
 // planned is one object that is desired, ready to be applied.
 type planned struct {

@@ -41,19 +41,30 @@ func TestNewsOfAnApp(t *testing.T) {
 			c.noticed(web, live{}, false)
 		}
 		c.noticed(other, live{}, false)
-		time.Sleep(newsPause)
+		time.Sleep(newsPause(2))
 		synctest.Wait()
 		slices.Sort(told)
 		if !slices.Equal(told, []string{"other", "web"}) {
 			t.Errorf("told %v", told)
 		}
 		c.noticed(web, live{}, false)
-		time.Sleep(newsPause)
+		time.Sleep(newsPause(1))
 		synctest.Wait()
-		if len(told) != 3 {
-			t.Errorf("after that: %v", told)
+		if len(told) != 3 || c.told != 0 {
+			t.Errorf("after that: %v; %d to be told", told, c.told)
 		}
 	})
+}
+
+// Where many apps have news at once, each waits longer for more of its own, within bounds.
+func TestNewsPause(t *testing.T) {
+	for apps, want := range map[int]time.Duration{
+		1: 300 * time.Millisecond, 15: 300 * time.Millisecond, 30: 600 * time.Millisecond, 300: 2 * time.Second, 10_000: 2 * time.Second,
+	} {
+		if got := newsPause(apps); got != want {
+			t.Errorf("%d apps wait for %s, want %s", apps, got, want)
+		}
+	}
 }
 
 func TestFeed(t *testing.T) {
