@@ -36,7 +36,7 @@ var parts = []part{
 	{"unit", "tests of the packages that need no servers", false, (*session).unit},
 	{"race", "those that compile fast with the race detector, with it", true, (*session).race},
 	{"fuzz", "every fuzz target for a while", true, (*session).fuzz},
-	{"bed", "build the servers of the test bed", true, (*session).bed},
+	{"bed", "build the servers that all end-to-end tests need", true, (*session).bed},
 	{"e2e", "tests on the test bed", true, (*session).e2e},
 }
 

@@ -178,7 +178,23 @@ func fuzzTargets(out []byte) []target {
 }
 
 func (s *session) bed() error {
-	return s.show("go", "run", "./test/prepare")
+	return s.show("go", "run", "./test/prepare", "servers")
+}
+
+// others builds, beside the tests that wait most of their time, what only some of the last of them need. Those wait for it.
+func (s *session) others() (over func()) {
+	name, args := "go", []string{"run", "./test/prepare"}
+	if nice, err := exec.LookPath("nice"); err == nil {
+		name, args = nice, append([]string{"-n", "19", name}, args...)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := s.show(name, args...); err != nil {
+			fmt.Println("building what some tests need:", err, "(they build it themselves, or fail)")
+		}
+	}()
+	return func() { <-ended }
 }
 
 func (s *session) e2e() error {
@@ -186,6 +202,7 @@ func (s *session) e2e() error {
 	if err != nil || len(list) == 0 {
 		return err
 	}
+	defer s.others()()
 	// One package at a time: each starts servers of its own. Results are not taken from go's cache, which does not know
 	// that test/e2e builds and runs cmd/sluice. Its tests wait more than they work, hence more of them than cores.
 	return s.goTest(append([]string{"-p=1", "-count=1", "-parallel=4", "-timeout=60m"}, list...)...)
