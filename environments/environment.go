@@ -40,6 +40,8 @@ type Environment struct {
 	Windows *windows.Set
 	// Upstream says how new versions come here.
 	Upstream Upstream
+	// Waves are its clusters in the order in which they get a release.
+	Waves Waves
 	// Umbrella is the chart of a Jenkins X v2 layout: its metadata and values, without its dependencies.
 	Umbrella Umbrella
 	// Apps in the order in which the repository declares them. Apps switched off by a condition or a tag

@@ -372,6 +372,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 		WriteBack: orDefault(a.settings.writeBack, WriteBackCommit),
 		Rollout:   a.settings.rollout,
 		Windows:   a.settings.windows,
+		Waves:     a.settings.waves,
 	}
 	env.Upstream = a.settings.upstream.withDefaults(env.Name)
 	env.Namespace = orDefault(a.settings.namespace, a.l.Namespace)

@@ -23,6 +23,7 @@ type settings struct {
 	rollout     *RawPolicy
 	windows     *windows.Set
 	upstream    Upstream
+	waves       Waves
 	apps        map[string]*appSettings
 }
 
@@ -65,6 +66,7 @@ var settingsFields = fields[settingsDraft]{
 	"rollout":  func(_ *decoder, _ fieldPath, v any, to *settingsDraft) { to.rolloutValue = v },
 	"windows":  func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.windows = d.windows(at, v) },
 	"upstream": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.upstream = d.upstream(at, v) },
+	"waves":    func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.waves = d.waves(at, v) },
 	"crds":     func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.crds = d.crds(at, v) },
 	"apps": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
 		to.appValues, _ = d.object(at, v)
