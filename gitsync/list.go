@@ -4,12 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
 
 // Branches lists the branches of a remote whose names begin with prefix, sorted. The remote's own branch need not be there.
 func Branches(ctx context.Context, remote Remote, prefix string) ([]string, error) {
+	tips, err := Tips(ctx, remote, prefix)
+	return slices.Sorted(maps.Keys(tips)), err
+}
+
+// Tips are the commits that these branches are at, by their names. All of them cost one request.
+func Tips(ctx context.Context, remote Remote, prefix string) (map[string]string, error) {
 	if err := remote.Validate(); err != nil {
 		return nil, fmt.Errorf("listing branches: %w", err)
 	}
@@ -17,14 +24,14 @@ func Branches(ctx context.Context, remote Remote, prefix string) ([]string, erro
 	if err != nil {
 		return nil, fmt.Errorf("listing branches: %w", err)
 	}
-	names, err := l.branches(ctx, prefix)
+	tips, err := l.tips(ctx, prefix)
 	if err != nil {
 		return nil, l.fault("listing the branches of", err)
 	}
-	return names, nil
+	return tips, nil
 }
 
-func (l *link) branches(ctx context.Context, prefix string) ([]string, error) {
+func (l *link) tips(ctx context.Context, prefix string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.remote.Timeout)
 	defer cancel()
 	session, err := l.uploadPack(ctx)
@@ -39,14 +46,13 @@ func (l *link) branches(ctx context.Context, prefix string) ([]string, error) {
 	if refs == nil {
 		return nil, nil
 	}
-	var names []string
-	for name := range refs.References {
+	tips := map[string]string{}
+	for name, hash := range refs.References {
 		if branch, ok := strings.CutPrefix(name, "refs/heads/"); ok && strings.HasPrefix(branch, prefix) {
-			names = append(names, branch)
+			tips[branch] = hash.String()
 		}
 	}
-	slices.Sort(names)
-	return names, nil
+	return tips, nil
 }
 
 // CanPush reports whether the remote would take a push, as far as it says so before one: the credential may write, and the

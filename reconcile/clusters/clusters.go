@@ -1,12 +1,15 @@
 // Package clusters reads what the agents of an environment say on their status branches, cluster by cluster.
 //
-// A Reader asks a remote at each call, and parses what has changed. It belongs to one goroutine.
+// A Reader asks a remote for its branches at each call, and reads those that have moved. It belongs to one goroutine.
 package clusters
 
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
@@ -20,6 +23,9 @@ type Cluster struct {
 	// Name of the cluster; that of the environment where it has one only.
 	Name           string
 	Branch, Commit string
+	// Said is when the commit was made, and Status what it says of the environment.
+	Said   time.Time
+	Status audit.Status
 	// Records in the order of their apps' names.
 	Records []audit.Record
 	byApp   map[string]int
@@ -68,12 +74,12 @@ func NewReader(remote gitsync.Remote, w *gitsync.Writer) *Reader {
 // Read gives the clusters of an environment, in the order of their branches' names.
 func (r *Reader) Read(ctx context.Context, environment string) ([]Cluster, error) {
 	own := prefix + environment
-	names, err := gitsync.Branches(ctx, r.remote, own)
+	tips, err := gitsync.Tips(ctx, r.remote, own)
 	if err != nil {
 		return nil, err
 	}
 	var out []Cluster
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(tips)) {
 		cluster, others := strings.CutPrefix(name, own+"/")
 		if name != own && !others {
 			continue // of an environment whose name begins so
@@ -81,33 +87,46 @@ func (r *Reader) Read(ctx context.Context, environment string) ([]Cluster, error
 		if name == own {
 			cluster = environment
 		}
-		c, err := r.branch(ctx, cluster, name)
-		if err != nil {
-			return nil, err
+		if r.read[name].Commit != tips[name] {
+			if err := r.branch(ctx, cluster, name); err != nil {
+				return nil, err
+			}
 		}
-		out = append(out, c)
+		out = append(out, r.read[name])
 	}
 	return out, nil
 }
 
-func (r *Reader) branch(ctx context.Context, cluster, name string) (Cluster, error) {
+// branch reads what a status branch says now.
+func (r *Reader) branch(ctx context.Context, cluster, name string) error {
 	w, err := r.writer.Branch(name)
 	if err != nil {
-		return Cluster{}, err
+		return err
 	}
 	tip, err := w.Tip(ctx)
 	if err != nil {
-		return Cluster{}, err
+		return err
 	}
-	if known := r.read[name]; known.Commit == tip.Commit {
-		return known, nil
+	c, err := At(cluster, tip)
+	if err != nil {
+		return fmt.Errorf("branch %s: %w", name, err)
+	}
+	c.Branch = name
+	r.read[name] = c
+	return nil
+}
+
+// At is what a cluster's status branch says at a commit.
+func At(cluster string, tip *gitsync.Snapshot) (Cluster, error) {
+	status, err := audit.ReadStatus(tip.FS())
+	if err != nil {
+		return Cluster{}, err
 	}
 	records, err := audit.ReadAll(tip.FS())
 	if err != nil {
-		return Cluster{}, fmt.Errorf("branch %s: %w", name, err)
+		return Cluster{}, err
 	}
 	c := New(cluster, records...)
-	c.Branch, c.Commit = name, tip.Commit
-	r.read[name] = c
+	c.Commit, c.Said, c.Status = tip.Commit, tip.Time, status
 	return c, nil
 }
