@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	yamlv3 "go.yaml.in/yaml/v3"
 )
 
@@ -329,4 +330,14 @@ func (u umbrella) asked(fsys fs.FS, app string, image ImagePaths) (string, bool,
 		}
 	}
 	return "", true, nil
+}
+
+// Older compares two versions, where both are such as SemVer has them.
+func Older(version, than string) bool {
+	a, err := semver.NewVersion(version)
+	if err != nil {
+		return false
+	}
+	b, err := semver.NewVersion(than)
+	return err == nil && a.LessThan(b)
 }

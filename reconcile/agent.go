@@ -87,8 +87,9 @@ type Config struct {
 	// many more look at rollouts under way alone: what begins, which takes ten requests, must leave the server time for what is
 	// due.
 	Workers int
-	// Gates are an app's; nil: it has none. It must not block. Whoever has news for an app calls Asked.
-	Gates func(app string) []rollout.Gate
+	// Gates are an app's, besides those of the clock, for the release that it would begin with, where it is not one to go back to; zero:
+	// it would begin with none. nil: there are none. It must not block. Whoever has news for an app calls Asked.
+	Gates func(app string, waves environments.Waves, wanted rollout.Release) []rollout.Gate
 	// AnyQuery: queries of policies may ask for other namespaces than their app's.
 	AnyQuery bool
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.

@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/sluice-cd/sluice/environments"
-	"github.com/sluice-cd/sluice/environments/windows"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
@@ -48,10 +47,7 @@ func (a *Agent) Read(c source.Commit, err error) {
 	}
 	// Policies are no part of an app's digest: another threshold is no other release.
 	samePolicy := a.source.Env != nil && a.source.Env.Rollout.Equal(env.Rollout)
-	var windowsBefore *windows.Set
-	if a.source.Env != nil {
-		windowsBefore = a.source.Env.Windows
-	}
+	before := a.source.Env
 	a.source = c
 	defer a.newWants()
 	first := a.unsynced == nil
@@ -73,10 +69,7 @@ func (a *Agent) Read(c source.Commit, err error) {
 			a.apps[in.Name] = ap
 		}
 		ap.all = all
-		if ap.input != nil {
-			a.reopened(in.Name, ap.input.Windows, in.Windows)
-		}
-		a.reopened(in.Name, windowsBefore, env.Windows)
+		a.reopened(ap, gatekeepingOf(before, ap.input), gatekeepingOf(env, in))
 		ruled := samePolicy && ap.input != nil && ap.input.Rollout.Equal(in.Rollout)
 		if ruled && ap.answered(in) && ap.input.Fault == nil && in.Fault == nil && !ap.rejected() {
 			ap.input = in

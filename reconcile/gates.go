@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/environments/windows"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
@@ -24,7 +25,11 @@ var everyMoment = []rollout.Moment{rollout.AtBegin, rollout.AtApply, rollout.AtS
 func (a *Agent) gatesOf(ap *app, now time.Time) []rollout.Gate {
 	var gates []rollout.Gate
 	if a.cfg.Gates != nil {
-		gates = a.cfg.Gates(ap.name)
+		var waves environments.Waves
+		if a.source.Env != nil {
+			waves = a.source.Env.Waves
+		}
+		gates = a.cfg.Gates(ap.name, waves, ap.wanted())
 	}
 	if a.frozen != nil {
 		gates = append(gates, closed(freezeGate, *a.frozen)...)
@@ -43,6 +48,19 @@ func (a *Agent) gatesOf(ap *app, now time.Time) []rollout.Gate {
 		gates = append(gates, closedBy(ap.input.Windows, now)...)
 	}
 	return gates
+}
+
+// wanted is the release that the app would begin with, if it is not one to go back to: zero where there is none. What served here
+// before counts as that unless it is a newer version than what does now.
+func (ap *app) wanted() rollout.Release {
+	if !ap.answered(ap.input) || ap.rendered.desired == nil {
+		return rollout.Release{}
+	}
+	r, s := ap.rendered.desired.ID, ap.saved.State
+	if !s.Awaits(r) || s.HasServed(r) && !environments.Older(s.Stable.Version, r.Version) {
+		return rollout.Release{}
+	}
+	return r
 }
 
 // closed are the gates of one name that stop everything.
@@ -91,9 +109,26 @@ func (a *Agent) freeze(c source.Commit, delivered bool) {
 	}
 }
 
-// reopened has an app looked at whose windows are others than before: it may wait for one that is open now. The mutex is held.
-func (a *Agent) reopened(name string, before, after *windows.Set) {
-	if ap := a.apps[name]; ap != nil && ap.saved.State.Waiting != "" && !reflect.DeepEqual(before, after) {
-		a.queue.Urge(name)
+// reopened has an app looked at that waits, where its gates are others than before: it may wait for one that is open now. The mutex
+// is held.
+func (a *Agent) reopened(ap *app, before, after gatekeeping) {
+	if ap.saved.State.Waiting != "" && !reflect.DeepEqual(before, after) {
+		a.queue.Urge(ap.name)
 	}
+}
+
+// gatekeeping is what git says of the gates of an app.
+type gatekeeping struct {
+	environment, app *windows.Set
+	waves            environments.Waves
+}
+
+func gatekeepingOf(env *environments.Environment, app *environments.App) (g gatekeeping) {
+	if env != nil {
+		g.environment, g.waves = env.Windows, env.Waves
+	}
+	if app != nil {
+		g.app = app.Windows
+	}
+	return g
 }

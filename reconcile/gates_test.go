@@ -6,6 +6,7 @@ import (
 	"time"
 	_ "time/tzdata"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -100,4 +101,75 @@ func (r *recorder) remove(file string) {
 		r.t.Fatal(err)
 	}
 	r.look()
+}
+
+// TestWanted: a gate is asked for what is to begin, and not for what is gone back to.
+func TestWanted(t *testing.T) {
+	at := func(version string) rollout.Release {
+		return rollout.Release{Version: version, Digest: "d" + version, Commit: "c" + version}
+	}
+	served := func(versions ...string) (list []rollout.Served) {
+		for _, v := range versions {
+			list = append(list, rollout.Served{Release: at(v)})
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		state   rollout.State
+		desired string
+		want    string
+	}{
+		"the first install":              {rollout.State{}, "0.0.129", "0.0.129"},
+		"nothing new":                    {rollout.State{Stable: at("0.0.129")}, "0.0.129", ""},
+		"a new version":                  {rollout.State{Stable: at("0.0.129"), Served: served("0.0.128")}, "0.0.130", "0.0.130"},
+		"under way":                      {rollout.State{Stable: at("0.0.129"), Target: at("0.0.130"), Phase: rollout.Starting}, "0.0.130", ""},
+		"back to what served":            {rollout.State{Stable: at("0.0.130"), Served: served("0.0.129")}, "0.0.129", ""},
+		"on again to what served":        {rollout.State{Stable: at("0.0.129"), Served: served("0.0.130")}, "0.0.130", "0.0.130"},
+		"an old version that never was":  {rollout.State{Stable: at("0.0.130")}, "0.0.100", "0.0.100"},
+		"other values of the same, back": {rollout.State{Stable: rollout.Release{Version: "0.0.129", Digest: "x"}, Served: served("0.0.129")}, "0.0.129", ""},
+		"held":                           {rollout.State{Stable: at("0.0.129"), Hold: &rollout.Asked{By: "Ann"}}, "0.0.130", ""},
+		"rejected":                       {rollout.State{Stable: at("0.0.129"), Rejected: []rollout.Rejection{{Release: at("0.0.130")}}}, "0.0.130", ""},
+	} {
+		in := &environments.App{Name: "web", Digest: "in"}
+		ap := &app{
+			name: "web", input: in, saved: delivery.Saved{State: c.state},
+			rendered: &rendering{input: "in", desired: &delivery.Desired{ID: at(c.desired)}},
+		}
+		if got := ap.wanted(); got.Version != c.want {
+			t.Errorf("%s: %q", name, got.Version)
+		}
+		ap.rendered.input = "of before"
+		if got := ap.wanted(); !got.IsZero() {
+			t.Errorf("%s, and not rendered: %q", name, got.Version)
+		}
+	}
+}
+
+// TestGatesOfWaves: the order of the clusters comes from git, and who waits is looked at when that changes.
+func TestGatesOfWaves(t *testing.T) {
+	r := newRecorder(t)
+	r.Repository.cfg.Path = ""
+	var asked environments.Waves
+	r.Agent.cfg.Gates = func(_ string, waves environments.Waves, _ rollout.Release) []rollout.Gate {
+		asked = waves
+		return nil
+	}
+	const head = "apiVersion: sluice.dev/v1alpha1\nkind: Environment\n"
+	r.commit(map[string]string{"sluice.yaml": head + "waves: [{clusters: [us]}, {clusters: [eu]}]\n"})
+	r.list("a", "b")
+	if r.gates(time.Now()); asked.String() != "us, then eu" {
+		t.Errorf("asked for %s", asked)
+	}
+	r.apps["a"].saved.State.Waiting = "wave"
+	for name, ok := r.queue.takeUrgent(); ok; name, ok = r.queue.takeUrgent() {
+		r.queue.Done(name)
+	}
+	r.commit(map[string]string{"sluice.yaml": head})
+	r.look()
+	if name, ok := r.queue.takeUrgent(); !ok || name != "a" {
+		t.Errorf("who waits is not looked at: %q", name)
+	}
+	if r.gates(time.Now()); asked != nil {
+		t.Errorf("asked for %s", asked)
+	}
 }

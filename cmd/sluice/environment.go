@@ -23,6 +23,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/promotion"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/reconcile/waves"
 	"github.com/sluice-cd/sluice/render"
 )
 
@@ -40,9 +41,9 @@ type deliveries struct {
 // environment is one environment, ready to be delivered.
 type environment struct {
 	envConfig
-	// agent delivers; each try has a new one, for Run can be called once.
+	// agent delivers; each try has a new one, for Run can be called once, and one that knows what the other clusters say.
 	agent    atomic.Pointer[reconcile.Agent]
-	newAgent func() *reconcile.Agent
+	newAgent func() (*reconcile.Agent, *waves.Follower)
 	client   *cluster.Client
 	charts   *charts.Charts
 	// downstream proposes versions to the environment, made anew for each try; nil: nothing does.
@@ -91,7 +92,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		return nil, fmt.Errorf("preparing environment %s: forge: %w", e.Name, err)
 	}
 	env := &environment{envConfig: e, client: client, charts: charts, downstream: d.newDownstream(e, at), reporter: d.newReporter(e, at)}
-	env.newAgent = func() *reconcile.Agent {
+	env.newAgent = func() (*reconcile.Agent, *waves.Follower) {
 		var signers func() (*signature.Keys, error)
 		if e.Commands.any() {
 			signers = e.Commands.keys
@@ -107,22 +108,28 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
 			Forge: at,
 		})
+		follower := waves.New(waves.Config{
+			Environment: e.Name, Cluster: d.config.Cluster, Remote: e.Repository.remote(),
+			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Now: time.Now, Log: log,
+		})
 		return reconcile.New(reconcile.Config{
-			Environment: e.Name, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
+			Environment: e.Name, Gates: follower.Gates, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
 			AnyQuery: e.Allow.rules(namespace).AnyQuery, Pulse: pulse,
-		}, repository, objects{client}, charts, d.metrics)
+		}, repository, objects{client}, charts, d.metrics), follower
 	}
-	env.agent.Store(env.newAgent())
+	agent, _ := env.newAgent()
+	env.agent.Store(agent)
 	return env, nil
 }
 
 // run delivers until ctx is done, once this process leads if there is an election.
 func (e *environment) run(ctx context.Context, c *config) error {
-	agent := e.newAgent()
+	agent, follower := e.newAgent()
 	e.agent.Store(agent)
 	deliver := func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return agent.Run(ctx) })
+		g.Go(func() error { return follower.Run(ctx, agent.Asked) })
 		if e.downstream != nil {
 			g.Go(func() error { return e.downstream().Run(ctx) })
 		}

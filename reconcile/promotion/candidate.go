@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/Masterminds/semver/v3"
-
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 )
@@ -49,7 +47,7 @@ func Choose(app *environments.App, up, own []audit.Record, now time.Time) Candid
 	if version == "" || version == app.Chart.Version {
 		return Candidate{}
 	}
-	if older(version, app.Chart.Version) {
+	if environments.Older(version, app.Chart.Version) {
 		return Candidate{Reason: fmt.Sprintf("%s, which serves upstream, is older than %s", version, app.Chart.Version), Withdraw: true}
 	}
 	for _, r := range own {
@@ -84,14 +82,4 @@ func servesSince(r audit.Record) time.Time {
 		return r.Last.At
 	}
 	return r.Since
-}
-
-// older compares two versions, where both are such as SemVer has them.
-func older(version, than string) bool {
-	a, err := semver.NewVersion(version)
-	if err != nil {
-		return false
-	}
-	b, err := semver.NewVersion(than)
-	return err == nil && a.LessThan(b)
 }

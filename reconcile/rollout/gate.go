@@ -61,7 +61,7 @@ func (t *turn) override(c Command) string {
 	case r.IsZero() || t.Phase == Idle && r.Digest == t.Stable.Digest || !t.Phase.trait().divertible && t.Phase != Idle && t.Phase != Installing:
 		return "there is nothing that could get on"
 	case !closed:
-		return "no window is closed, and nothing is frozen"
+		return "no window is closed, nothing is frozen, and no wave is waited for"
 	case t.overridden(t.o, t.now()):
 		return label(r) + " may pass already, by " + t.Override.String()
 	}

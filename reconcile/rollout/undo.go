@@ -23,6 +23,11 @@ func (t *turn) without(r Release) []Served {
 	return slices.DeleteFunc(slices.Clone(t.Served), func(x Served) bool { return x.Release.Digest == r.Digest })
 }
 
+// HasServed reports whether a release is one of those that were stable before Stable.
+func (s State) HasServed(r Release) bool {
+	return slices.ContainsFunc(s.Served, func(x Served) bool { return x.Release.Digest == r.Digest })
+}
+
 // undo goes back to a release that served before. Out of a rollout that is Stable, as an abort does. At rest it is the one that
 // served last, or the one that the command names: at once where that was within the rollback window, by a rolling update that
 // nobody judges; else by the commit in git alone, and whatever the policy makes of it.

@@ -69,7 +69,7 @@ func start(w *world) *process {
 	ports := &ports{p}
 	p.agent = reconcile.New(reconcile.Config{
 		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler),
-		Gates: func(string) []rollout.Gate { return w.gates },
+		Gates: func(string, environments.Waves, rollout.Release) []rollout.Gate { return w.gates },
 	}, ports, ports, ports, ports)
 	p.writers = [2]writer{{write: p.agent.Revert}, {write: p.agent.Record}}
 	if err := p.agent.Start(context.Background()); err != nil {
