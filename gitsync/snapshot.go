@@ -21,6 +21,8 @@ type Snapshot struct {
 	// Author, Subject (the message's first line) and Message of the commit.
 	Author           Identity
 	Subject, Message string
+	// Parents are the hashes of the commits before it, the branch's own first.
+	Parents []string
 
 	store *store
 	root  plumbing.Hash
@@ -29,7 +31,7 @@ type Snapshot struct {
 
 func newSnapshot(s *store, c *Commit) *Snapshot {
 	snap := &Snapshot{
-		Commit: c.Hash, Time: c.Time, Author: c.Author, Subject: c.Subject(), Message: c.Message,
+		Commit: c.Hash, Time: c.Time, Author: c.Author, Subject: c.Subject(), Message: c.Message, Parents: c.Parents,
 		store: s, root: c.tree,
 	}
 	snap.fs = sync.OnceValue(func() *treeFS { return &treeFS{store: s, root: c.tree, time: c.Time} })

@@ -71,8 +71,9 @@ type Git interface {
 	Foreign() error
 	// Accepted says who has accepted a commit in spite of a fault that waits for a person, and why; empty: nobody has.
 	Accepted(commit string) string
-	// Author of a commit of the branch's history, as "Ann <ann@example.com>".
-	Author(commit string) (string, error)
+	// Asker is who has asked for an app's release by a commit of the branch's history, as "Ann <ann@example.com>", and what the commit
+	// takes back where it is a rollback commit of another cluster.
+	Asker(app, commit string) (by string, takes *rollout.TakenBack, err error)
 	// Revert writes a rollback commit, or says why there is none. An error means: try again.
 	Revert(ctx context.Context, mode environments.WriteBackMode, app string, r rollout.Revert) (rollout.Reverted, error)
 	// Record writes to the status branch. A *audit.ForeignError says that it is another cluster's.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
@@ -380,13 +381,55 @@ func TestMergedAgainWhileItIsTakenBack(t *testing.T) {
 		Phase: rollout.Analyzing, Stable: stable, Target: failed,
 	}
 	o := order{commit: r.source, state: state}
-	if got, _, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != failed.Commit {
-		t.Errorf("under way: asked for by %s, %v; want %s", got, err, failed.Commit)
+	asks := func(when, want string) {
+		t.Helper()
+		d := &delivery.Desired{ID: rollout.Release{Digest: failed.Digest}}
+		if err := r.ask(t.Context(), "web", o, d); err != nil || d.ID.Commit != want {
+			t.Errorf("%s: asked for by %s, %v; want %s", when, d.ID.Commit, err, want)
+		}
 	}
+	asks("under way", failed.Commit)
 	o.state.Phase = rollout.RollingBack
 	o.state.Rejected = []rollout.Rejection{{Release: failed}}
-	if got, _, err := r.commitOf(t.Context(), "web", o, rollout.Release{Digest: failed.Digest}); err != nil || got != again.Commit {
-		t.Errorf("rolled back: asked for by %s, %v; want %s", got, err, again.Commit)
+	asks("rolled back", again.Commit)
+}
+
+// TestTakenBackByAnotherCluster: what asks for a release is known to take another back where another cluster's agent has written it,
+// or a merge has brought in what that agent proposed.
+func TestTakenBackByAnotherCluster(t *testing.T) {
+	r := newRecorder(t)
+	revert := "web: roll back 0.0.2 -> 0.0.1\n\nSluice-Environment: " + r.Repository.cfg.Environment + "\nSluice-Cluster: eu\nSluice-App: web\nSluice-Event: Rollback\n" +
+		"Sluice-From: 0.0.2\nSluice-From-Digest: d2\nSluice-To: 0.0.1\nSluice-Cause: c2\nSluice-Reason: success rate 69 %\n"
+	r.bump("0.0.1")
+	bad := r.bump("0.0.2")
+	commit := func(message string, parents ...string) string {
+		args := []string{"-c", "user.name=Ann", "-c", "user.email=ann@example.com", "commit-tree", r.hurt("rev-parse", bad.Commit+"~1^{tree}"), "-m", message}
+		for _, p := range parents {
+			args = append(args, "-p", p)
+		}
+		return r.hurt(args...)
+	}
+	written := commit(revert, bad.Commit)
+	merge := commit("Merge pull request 7", bad.Commit, written)
+	for _, c := range []struct {
+		name, tip, cluster string
+		takes              bool
+	}{
+		{"a person's", bad.Commit, "us", false}, {"the commit", written, "us", true}, {"our own", written, "eu", false}, {"a merge of it", merge, "us", true},
+	} {
+		name := c.name
+		r.Repository.cfg.Cluster = c.cluster
+		r.hurt("update-ref", "refs/heads/main", c.tip)
+		r.look()
+		d := &delivery.Desired{ID: rollout.Release{Version: "0.0.1", Digest: "d1"}}
+		o := order{commit: r.source, state: rollout.State{Stable: bad}}
+		if err := r.ask(t.Context(), "web", o, d); err != nil || d.ID.Commit != c.tip {
+			t.Errorf("%s: asked for by %s, %v", name, d.ID.Commit, err)
+		}
+		want := &rollout.TakenBack{Cluster: "eu", Release: rollout.Release{Version: "0.0.2", Digest: "d2", Commit: "c2"}, Reason: "success rate 69 %"}
+		if (d.TakenBack != nil) != c.takes || c.takes && *d.TakenBack != *want {
+			t.Errorf("%s: takes back %+v", name, d.TakenBack)
+		}
 	}
 }
 

@@ -51,13 +51,14 @@ func (a *Agent) gatesOf(ap *app, now time.Time) []rollout.Gate {
 }
 
 // wanted is the release that the app would begin with, if it is not one to go back to: zero where there is none. What served here
-// before counts as that unless it is a newer version than what does now.
+// before counts as that unless it is a newer version than what does now, and so does what a
+// rollback commit asks for in place of what serves.
 func (ap *app) wanted() rollout.Release {
 	if !ap.answered(ap.input) || ap.rendered.desired == nil {
 		return rollout.Release{}
 	}
 	r, s := ap.rendered.desired.ID, ap.saved.State
-	if !s.Awaits(r) || s.HasServed(r) && !environments.Older(s.Stable.Version, r.Version) {
+	if !s.Awaits(r) || ap.rendered.desired.TakenBack.Names(s.Stable) || s.HasServed(r) && !environments.Older(s.Stable.Version, r.Version) {
 		return rollout.Release{}
 	}
 	return r

@@ -138,6 +138,10 @@ func TestWanted(t *testing.T) {
 		if got := ap.wanted(); got.Version != c.want {
 			t.Errorf("%s: %q", name, got.Version)
 		}
+		if ap.rendered.desired.TakenBack = (&rollout.TakenBack{Release: c.state.Stable}); !c.state.Stable.IsZero() && !ap.wanted().IsZero() {
+			t.Errorf("%s, by a commit that takes back what serves: %q", name, ap.wanted().Version)
+		}
+		ap.rendered.desired.TakenBack = nil
 		ap.rendered.input = "of before"
 		if got := ap.wanted(); !got.IsZero() {
 			t.Errorf("%s, and not rendered: %q", name, got.Version)

@@ -17,6 +17,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 )
 
@@ -262,13 +263,18 @@ func unread(env *environments.Environment) error {
 // Nudge makes Follow look at the branch now, as a webhook would.
 func (r *Repository) Nudge() { r.poller.Nudge() }
 
-// Author of a commit that was fetched.
-func (r *Repository) Author(commit string) (string, error) {
+// Asker implements Git. What a merge takes back is what the commit takes back that it merges, as where a rollback was proposed.
+func (r *Repository) Asker(app, commit string) (by string, takes *rollout.TakenBack, err error) {
 	s, err := r.repo.At(commit)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return person(s.Author), nil
+	if takes = audit.TakenBack(s.Message, r.names(), app); takes == nil && len(s.Parents) == 2 {
+		if merged, err := r.repo.At(s.Parents[1]); err == nil {
+			takes = audit.TakenBack(merged.Message, r.names(), app)
+		}
+	}
+	return person(s.Author), takes, nil
 }
 
 // At is the environment at a commit that was fetched.

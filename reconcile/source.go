@@ -174,7 +174,7 @@ func (a *Agent) rendering(ctx context.Context, name string, o order) rendering {
 		}
 		d := &delivery.Desired{Release: rel, Plan: rollout.NewPlan(policy)}
 		d.ID = rollout.Release{Version: rel.Version, Digest: rel.Digest}
-		if d.ID.Commit, d.ID.By, err = a.commitOf(ctx, name, o, d.ID); err != nil {
+		if err := a.ask(ctx, name, o, d); err != nil {
 			return late(ctx, err)
 		}
 		got.desired = d
@@ -194,28 +194,29 @@ func late(ctx context.Context, err error) error {
 	return err
 }
 
-// commitOf is the commit that asked for a release, and its author. A release that is serving keeps the commit it came with:
-// a rollback commit only says again what was asked before.
-func (a *Agent) commitOf(ctx context.Context, name string, o order, id rollout.Release) (commit, by string, err error) {
+// ask finds the commit that asked for a release, and what it says. A release that is serving keeps the commit it came with: a rollback
+// commit only says again what was asked before.
+func (a *Agent) ask(ctx context.Context, name string, o order, d *delivery.Desired) (err error) {
 	s := o.state
 	known := []rollout.Release{s.Stable, s.Target}
 	if s.Phase == rollout.RollingBack {
 		known = known[:1] // who asks for what is being taken back asks anew
 	}
 	for _, r := range known {
-		if r.Digest == id.Digest && r.Commit != "" {
-			return r.Commit, r.By, nil
+		if r.Digest == d.ID.Digest && r.Commit != "" {
+			d.ID.Commit, d.ID.By = r.Commit, r.By
+			return nil
 		}
 	}
 	stop := s.Stable.Commit
 	if n := len(s.Rejected); n > 0 {
 		stop = s.Rejected[n-1].Release.Commit
 	}
-	if commit, err = a.git.Cause(ctx, name, o.commit.Commit, stop); err != nil {
-		return "", "", err
+	if d.ID.Commit, err = a.git.Cause(ctx, name, o.commit.Commit, stop); err != nil {
+		return err
 	}
-	by, err = a.git.Author(commit)
-	return commit, by, err
+	d.ID.By, d.TakenBack, err = a.git.Asker(name, d.ID.Commit)
+	return err
 }
 
 // Again is a release whose Helm record is gone, rendered from the commit that asked for it. What is not rendered yet is

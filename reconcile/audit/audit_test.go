@@ -388,6 +388,26 @@ func TestRollbackMessage(t *testing.T) {
 	if IsRollback(msg, "web", revert) || IsRollback(msg, "croc-hunter-java", other) {
 		t.Error("it takes another rollback for this one")
 	}
+	want := rollout.TakenBack{Cluster: names.Cluster, Release: r131, Reason: revert.Reason}
+	want.Release.By = ""
+	own := Names{Environment: names.Environment, Cluster: "us"}
+	if got := TakenBack(msg, own, "croc-hunter-java"); got == nil || *got != want || !got.Names(r131) || got.Names(r130) {
+		t.Errorf("takes back %+v, want %+v", got, want)
+	}
+	alone := RollbackMessage(Names{Environment: names.Environment}, "croc-hunter-java", revert)
+	promoted := eventMessage(names, "croc-hunter-java", rollout.Event{Type: rollout.Promoted, From: r130, To: r131})
+	for why, got := range map[string]*rollout.TakenBack{
+		"its own":         TakenBack(msg, names, "croc-hunter-java"),
+		"another app's":   TakenBack(msg, own, "web"),
+		"elsewhere":       TakenBack(msg, Names{Environment: "staging", Cluster: "us"}, "croc-hunter-java"),
+		"nobody's":        TakenBack(alone, own, "croc-hunter-java"),
+		"another event":   TakenBack(promoted, own, "croc-hunter-java"),
+		"no such message": TakenBack("Revert \"promote\"", own, "croc-hunter-java"),
+	} {
+		if got != nil {
+			t.Errorf("%s: takes back %+v", why, got)
+		}
+	}
 }
 
 func TestDescribe(t *testing.T) {

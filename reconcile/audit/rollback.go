@@ -44,3 +44,17 @@ func IsRollback(msg, app string, r rollout.Revert) bool {
 		t["From"] == clean(r.From.Version, longestText) && t["To"] == clean(r.To.Version, longestText) &&
 		t["Cause"] == clean(r.From.Commit, longestText)
 }
+
+// TakenBack is what the rollback commit of another cluster takes back of an app, where the message is that of one: of this environment,
+// and by a cluster that has a name; nil: it is none. Whether it may is not told by a message that anybody can write, but by what comes
+// of it: see [rollout.TakenBack].
+func TakenBack(msg string, own Names, app string) *rollout.TakenBack {
+	e, ok := ParseMessage(msg)
+	if !ok || e.Type != Rollback || e.Environment != own.Environment || e.App != clean(app, longestText) || e.Cluster == own.Cluster || e.Cluster == "" {
+		return nil
+	}
+	t := parseTrailers(msg)
+	return &rollout.TakenBack{
+		Cluster: e.Cluster, Release: rollout.Release{Version: t["From"], Digest: t["From-Digest"], Commit: t["Cause"]}, Reason: e.Reason,
+	}
+}

@@ -37,6 +37,8 @@ type Desired struct {
 	ID      rollout.Release
 	Release *release.Release
 	Plan    rollout.Plan
+	// TakenBack is what another cluster's rollback commit says, where that is the commit which asks for it.
+	TakenBack *rollout.TakenBack
 }
 
 // Facts are what is known of an app when it is looked at.

@@ -32,7 +32,7 @@ func (l *look) observation(ctx context.Context, seen Seen) (rollout.Observation,
 		o.Plan = *s.Plan
 	}
 	if l.Desired != nil && !l.Removed {
-		o.Desired, o.Plan = l.Desired.ID, l.Desired.Plan
+		o.Desired, o.Plan, o.TakenBack = l.Desired.ID, l.Desired.Plan, l.Desired.TakenBack
 		var err error
 		if o.FromStable, err = l.change(ctx, s.Stable); err != nil {
 			return o, err

@@ -223,6 +223,9 @@ func (t *turn) abort(c Command) string {
 	if !t.Phase.trait().divertible {
 		return "no rollout is under way that could go back"
 	}
+	if t.Following {
+		return fmt.Sprintf("git has gone back to %s already: ask git for another release instead", label(t.Target))
+	}
 	t.fail(c.words("aborted"), nil)
 	return ""
 }

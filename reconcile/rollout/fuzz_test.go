@@ -339,6 +339,9 @@ func (d *dice) observation() rollout.Observation {
 			NextChange: d.instant(), Overridable: d.yes(),
 		})
 	}
+	if d.n(3) == 2 {
+		o.TakenBack = &rollout.TakenBack{Cluster: "eu", Release: d.release(), Reason: "why"}
+	}
 	return o
 }
 

@@ -18,6 +18,8 @@ func (t *turn) idle() {
 		t.Waiting = ""
 		t.tell(WaitingEnded, "")
 	case d.Digest == t.Stable.Digest || t.Hold != nil:
+	case t.State.takenBack(t.o):
+		t.follow()
 	case t.Stable.IsZero():
 		if t.open(AtBegin) {
 			t.install()
@@ -148,9 +150,9 @@ func (t *turn) updating() {
 		t.enter(Draining)
 		t.Drained = true
 	case stable.Failed:
-		t.fail(because("the update failed", stable), nil)
+		t.miss(because("the update failed", stable))
 	case t.overdue():
-		t.fail(because(fmt.Sprintf("the update is not ready within %s", t.deadline()), stable), nil)
+		t.miss(because(fmt.Sprintf("the update is not ready within %s", t.deadline()), stable))
 	}
 }
 
@@ -185,7 +187,7 @@ func (t *turn) remove() {
 	case t.Phase == Removing:
 		t.removing()
 	case t.Phase != Idle || !t.Stable.IsZero():
-		t.Weight, t.Drained, t.Pause, t.Returning = 0, false, nil, false
+		t.Weight, t.Drained, t.Pause, t.Returning, t.Following = 0, false, nil, false, false
 		t.enter(Removing)
 	}
 }

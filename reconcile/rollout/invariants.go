@@ -33,6 +33,7 @@ func Check(s State) error {
 	must(s.Step >= 0 && s.FailedChecks >= 0 && s.InconclusiveChecks >= 0, "a negative counter")
 	must(len(s.Rejected) <= maxRejected, "%d rejected releases", len(s.Rejected))
 	must(len(s.Served) <= maxServed, "%d releases that served", len(s.Served))
+	must(!s.Following || s.Returning, "following, and not going back")
 	must(!s.Returning || s.Phase == Updating || s.Phase == Draining, "going back in %s", s.Phase)
 	for i, e := range s.Outbox {
 		want := s.LastSeq - int64(len(s.Outbox)-1-i)
@@ -77,7 +78,7 @@ func checkGates(before State, o Observation, after State, events []Event) error 
 			faults = append(faults, fmt.Errorf("from %q to %q past gate %s", before.Phase, after.Phase, names))
 		}
 	}
-	must(AtBegin, !before.asks(o, Rollback) && before.Phase == Idle && (after.Phase == Installing || after.Rollouts > before.Rollouts))
+	must(AtBegin, !before.asks(o, Rollback) && !before.takenBack(o) && before.Phase == Idle && (after.Phase == Installing || after.Rollouts > before.Rollouts))
 	must(AtApply, before.Phase == Idle && after.Phase == Idle && slices.ContainsFunc(events, func(e Event) bool { return e.Type == Applied }))
 	must(AtStep, after.Weight > max(before.Weight, before.Peak))
 	must(AtPromotion, after.Phase == Promoting && before.Phase != Promoting)
@@ -218,7 +219,7 @@ func checkDecisions(before State, o Observation, after State, events []Event) er
 				return r.Release.Digest == e.To.Digest && r.Release.Commit == e.To.Commit
 			}), "a rejected release is tried again")
 		case RollbackStarted:
-			must(after.Revert != nil && after.Revert.From.Digest == e.To.Digest, "git is not asked to take back what failed")
+			must(after.Following || after.Revert != nil && after.Revert.From.Digest == e.To.Digest, "git is not asked to take back what failed")
 			must(slices.ContainsFunc(after.Rejected, func(r Rejection) bool { return r.Release.Digest == e.To.Digest }),
 				"what failed is not remembered")
 			must(before.Phase != Analyzing || failedIn(before, o) || before.asks(o, Abort) || before.asks(o, Rollback), "rolled back and nothing had failed")

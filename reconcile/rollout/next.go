@@ -17,6 +17,8 @@ import (
 //	             a gate that is asked and closed                  waits on                  Waiting (once)
 //	             at Idle nothing is to begin any more             waits for nothing         WaitingEnded
 //	Idle         no Stable, not Hold                              Installing                InstallStarted
+//	             Desired served before, not Hold, and another
+//	               cluster took Stable back by Desired's commit   Updating, Following       RollbackStarted
 //	             Desired differs, no pod would change, not Hold   Stable = Desired          Applied
 //	             Desired differs; not Suspend, Hold, rejected:
 //	               Strategy Canary                                Starting, weight 0        RolloutStarted
@@ -26,6 +28,7 @@ import (
 //	             stable Failed, or deadline                       waits on                  Degraded (once)
 //	Updating     stable Ready                                     Draining, Drained
 //	             stable Failed, or deadline                       RollingBack               RollbackStarted
+//	               and Following                                  waits on                  Degraded (once)
 //	Starting     canary Failed, or not Ready by the deadline      RollingBack               RollbackStarted
 //	             canary Ready, SkipAnalysis                       Promoting                 PromotionStarted
 //	             canary Ready, stable Available                   Analyzing, Step's weight  Advanced
@@ -47,6 +50,7 @@ import (
 //	             stable or canary Failed, or deadline             RollingBack               RollbackStarted
 //	             canary not Available, stable Available           weight 0                  CanaryAway
 //	Draining     stable Failed, or not Available by the deadline  RollingBack               RollbackStarted
+//	               and Following                                  waits on                  Degraded (once)
 //	             weight held for an interval, or deadline         weight falls
 //	             weight 0 held for the drain delay, or deadline   Drained
 //	             Drained, and Applied or deadline                 Idle, Stable = Target     Promoted
@@ -225,5 +229,6 @@ func (t *turn) rest() {
 func (t *turn) clearRun() {
 	t.Step, t.Weight, t.Peak, t.Drained = 0, 0, 0, false
 	t.FailedChecks, t.InconclusiveChecks, t.Lost = 0, 0, false
-	t.LastCheck, t.Pause, t.Returning, t.Approved = time.Time{}, nil, false, nil
+	t.LastCheck, t.Pause, t.Approved = time.Time{}, nil, nil
+	t.Returning, t.Following = false, false
 }

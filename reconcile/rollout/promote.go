@@ -38,10 +38,10 @@ func (t *turn) draining() {
 	stable := t.o.Stable
 	switch {
 	case stable.Failed:
-		t.fail(because("the promotion failed", stable), nil)
+		t.miss(because("the promotion failed", stable))
 	case !stable.Available:
 		if t.overdue() {
-			t.fail(t.promotionLate(), nil)
+			t.miss(t.promotionLate())
 		}
 	case t.Weight > 0:
 		if !t.o.Canary.Available || t.heldFor(t.o.Plan.interval()) || t.overdue() {

@@ -19,6 +19,16 @@ func (t *turn) fail(reason string, results []analysis.Result) {
 	t.retreat(RolledBack, RollbackStarted, reason, results)
 }
 
+// miss ends a rolling update, or the end of a promotion, that has not come to what it is to be. Of one that follows git back to what
+// served before nothing is taken back: what git would say then is what failed elsewhere. It is waited for.
+func (t *turn) miss(reason string) {
+	if t.Following {
+		t.degrade(reason)
+		return
+	}
+	t.fail(reason, nil)
+}
+
 // takeBack has git put back from one release to another.
 func (t *turn) takeBack(from, to Release, reason string) {
 	if t.Revert != nil {
@@ -51,7 +61,7 @@ func (t *turn) retreat(outcome, event EventType, reason string, results []analys
 	}
 	t.Drained = t.Drained || t.Peak == 0
 	t.Outcome = outcome
-	t.Pause, t.Returning = nil, false
+	t.Pause, t.Returning, t.Following = nil, false, false
 	t.enter(RollingBack)
 	t.emit(event, reason, results)
 }

@@ -79,8 +79,10 @@ type State struct {
 	Outcome EventType `json:"outcome,omitempty"`
 	// StablePlan is Stable's plan while another release is under way, and Plan is that one's.
 	StablePlan *Plan `json:"stablePlan,omitempty"`
-	// Returning: the rolling update under way goes back to a release that served before, because a person asked.
+	// Returning: the rolling update under way goes back to a release that served before, because a person asked, or git has gone back
+	// to it. Following: it was git, by another cluster's rollback commit, so there is no other course, and nothing to write there.
 	Returning bool `json:"returning,omitempty"`
+	Following bool `json:"following,omitempty"`
 	// Served are the releases that were stable before Stable, newest first, at most 5.
 	Served []Served `json:"served,omitempty"`
 	// Rejected releases, newest last, at most 10.
@@ -120,6 +122,15 @@ type Revert struct {
 	GitFirst bool `json:"gitFirst,omitempty"`
 }
 
+// TakenBack is what another cluster's rollback commit says: that a release was taken back in git because it failed there.
+type TakenBack struct {
+	// Cluster that has written it, Release what it takes back, by version, digest and the commit that had asked for it. Reason says
+	// why.
+	Cluster string
+	Release Release
+	Reason  string
+}
+
 // Change is how far two releases are apart.
 type Change string
 
@@ -154,6 +165,8 @@ type Observation struct {
 	// Desired is what git asks for; zero: not known (git is away, or the app's source has a fault): hold the course.
 	// When State.Takes, it carries its Revision and its Stamp.
 	Desired Release
+	// TakenBack: the commit that asks for Desired is a rollback commit of another cluster; nil: it is not.
+	TakenBack *TakenBack
 	// Removed: git is known not to list the app any more.
 	Removed bool
 	// FromStable and FromTarget: how Desired differs from State.Stable and State.Target.

@@ -24,8 +24,8 @@ import (
 //
 //	policy [rolling] [skip] [suspend] [interval=60s] [deadline=10m] [threshold=2] [limit=3] [max=50] [step=10]
 //	       [steps=(1,5,50)] [promotion=20]
-//	git VERSION|away|removed [commit=c1]
-//	       what git asks for from now on. VERSION+x differs from VERSION in what no pod sees, VERSION~x in pods.
+//	git VERSION|away|removed [commit=c1] [takes=VERSION]
+//	       takes: the commit is a rollback commit of cluster eu that takes that version back. what git asks for from now on. VERSION+x differs from VERSION in what no pod sees, VERSION~x in pods.
 //	observe [+60s] [-60s] [pending] [stable=S] [canary=S] [verdict=pass|fail|decisive|inconclusive|none] [asked=-30s]
 //	       [reason=(..)] [reverted=COMMIT] [proposed=BRANCH] [skipped=(..)] [of=ROLLOUT] [back]
 //	       S is ready (the default), slow (takes traffic, not rolled out), down, or crashing. pending: the cluster does
@@ -52,6 +52,7 @@ type world struct {
 	state    rollout.State
 	plan     rollout.Plan
 	desired  rollout.Release
+	taken    *rollout.TakenBack
 	removed  bool
 	recorded int64
 	watched  time.Time
@@ -140,7 +141,12 @@ func (w *world) run(d *datadriven.TestData) string {
 }
 
 func (w *world) setDesired(d *datadriven.TestData) {
-	w.desired, w.removed = rollout.Release{}, false
+	w.desired, w.removed, w.taken = rollout.Release{}, false, nil
+	if bad := arg(d, "takes"); bad != "" {
+		w.taken = &rollout.TakenBack{
+			Cluster: "eu", Release: rollout.Release{Version: bad, Digest: bad + " as eu renders it", Commit: "c-" + bad}, Reason: "success rate 69.17% < 99%",
+		}
+	}
 	switch what := d.CmdArgs[0].Key; what {
 	case "away":
 	case "removed":
@@ -170,7 +176,7 @@ func change(a, b rollout.Release) rollout.Change {
 
 func (w *world) observation() rollout.Observation {
 	return rollout.Observation{
-		Now: w.now, Desired: w.desired, Removed: w.removed, Plan: w.plan, Recorded: w.recorded,
+		Now: w.now, Desired: w.desired, TakenBack: w.taken, Removed: w.removed, Plan: w.plan, Recorded: w.recorded,
 		FromStable: change(w.state.Stable, w.desired), FromTarget: change(w.state.Target, w.desired),
 		Applied: true, WatchedSince: w.watched, Stable: track("ready"), Canary: track("ready"),
 		Commands: w.since(w.state.LastCommand), Direct: w.direct, Gates: w.gates,
@@ -327,7 +333,7 @@ func same(x, y rollout.State) bool {
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
 		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
-		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && sameValue(x.Override, y.Override) && x.Returning == y.Returning && reflect.DeepEqual(x.Served, y.Served) && reflect.DeepEqual(x.StablePlan, y.StablePlan) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
+		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && sameValue(x.Override, y.Override) && x.Returning == y.Returning && x.Following == y.Following && reflect.DeepEqual(x.Served, y.Served) && reflect.DeepEqual(x.StablePlan, y.StablePlan) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent)
 }
 

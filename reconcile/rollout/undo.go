@@ -24,9 +24,7 @@ func (t *turn) without(r Release) []Served {
 }
 
 // HasServed reports whether a release is one of those that were stable before Stable.
-func (s State) HasServed(r Release) bool {
-	return slices.ContainsFunc(s.Served, func(x Served) bool { return x.Release.Digest == r.Digest })
-}
+func (s State) HasServed(r Release) bool { return s.servedAs(r) >= 0 }
 
 // undo goes back to a release that served before. Out of a rollout that is Stable, as an abort does. At rest it is the one that
 // served last, or the one that the command names: at once where that was within the rollback window, by a rolling update that
@@ -63,19 +61,56 @@ func (t *turn) undo(c Command) string {
 			back.Until.UTC().Format("2006-01-02 15:04"), c.Reason))
 		return ""
 	}
-	t.clearRun()
 	t.Rollouts++
-	t.reject(bad, reason)
 	t.takeBack(bad, back.Release, reason)
-	t.Returning = true
-	t.Target, t.StablePlan = back.Release, t.Plan
+	t.goBack(bad, back.Release, reason)
 	if back.Plan != nil {
 		t.Plan = back.Plan // what git says now is of what is taken back
 	}
+	return ""
+}
+
+// goBack begins the rolling update from what is bad, and serves, to what served before.
+func (t *turn) goBack(bad, to Release, reason string) {
+	t.clearRun()
+	t.reject(bad, reason)
+	t.Returning = true
+	t.Target, t.StablePlan = to, t.Plan
 	t.enter(Updating)
 	t.Reason = reason
 	t.record(Event{Type: RollbackStarted, Rollout: t.Rollouts, From: t.Target, To: bad, Reason: reason})
-	return ""
+}
+
+// takenBack reports whether git has gone back from what serves because it failed in another cluster, to what served here before, and
+// not too long ago. Then that is gone back to at once: it has been judged, and what serves has failed. Of whom the commit is nobody
+// has to know for that: it can bring back nothing but what has served, and only in place of what it names.
+func (s State) takenBack(o Observation) bool {
+	if s.Phase != Idle || s.Hold != nil || s.Stable.IsZero() || o.Desired.Digest == s.Stable.Digest {
+		return false
+	}
+	i := s.servedAs(o.Desired)
+	return o.TakenBack.Names(s.Stable) && i >= 0 && o.Now.Sub(s.Served[i].Until) <= o.Plan.rollbackWindow()
+}
+
+// Names reports whether a release is what was taken back. Clusters may render it differently; then it is known by the commit that asked
+// for it.
+func (b *TakenBack) Names(r Release) bool {
+	return b != nil && (b.Release.Digest == r.Digest || b.Release.Commit == r.Commit && b.Release.Version == r.Version)
+}
+
+// servedAs is the place in Served of a release; -1: it is none of them.
+func (s State) servedAs(r Release) int {
+	return slices.IndexFunc(s.Served, func(x Served) bool { return x.Release.Digest == r.Digest })
+}
+
+// follow goes back to what git has gone back to. What is asked for is what was asked for before, by the commit of then.
+func (t *turn) follow() {
+	before := t.Served[t.State.servedAs(t.o.Desired)].Release
+	back := t.o.Desired
+	back.Commit, back.By = before.Commit, before.By
+	t.Rollouts++
+	t.goBack(t.Stable, back, fmt.Sprintf("%s was rolled back in %s: %s", label(t.Stable), t.o.TakenBack.Cluster, t.o.TakenBack.Reason))
+	t.Following, t.Waiting, t.Override = true, "", nil
 }
 
 // back is the release to go back to: the named one, or the newest.

@@ -29,6 +29,8 @@ type commit struct {
 	policy environments.Policy
 	// rollback is the rollout that the agent's commit takes back; 0: somebody else's commit.
 	rollback int64
+	// takes is the release that another cluster's agent takes back with the commit; empty: it is none of those.
+	takes string
 }
 
 func (g *repository) tip() commit { return g.commits[len(g.commits)-1] }
@@ -39,7 +41,7 @@ func (g *repository) push(change func(*commit)) commit {
 	if len(g.commits) > 0 {
 		c = g.tip()
 	}
-	c.rollback, c.off = 0, false
+	c.rollback, c.off, c.takes = 0, false, ""
 	change(&c)
 	c.id = fmt.Sprint("c", len(g.commits)+1)
 	g.commits = append(g.commits, c)

@@ -349,8 +349,13 @@ func (p *ports) Foreign() error { return nil }
 // Accepted implements reconcile.Git.
 func (p *ports) Accepted(string) string { return "" }
 
-// Author implements reconcile.Git.
-func (p *ports) Author(string) (string, error) { return "Ann", nil }
+// Asker implements reconcile.Git.
+func (p *ports) Asker(_, id string) (string, *rollout.TakenBack, error) {
+	if bad := p.w.git.at(id).takes; bad != "" {
+		return "Sluice", &rollout.TakenBack{Cluster: "eu", Release: rollout.Release{Digest: bad}, Reason: "it failed there"}, nil
+	}
+	return "Ann", nil, nil
+}
 
 // Revert implements reconcile.Git.
 func (p *ports) Revert(_ context.Context, _ environments.WriteBackMode, _ string, r rollout.Revert) (rollout.Reverted, error) {

@@ -387,9 +387,13 @@ func (w *world) edit() {
 
 // people push to the environment branch.
 func (w *world) people() {
-	stable := "good0"
-	if s := w.state(); s.Stable.Digest != "" {
+	stable, before := "good0", ""
+	s := w.state()
+	if s.Stable.Digest != "" {
 		stable = s.Stable.Digest
+	}
+	if len(s.Served) > 0 {
+		before = s.Served[0].Release.Digest
 	}
 	tip := w.git.tip()
 	pick := w.r.IntN(20)
@@ -400,8 +404,10 @@ func (w *world) people() {
 			c.digest = "good1"
 		case pick < 10:
 			c.digest = fmt.Sprint(kinds[w.r.IntN(len(kinds))], w.r.IntN(3), names[w.r.IntN(len(names))])
-		case pick < 13:
+		case pick < 12:
 			c.digest = stable
+		case pick < 13 && before != "": // it has failed in another cluster
+			c.digest, c.takes = before, stable
 		case pick < 15:
 			c.digest = fmt.Sprint(template(tip.digest), "+", w.r.IntN(3))
 		case pick < 16:
@@ -413,6 +419,9 @@ func (w *world) people() {
 		}
 	})
 	w.logf("git: %s asks for %q suspend=%v off=%v", c.id, c.digest, c.policy.Suspend, c.off)
+	if c.takes != "" {
+		w.logf("git: that takes %s back, which failed elsewhere", c.takes)
+	}
 	if pick >= 18 && tip.digest != "" { // taken back and merged again
 		w.git.push(func(c *commit) { c.digest = stable })
 		c := w.git.push(func(c *commit) { c.digest = tip.digest })
