@@ -19,6 +19,8 @@ type explanation struct {
 	Fields []environments.Field `json:"fields"`
 	// Ignored are the fields that were said and have no effect.
 	Ignored []string `json:"ignored,omitempty"`
+	// Waves are the clusters in the order in which they get a release of it; empty: all at once.
+	Waves string `json:"waves,omitempty"`
 }
 
 func newExplain() *cobra.Command {
@@ -49,7 +51,7 @@ and names the field.`,
 			if err != nil {
 				return err
 			}
-			out := explanation{App: apps[0].Name, Version: rel.Version, Commit: src.Commit, Fields: fields, Ignored: policy.Ignored}
+			out := explanation{App: apps[0].Name, Version: rel.Version, Commit: src.Commit, Fields: fields, Ignored: policy.Ignored, Waves: src.Env.Waves.String()}
 			return out.print(cmd.OutOrStdout(), asJSON)
 		},
 	}
@@ -61,6 +63,11 @@ and names the field.`,
 func (e explanation) print(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, e)
+	}
+	if e.Waves != "" {
+		if err := tell(w, "clusters: %s", e.Waves); err != nil {
+			return err
+		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "FIELD\tVALUE\tSAID BY\tWHERE")

@@ -46,16 +46,28 @@ func (f *statusSource) name() (string, error) {
 
 func newStatus() *cobra.Command {
 	var f statusSource
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "status [app...]",
 		Short: "Show what serves and what is under way, from git",
 		Long: `Reads the records on the status branch. It needs nothing but git: what is shown is
 what the agent wrote last. A directory is asked for its own branch, or for what it last
-fetched. Exit code 3 when an app or the environment has a fault.`,
+fetched. Exit code 3 when an app or the environment has a fault.
+
+--all shows every cluster of the environment, with its wave, and when its agent last had a
+word on each app. One that a wave names and nobody has heard of is shown too.`,
 		Example: `  sluice status --repo https://git.example.com/production.git --environment production
   git fetch && sluice status --repo . --environment production
-  sluice status --repo . --environment production --json croc-hunter-java`,
+  sluice status --repo . --environment production --json croc-hunter-java
+  sluice status --repo . --environment production --all`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if all {
+				r, err := f.allClusters(cmd.Context(), args)
+				if err != nil {
+					return err
+				}
+				return reported(cmd.OutOrStdout(), r, f.asJSON)
+			}
 			branch, err := f.name()
 			if err != nil {
 				return err
@@ -69,17 +81,29 @@ fetched. Exit code 3 when an app or the environment has a fault.`,
 			if err != nil {
 				return err
 			}
-			if err := st.print(cmd.OutOrStdout(), f.asJSON); err != nil {
-				return err
-			}
-			if st.faulty() {
-				return &codedError{code: exitFinding}
-			}
-			return nil
+			return reported(cmd.OutOrStdout(), st, f.asJSON)
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "every cluster of the environment")
+	cmd.MarkFlagsMutuallyExclusive("all", "cluster")
+	cmd.MarkFlagsMutuallyExclusive("all", "status-branch")
 	return cmd
+}
+
+// reported prints a report, and says by the exit code whether there is a fault in it.
+func reported(w io.Writer, r interface {
+	print(w io.Writer, asJSON bool) error
+	faulty() bool
+}, asJSON bool,
+) error {
+	if err := r.print(w, asJSON); err != nil {
+		return err
+	}
+	if r.faulty() {
+		return &codedError{code: exitFinding}
+	}
+	return nil
 }
 
 // missingBranch explains a branch that is not there.
@@ -138,14 +162,19 @@ func (st statusReport) print(w io.Writer, asJSON bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "APP\tSERVES\tROLLING OUT\tWEIGHT\tPHASE\tSINCE\tNOTE")
 	for _, r := range st.Apps {
-		weight := "-"
-		if r.Target.Version != "" {
-			weight = fmt.Sprintf("%d %%", r.Weight)
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(r.App), dash(cell(r.Serves.Version)), dash(cell(r.Target.Version)), weight,
-			cell(string(r.Phase)), r.Since.UTC().Format(time.DateTime), cell(statusNote(r)))
+		serves, target, weight, phase, since, note := columns(r)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(r.App), serves, target, weight, phase, since, note)
 	}
 	return t.Flush()
+}
+
+// columns of a record in a table.
+func columns(r audit.Record) (serves, target, weight, phase, since, note string) {
+	weight = "-"
+	if r.Target.Version != "" {
+		weight = fmt.Sprintf("%d %%", r.Weight)
+	}
+	return dash(cell(r.Serves.Version)), dash(cell(r.Target.Version)), weight, cell(r.Phase), r.Since.UTC().Format(time.DateTime), cell(statusNote(r))
 }
 
 // statusNote is the most important thing that a person should know of an app.

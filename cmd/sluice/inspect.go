@@ -154,8 +154,8 @@ type walls struct {
 	signed []render.Signed
 	// vouched is why the agent would not deliver a commit as the tip of the branch; nil: nothing has to be signed.
 	vouched func(ctx context.Context, repo *gitsync.Repo, commit string) error
-	// upstream is the repository from which the agent may take versions.
-	upstream string
+	// upstream is the repository from which the agent may take versions, cluster the agent's own.
+	upstream, cluster string
 }
 
 func (f *inspection) walls() (w walls, err error) {
@@ -181,7 +181,7 @@ func (f *inspection) walls() (w walls, err error) {
 	}
 	e := found[0]
 	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
-	w.rules, w.signed, w.upstream = &rules, signed(slices.Concat(e.Charts, c.Charts)), e.Upstream.URL
+	w.rules, w.signed, w.upstream, w.cluster = &rules, signed(slices.Concat(e.Charts, c.Charts)), e.Upstream.URL, c.Cluster
 	if e.Verify.trusted() != nil {
 		w.vouched = func(ctx context.Context, repo *gitsync.Repo, commit string) error {
 			return e.Verify.vouched(ctx, repo, c.Git, commit)
@@ -489,6 +489,9 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		return out, nil
 	}
 	out.Environment, out.Warnings = src.Env.Name, append(out.Warnings, src.Env.Warnings...)
+	if waves := src.Env.Waves; v.walls.rules != nil && len(waves) > 0 && !waves.Name(v.walls.cluster) {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("no wave names cluster %q of agent.yaml: it is in the last", v.walls.cluster))
+	}
 	if err := promotion.Allowed(src.Env, v.walls.upstream); v.walls.rules != nil && err != nil {
 		out.Faults = append(out.Faults, err.Error())
 	}

@@ -32,10 +32,12 @@ import (
 
 // plan is what a commit would change, as plan prints it and --json shows it.
 type plan struct {
-	Environment string    `json:"environment"`
-	Base        string    `json:"base,omitempty"`
-	Commit      string    `json:"commit"`
-	Apps        []appPlan `json:"apps"`
+	Environment string `json:"environment"`
+	Base        string `json:"base,omitempty"`
+	Commit      string `json:"commit"`
+	// Waves are the clusters in the order in which they get what is planned; empty: all at once.
+	Waves string    `json:"waves,omitempty"`
+	Apps  []appPlan `json:"apps"`
 	// Fault is why not every entry of the environment is understood; the apps that are go on.
 	Fault    string   `json:"fault,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
@@ -152,7 +154,7 @@ func (v *view) plan(ctx context.Context, base string, names []string) (*plan, er
 		// A base that can't be read has nothing to compare with; that must not hide what the commit says.
 		from = nothing
 	}
-	p := &plan{Environment: to.Env.Name, Commit: to.Commit, Base: from.Commit, Apps: []appPlan{}, Warnings: to.Env.Warnings}
+	p := &plan{Environment: to.Env.Name, Commit: to.Commit, Base: from.Commit, Waves: to.Env.Waves.String(), Apps: []appPlan{}, Warnings: to.Env.Warnings}
 	if err != nil {
 		p.Warnings = append(p.Warnings, "the base is not readable, so everything looks new: "+err.Error())
 	}
@@ -521,6 +523,9 @@ func (p *plan) print(w io.Writer, asJSON bool) error {
 	var err error
 	line := func(format string, args ...any) { err = errors.Join(err, tell(w, format, args...)) }
 	line("environment %s: %s -> %s", cmp.Or(p.Environment, "without a name"), orNone(p.Base), orNone(p.Commit))
+	if p.Waves != "" {
+		line("clusters: %s", p.Waves)
+	}
 	if p.Fault != "" {
 		line("fault: %s", p.Fault)
 	}

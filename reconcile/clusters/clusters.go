@@ -73,19 +73,15 @@ func NewReader(remote gitsync.Remote, w *gitsync.Writer) *Reader {
 
 // Read gives the clusters of an environment, in the order of their branches' names.
 func (r *Reader) Read(ctx context.Context, environment string) ([]Cluster, error) {
-	own := prefix + environment
-	tips, err := gitsync.Tips(ctx, r.remote, own)
+	tips, err := gitsync.Tips(ctx, r.remote, prefix+environment)
 	if err != nil {
 		return nil, err
 	}
 	var out []Cluster
 	for _, name := range slices.Sorted(maps.Keys(tips)) {
-		cluster, others := strings.CutPrefix(name, own+"/")
-		if name != own && !others {
-			continue // of an environment whose name begins so
-		}
-		if name == own {
-			cluster = environment
+		cluster, ours := NameOf(environment, name)
+		if !ours {
+			continue
 		}
 		if r.read[name].Commit != tips[name] {
 			if err := r.branch(ctx, cluster, name); err != nil {
@@ -95,6 +91,14 @@ func (r *Reader) Read(ctx context.Context, environment string) ([]Cluster, error
 		out = append(out, r.read[name])
 	}
 	return out, nil
+}
+
+// NameOf is the name of the cluster whose status branch a branch is; false for one of another environment, as where its name begins so.
+func NameOf(environment, branch string) (cluster string, ours bool) {
+	if branch == prefix+environment {
+		return environment, true
+	}
+	return strings.CutPrefix(branch, prefix+environment+"/")
 }
 
 // branch reads what a status branch says now.

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/clusters"
+)
+
+// clustersReport is what status --all prints.
+type clustersReport struct {
+	Environment string `json:"environment"`
+	// Commit is the environment branch's newest, Waves its clusters in the order in which they get a release; empty: all at once.
+	Commit   string          `json:"commit"`
+	Waves    string          `json:"waves,omitempty"`
+	Clusters []clusterReport `json:"clusters"`
+}
+
+// clusterReport is one cluster of it.
+type clusterReport struct {
+	Cluster string `json:"cluster"`
+	// Wave counts from 1; 0: there are none.
+	Wave int `json:"wave,omitempty"`
+	// Branch is where the cluster's agent writes, LastWord when it last did; empty: nobody has heard of it.
+	Branch   string    `json:"branch,omitempty"`
+	LastWord time.Time `json:"lastWord,omitzero"`
+	// Delivered is the commit that was when the agent last wrote, Fault why it can't read the environment.
+	Delivered string         `json:"delivered,omitempty"`
+	Fault     string         `json:"fault,omitempty"`
+	Apps      []audit.Record `json:"apps"`
+}
+
+// allClusters reads what every cluster of the environment says of some apps, or of all.
+func (f *statusSource) allClusters(ctx context.Context, apps []string) (*clustersReport, error) {
+	_, tip, done, err := f.open(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	env, err := (&environments.Loader{Environment: f.environment}).Load(tip.FS(), f.path)
+	if err != nil {
+		return nil, fmt.Errorf("reading commit %.10s: %w", tip.Commit, err)
+	}
+	if env.Name == "" {
+		return nil, usagef("--environment: sluice.yaml names none, so one is needed")
+	}
+	all, err := f.clustersOf(ctx, env.Name)
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		own := statusBranch(env.Name, "")
+		return nil, missingBranch(gitsync.ErrBranchNotFound, own+" or "+own+"/*")
+	}
+	out := &clustersReport{Environment: env.Name, Commit: tip.Commit, Waves: env.Waves.String()}
+	for _, c := range all {
+		r := clusterReport{
+			Cluster: c.Name, Wave: env.Waves.Of(c.Name), Branch: c.Branch, LastWord: c.Said.UTC(), Delivered: c.Status.Commit, Fault: c.Status.Fault,
+			Apps: []audit.Record{},
+		}
+		for _, record := range c.Records {
+			if wanted(apps, record.App) {
+				r.Apps = append(r.Apps, record)
+			}
+		}
+		out.Clusters = append(out.Clusters, r)
+	}
+	out.silent(env.Waves)
+	slices.SortStableFunc(out.Clusters, func(x, y clusterReport) int { return x.Wave - y.Wave })
+	return out, nil
+}
+
+// silent adds the clusters that a wave names and nobody has heard of.
+func (r *clustersReport) silent(waves environments.Waves) {
+	for _, wave := range waves {
+		for _, name := range wave.Clusters {
+			if !slices.ContainsFunc(r.Clusters, func(c clusterReport) bool { return c.Cluster == name }) {
+				r.Clusters = append(r.Clusters, clusterReport{Cluster: name, Wave: waves.Of(name), Apps: []audit.Record{}})
+			}
+		}
+	}
+}
+
+// clustersOf an environment, from the status branches of the repository or of what a clone has of them.
+func (f *statusSource) clustersOf(ctx context.Context, environment string) ([]clusters.Cluster, error) {
+	branches, err := f.statusBranchNames(ctx, statusBranch(environment, ""))
+	if err != nil {
+		return nil, err
+	}
+	var out []clusters.Cluster
+	for _, branch := range branches {
+		name, ours := clusters.NameOf(environment, branch)
+		if !ours {
+			continue
+		}
+		c, err := f.clusterOn(ctx, name, branch)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func (f *statusSource) clusterOn(ctx context.Context, name, branch string) (clusters.Cluster, error) {
+	_, tip, done, err := f.open(ctx, branch)
+	if err != nil {
+		return clusters.Cluster{}, err
+	}
+	defer done()
+	c, err := clusters.At(name, tip)
+	if err != nil {
+		return clusters.Cluster{}, fmt.Errorf("branch %s: %w", branch, err)
+	}
+	c.Branch = branch
+	return c, nil
+}
+
+// statusBranchNames are the branches whose names begin so.
+func (f *sourceFlags) statusBranchNames(ctx context.Context, prefix string) (names []string, err error) {
+	path, local := f.directory()
+	if local {
+		return localBranches(path, prefix)
+	}
+	remote, err := f.remote("")
+	if err != nil {
+		return nil, err
+	}
+	err = signedIn(ctx, remote, func(remote gitsync.Remote) (err error) {
+		names, err = gitsync.Branches(ctx, remote, prefix)
+		return err
+	})
+	return names, err
+}
+
+// localBranches are those of a repository on this machine, and those that it last saw of its remotes, by their names there.
+func localBranches(path, prefix string) ([]string, error) {
+	dir, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("resolving %s: %w", path, err)
+	}
+	repo, err := gitsync.OpenLocal(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the git repository at %s: %w", dir, err)
+	}
+	remotes, err := sortedRemotes(repo, dir)
+	if err != nil {
+		return nil, err
+	}
+	refs, err := repo.References()
+	if err != nil {
+		return nil, fmt.Errorf("reading the branches of %s: %w", dir, err)
+	}
+	var names []string
+	err = refs.ForEach(func(ref *plumbing.Reference) error {
+		name, own := strings.CutPrefix(ref.Name().String(), "refs/heads/")
+		for _, r := range remotes {
+			if seen, theirs := strings.CutPrefix(ref.Name().String(), "refs/remotes/"+r.Config().Name+"/"); theirs && !own {
+				name, own = seen, true
+			}
+		}
+		if own && strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the branches of %s: %w", dir, err)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+func (r *clustersReport) faulty() bool {
+	return slices.ContainsFunc(r.Clusters, func(c clusterReport) bool {
+		return c.Fault != "" || slices.ContainsFunc(c.Apps, func(r audit.Record) bool { return r.Fault != "" })
+	})
+}
+
+func (r *clustersReport) print(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, r)
+	}
+	if r.Waves != "" {
+		if err := tell(w, "clusters: %s", r.Waves); err != nil {
+			return err
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "CLUSTER\tWAVE\tAPP\tSERVES\tROLLING OUT\tWEIGHT\tPHASE\tSINCE\tLAST WORD\tNOTE")
+	for _, c := range r.Clusters {
+		wave := dash(strings.TrimPrefix(fmt.Sprint(c.Wave), "0"))
+		switch {
+		case c.Branch == "":
+			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\tnever\tnobody has heard of it\n", cell(c.Cluster), wave)
+		case c.Fault != "" || len(c.Apps) == 0:
+			note := "it says nothing of any app"
+			if c.Fault != "" {
+				note = "fault: " + c.Fault
+			}
+			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\t%s\t%s\n", cell(c.Cluster), wave, c.LastWord.Format(time.DateTime), cell(note))
+		}
+		for _, app := range c.Apps {
+			serves, target, weight, phase, since, note := columns(app)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(c.Cluster), wave, cell(app.App), serves, target, weight, phase, since,
+				app.Updated.UTC().Format(time.DateTime), note)
+		}
+	}
+	return t.Flush()
+}
