@@ -336,7 +336,7 @@ func (d *dice) observation() rollout.Observation {
 	for range d.n(8) - 5 {
 		o.Gates = append(o.Gates, rollout.Gate{
 			Name: "g", At: []rollout.Moment{rollout.AtBegin, rollout.AtApply, rollout.AtStep, rollout.AtPromotion}[d.n(4)], Open: d.yes(),
-			NextChange: d.instant(), Overridable: d.yes(),
+			NextChange: d.instant(), Overridable: d.yes(), Unread: d.yes(),
 		})
 	}
 	if d.n(3) == 2 {

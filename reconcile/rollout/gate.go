@@ -19,6 +19,8 @@ type Gate struct {
 	NextChange time.Time
 	// Overridable: a person may let a release pass it all the same.
 	Overridable bool
+	// Unread: why it is closed, if it is, is still to be read. Nothing is told of it until then.
+	Unread bool
 }
 
 // Moment of a rollout.
@@ -153,6 +155,9 @@ func (s State) closed(o Observation, at Moment) (names, reasons []string) {
 // open reports whether the gates of a moment are. That the app waits for others than before is an event; it is none that
 // the reason of one changes.
 func (t *turn) open(at Moment) bool {
+	if slices.ContainsFunc(t.State.gates(t.o), func(g Gate) bool { return g.At == at && !g.Open && g.Unread }) {
+		return false
+	}
 	names, reasons := t.State.closed(t.o, at)
 	waiting := strings.Join(names, ", ")
 	if waiting != t.Waiting && waiting != "" {

@@ -83,10 +83,10 @@ func (w *world) ask(d *datadriven.TestData) {
 	w.commands = append(w.commands, c)
 }
 
-// setGate is "gate <name> at=begin|apply|step|promotion [open] [overridable] [reason=(..)] [changes=DURATION]".
+// setGate is "gate <name> at=begin|apply|step|promotion [open] [overridable] [unread] [reason=(..)] [changes=DURATION]".
 func (w *world) setGate(d *datadriven.TestData) {
 	g := rollout.Gate{Name: d.CmdArgs[0].Key, At: rollout.Moment(arg(d, "at")), Open: d.HasArg("open"), Reason: arg(d, "reason")}
-	g.Overridable = d.HasArg("overridable")
+	g.Overridable, g.Unread = d.HasArg("overridable"), d.HasArg("unread")
 	if in := arg(d, "changes"); in != "" {
 		g.NextChange = w.now.Add(duration(d, in))
 	}

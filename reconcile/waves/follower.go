@@ -3,7 +3,9 @@ package waves
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,25 +60,23 @@ func New(cfg Config) *Follower {
 // Gates are closed for the release that an app would begin with while it has to wait for others; a zero one says that it would begin
 // with none. It never blocks.
 func (f *Follower) Gates(app string, waves environments.Waves, wanted rollout.Release) []rollout.Gate {
-	reason, next := f.wait(app, waves, wanted)
-	if reason == "" {
+	g := f.gate(app, waves, wanted)
+	if g.Open {
 		return nil
 	}
-	var gates []rollout.Gate
-	for _, at := range []rollout.Moment{rollout.AtBegin, rollout.AtApply} {
-		gates = append(gates, rollout.Gate{Name: "wave", At: at, Reason: reason, NextChange: next, Overridable: true})
-	}
-	return gates
+	g.Name, g.Overridable = "wave", true
+	begin, apply := g, g
+	begin.At, apply.At = rollout.AtBegin, rollout.AtApply
+	return []rollout.Gate{begin, apply}
 }
 
-// wait says why an app has to wait, and when time alone may change that; empty: it need not.
-func (f *Follower) wait(app string, waves environments.Waves, wanted rollout.Release) (reason string, next time.Time) {
+func (f *Follower) gate(app string, waves environments.Waves, wanted rollout.Release) rollout.Gate {
 	before := waves.Before(f.cfg.Cluster)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if wanted.IsZero() || len(before) == 0 {
 		delete(f.wishes, app)
-		return "", time.Time{}
+		return rollout.Gate{Open: true}
 	}
 	w := f.wishes[app]
 	if w.digest != wanted.Digest || w.commit != wanted.Commit {
@@ -89,11 +89,12 @@ func (f *Follower) wait(app string, waves environments.Waves, wanted rollout.Rel
 	}
 	switch {
 	case w.known:
-		return Closed(before, f.all, app, wanted, f.cfg.Now())
+		reason, next := Closed(before, f.all, app, wanted, f.cfg.Now())
+		return rollout.Gate{Open: reason == "", Reason: reason, NextChange: next}
 	case f.fault != "":
-		return "what the clusters of the waves before say can't be read: " + f.fault, time.Time{}
+		return rollout.Gate{Reason: "what the clusters of the waves before say can't be read: " + f.fault}
 	default:
-		return "what the clusters of the waves before say is still to be read", time.Time{}
+		return rollout.Gate{Reason: "what the clusters of the waves before say is still to be read", Unread: true}
 	}
 }
 
@@ -161,10 +162,7 @@ func (f *Follower) waits() bool {
 // Look reads the clusters once, if something waits, and tells of whom there is news.
 func (f *Follower) Look(ctx context.Context, asked func(app string)) error {
 	f.mu.Lock()
-	asking := make(map[string]wish, len(f.wishes))
-	for app, w := range f.wishes {
-		asking[app] = w
-	}
+	asking := maps.Clone(f.wishes)
 	f.mu.Unlock()
 	if len(asking) == 0 {
 		return nil
@@ -181,11 +179,12 @@ func (f *Follower) took(asking map[string]wish, all []clusters.Cluster, err erro
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
-		if f.fault != err.Error() {
-			f.cfg.Log.Warn("the clusters of the waves before can't be read", "error", err)
+		if f.fault == err.Error() {
+			return nil
 		}
+		f.cfg.Log.Warn("the clusters of the waves before can't be read", "error", err)
 		f.fault = err.Error()
-		return nil
+		return slices.Collect(maps.Keys(asking))
 	}
 	moved := f.fault != "" || !same(f.all, all)
 	f.all, f.fault = all, ""

@@ -122,7 +122,7 @@ func TestFollower(t *testing.T) {
 		expect := func(when, reason string, asked int, news ...string) {
 			t.Helper()
 			synctest.Wait()
-			got, _ := f.wait("web", order, wanted)
+			got := f.gate("web", order, wanted).Reason
 			slices.Sort(told)
 			if !strings.Contains(got, reason) || (got == "") != (reason == "") || looks != asked || !slices.Equal(told, news) {
 				t.Errorf("%s: %q after %d looks, told %v", when, got, looks, told)
@@ -134,7 +134,7 @@ func TestFollower(t *testing.T) {
 		if looks != 0 {
 			t.Errorf("%d looks, and nothing waits", looks)
 		}
-		if gates := f.Gates("web", order, wanted); len(gates) != 2 || !strings.Contains(gates[0].Reason, "is still to be read") || !gates[0].Overridable {
+		if gates := f.Gates("web", order, wanted); len(gates) != 2 || !strings.Contains(gates[0].Reason, "is still to be read") || !gates[0].Overridable || !gates[0].Unread {
 			t.Errorf("before it is read: %+v", gates)
 		}
 		expect("read at once", "us: it serves 0.0.129", 1, "web")
@@ -145,23 +145,23 @@ func TestFollower(t *testing.T) {
 		expect("news", "us: Analyzing 10 %", 6, "web")
 		fault = errors.New("no route to host")
 		time.Sleep(10 * time.Minute)
-		expect("git is away, and asked less and less", "us: Analyzing 10 %", 9)
+		expect("git is away, and asked less and less", "us: Analyzing 10 %", 9, "web")
 		fault, us = nil, atRest(asked, time.Hour)
 		time.Sleep(16 * time.Minute)
 		expect("and is back", "", 21, "web")
 
 		// Taken back, and asked for again: what is known of before does not count.
 		us = atRest(before, time.Minute)
-		f.wait("web", order, rollout.Release{})
+		f.gate("web", order, rollout.Release{})
 		again := rollout.Release{Version: "0.0.130", Digest: "d130", Commit: "c9"}
-		if got, _ := f.wait("web", order, again); got == "" {
-			t.Error("opens by what was said before")
+		if got := f.gate("web", order, again); got.Open || !got.Unread {
+			t.Errorf("opens by what was said before: %+v", got)
 		}
 		synctest.Wait()
-		if got, _ := f.wait("web", order, again); !strings.Contains(got, "it serves 0.0.129") {
-			t.Errorf("read again: %q", got)
+		if got := f.gate("web", order, again); !strings.Contains(got.Reason, "it serves 0.0.129") || got.Unread {
+			t.Errorf("read again: %+v", got)
 		}
-		f.wait("web", order, rollout.Release{})
+		f.gate("web", order, rollout.Release{})
 		quiet := looks
 		time.Sleep(time.Hour)
 		synctest.Wait()
