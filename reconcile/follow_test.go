@@ -426,6 +426,11 @@ func TestTakenBackByAnotherCluster(t *testing.T) {
 		if err := r.ask(t.Context(), "web", o, d); err != nil || d.ID.Commit != c.tip {
 			t.Errorf("%s: asked for by %s, %v", name, d.ID.Commit, err)
 		}
+		under := &delivery.Desired{ID: rollout.Release{Version: "0.0.1", Digest: "d1"}}
+		o.state = rollout.State{Stable: rollout.Release{Digest: "d1", Commit: "c1"}, Target: bad, Phase: rollout.Draining}
+		if err := r.ask(t.Context(), "web", o, under); err != nil || under.ID.Commit != "c1" || (under.TakenBack != nil) != c.takes {
+			t.Errorf("%s, in the middle of the rollout: asked for by %s, takes back %v, %v", name, under.ID.Commit, under.TakenBack, err)
+		}
 		want := &rollout.TakenBack{Cluster: "eu", Release: rollout.Release{Version: "0.0.2", Digest: "d2", Commit: "c2"}, Reason: "success rate 69 %"}
 		if (d.TakenBack != nil) != c.takes || c.takes && *d.TakenBack != *want {
 			t.Errorf("%s: takes back %+v", name, d.TakenBack)

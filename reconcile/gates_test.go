@@ -123,6 +123,7 @@ func TestWanted(t *testing.T) {
 		"nothing new":                    {rollout.State{Stable: at("0.0.129")}, "0.0.129", ""},
 		"a new version":                  {rollout.State{Stable: at("0.0.129"), Served: served("0.0.128")}, "0.0.130", "0.0.130"},
 		"under way":                      {rollout.State{Stable: at("0.0.129"), Target: at("0.0.130"), Phase: rollout.Starting}, "0.0.130", ""},
+		"in place of what is under way":  {rollout.State{Stable: at("0.0.129"), Target: at("0.0.130"), Phase: rollout.Starting}, "0.0.131", "0.0.131"},
 		"back to what served":            {rollout.State{Stable: at("0.0.130"), Served: served("0.0.129")}, "0.0.129", ""},
 		"on again to what served":        {rollout.State{Stable: at("0.0.129"), Served: served("0.0.130")}, "0.0.130", "0.0.130"},
 		"an old version that never was":  {rollout.State{Stable: at("0.0.130")}, "0.0.100", "0.0.100"},

@@ -196,27 +196,39 @@ func late(ctx context.Context, err error) error {
 
 // ask finds the commit that asked for a release, and what it says. A release that is serving keeps the commit it came with: a rollback
 // commit only says again what was asked before.
-func (a *Agent) ask(ctx context.Context, name string, o order, d *delivery.Desired) (err error) {
+func (a *Agent) ask(ctx context.Context, name string, o order, d *delivery.Desired) error {
 	s := o.state
 	known := []rollout.Release{s.Stable, s.Target}
 	if s.Phase == rollout.RollingBack {
 		known = known[:1] // who asks for what is being taken back asks anew
 	}
-	for _, r := range known {
-		if r.Digest == d.ID.Digest && r.Commit != "" {
-			d.ID.Commit, d.ID.By = r.Commit, r.By
-			return nil
+	for i, r := range known {
+		if r.Digest != d.ID.Digest || r.Commit == "" {
+			continue
 		}
+		d.ID.Commit, d.ID.By = r.Commit, r.By
+		if i == 0 && s.InFlight() {
+			// Git goes back in the middle of a rollout, which may be over before that is seen.
+			_, _, d.TakenBack, _ = a.asked(ctx, name, o)
+		}
+		return nil
 	}
-	stop := s.Stable.Commit
-	if n := len(s.Rejected); n > 0 {
-		stop = s.Rejected[n-1].Release.Commit
-	}
-	if d.ID.Commit, err = a.git.Cause(ctx, name, o.commit.Commit, stop); err != nil {
-		return err
-	}
-	d.ID.By, d.TakenBack, err = a.git.Asker(name, d.ID.Commit)
+	var err error
+	d.ID.Commit, d.ID.By, d.TakenBack, err = a.asked(ctx, name, o)
 	return err
+}
+
+// asked is the commit that asks for what git says of an app now, by whom, and what it takes back.
+func (a *Agent) asked(ctx context.Context, name string, o order) (commit, by string, takes *rollout.TakenBack, err error) {
+	stop := o.state.Stable.Commit
+	if n := len(o.state.Rejected); n > 0 {
+		stop = o.state.Rejected[n-1].Release.Commit
+	}
+	if commit, err = a.git.Cause(ctx, name, o.commit.Commit, stop); err != nil {
+		return "", "", nil, err
+	}
+	by, takes, err = a.git.Asker(name, commit)
+	return commit, by, takes, err
 }
 
 // Again is a release whose Helm record is gone, rendered from the commit that asked for it. What is not rendered yet is

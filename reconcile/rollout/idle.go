@@ -66,10 +66,11 @@ func (t *turn) takeOver() {
 	t.tell(Adopted, text)
 }
 
-// Awaits reports whether a release is to begin in this State, as far as git and people say.
+// Awaits reports whether a release is to begin in this State, or in place of the one under way, as far as git and people say.
 func (s State) Awaits(r Release) bool {
 	t := &turn{State: s}
-	return s.Phase == Idle && s.Hold == nil && !r.IsZero() && r.Digest != s.Stable.Digest && !t.rejected(r)
+	return (s.Phase == Idle || s.Phase.trait().rollout) && s.Hold == nil && !r.IsZero() && r.Digest != s.Stable.Digest &&
+		r.Digest != s.Target.Digest && !t.rejected(r)
 }
 
 // mayBegin reports whether nothing stands in the way of a rollout to Desired.

@@ -78,7 +78,7 @@ func checkGates(before State, o Observation, after State, events []Event) error 
 			faults = append(faults, fmt.Errorf("from %q to %q past gate %s", before.Phase, after.Phase, names))
 		}
 	}
-	must(AtBegin, !before.asks(o, Rollback) && !before.takenBack(o) && before.Phase == Idle && (after.Phase == Installing || after.Rollouts > before.Rollouts))
+	must(AtBegin, !before.asks(o, Rollback) && !before.takenBack(o) && (before.Phase == Idle && after.Phase == Installing || after.Rollouts > before.Rollouts))
 	must(AtApply, before.Phase == Idle && after.Phase == Idle && slices.ContainsFunc(events, func(e Event) bool { return e.Type == Applied }))
 	must(AtStep, after.Weight > max(before.Weight, before.Peak))
 	must(AtPromotion, after.Phase == Promoting && before.Phase != Promoting)

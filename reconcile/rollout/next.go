@@ -73,7 +73,7 @@ import (
 //	Desired is a third release                                    restart at step 0         Superseded, RolloutStarted
 //
 // A third release takes a rollout's place at once while its canary never had traffic, or while a rolling update is
-// replaced by another. In every other case the present canary is drained first, by RollingBack, and the third release
+// replaced by another, and no gate keeps it from beginning. In every other case the present canary is drained first, by RollingBack, and the third release
 // starts from Idle: the canary's pods and its weight change in different passes, so that no crash between them sends
 // traffic to pods that nobody judged. That holds in Promoting too, where Stable is put back first: a release that
 // nobody wants any more is not given all the traffic just because it is far. RollingBack and Draining end before

@@ -45,7 +45,7 @@ func (t *turn) supersede() {
 
 // replaceable reports whether the third release can take over the track of the one under way as it is.
 func (t *turn) replaceable() bool {
-	if t.suspended() || t.Hold != nil {
+	if gates, _ := t.State.closed(t.o, AtBegin); len(gates) > 0 || t.suspended() || t.Hold != nil {
 		return false
 	}
 	switch t.Phase {
