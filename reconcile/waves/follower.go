@@ -105,8 +105,8 @@ const (
 	longest = 4
 )
 
-// Run looks while something waits, until ctx is done, and tells asked of each app for which there is news. It returns nil: what
-// it can't do now it tries again.
+// Run looks while something waits, until ctx is done, and tells asked of each app for which there is news. An error says that it could
+// not begin; what it can't do later it tries again.
 func (f *Follower) Run(ctx context.Context, asked func(app string)) error {
 	read, done, err := f.reader()
 	if err != nil {
@@ -130,7 +130,7 @@ func (f *Follower) follow(ctx context.Context, asked func(app string)) error {
 		case <-f.news:
 		case <-again:
 		}
-		if err := f.Look(ctx, asked); err != nil {
+		if err := f.look(ctx, asked); err != nil {
 			failures++
 		} else {
 			failures = 0
@@ -159,8 +159,8 @@ func (f *Follower) waits() bool {
 	return len(f.wishes) > 0
 }
 
-// Look reads the clusters once, if something waits, and tells of whom there is news.
-func (f *Follower) Look(ctx context.Context, asked func(app string)) error {
+// look reads the clusters once, if something waits, and tells of whom there is news.
+func (f *Follower) look(ctx context.Context, asked func(app string)) error {
 	f.mu.Lock()
 	asking := maps.Clone(f.wishes)
 	f.mu.Unlock()
