@@ -253,8 +253,14 @@ func (w *world) awaitState(m moment) {
 // stateName is the Secret that holds the app's state.
 func (w *world) stateName() string { return "sluice." + w.name + "." + app }
 
-// stateNamespace is where the agent keeps states: it is told no namespace, only the environment's apps are.
-func (w *world) stateNamespace() string { return "jx-" + w.name }
+// stateNamespace is where the agent keeps states: unless it is one of several clusters it is told no namespace, only the environment's
+// apps are.
+func (w *world) stateNamespace() string {
+	if w.cluster != "" {
+		return w.namespace
+	}
+	return "jx-" + w.name
+}
 
 // toldAs fails the test when the audit log tells another story.
 func (w *world) toldAs(want []string) {

@@ -15,6 +15,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -81,9 +82,11 @@ const requirements = "env/requirements.yaml"
 type world struct {
 	testing.TB
 	bed *bed.Bed
-	// name of the environment, of its repository, and of its namespace.
+	// name of the environment, and of its repository.
 	name string
-	dir  string
+	// namespace of its apps, and of the agent's states where cluster, the name that the agent gives its cluster, is not empty.
+	namespace, cluster string
+	dir                string
 	// listed is the list of apps before removed emptied it.
 	listed string
 	image  string
@@ -129,7 +132,7 @@ func newWorld(t testing.TB) *world {
 		name = fmt.Sprintf("%s-%d", name, time.Now().UnixNano()%100000)
 	}
 	w := &world{
-		TB: t, bed: b, name: name, dir: t.TempDir(), image: name, log: &lockedBuffer{},
+		TB: t, bed: b, name: name, namespace: name, dir: t.TempDir(), image: name, log: &lockedBuffer{},
 		interval: time.Second, checkInterval: time.Second,
 	}
 	w.kube = kubernetes.NewForConfigOrDie(b.REST())
@@ -140,15 +143,29 @@ func newWorld(t testing.TB) *world {
 		w.must(publish(b, filepath.Join(root, "test/demo/charts", app), v))
 	}
 	w.must(b.Git.CreateRepo(name))
-	w.must(os.WriteFile(filepath.Join(w.dir, "password"), []byte(bed.Password), 0o600))
+	w.equip()
 	w.found("")
-	t.Cleanup(func() {
+	return w
+}
+
+// equip makes what the agent of a world needs, and has it stop in the end.
+func (w *world) equip() {
+	w.must(os.WriteFile(filepath.Join(w.dir, "password"), []byte(bed.Password), 0o600))
+	w.Cleanup(func() {
 		w.stop()
-		if t.Failed() {
-			t.Logf("the agent's log:\n%s", w.log.tail(3000))
+		if w.Failed() {
+			w.Logf("the agent's log %s:\n%s", w.cluster, w.log.tail(3000))
 		}
 	})
-	return w
+}
+
+// in is the same environment in another cluster, for which a namespace of its own stands in.
+func (w *world) in(cluster string) *world {
+	other := *w
+	other.namespace, other.cluster, other.dir, other.log = w.name+"-"+cluster, cluster, w.TempDir(), &lockedBuffer{}
+	other.further = "  namespace: " + other.namespace + "\n"
+	other.equip()
+	return &other
 }
 
 // found makes the first commit of the repository. settings are further lines of sluice.yaml.
@@ -177,8 +194,13 @@ func (w *world) values(greeting string, replicas int) string {
 		"  canary:\n    service:\n      hosts: [%s]\n", app, greeting, replicas, w.image, w.host())
 }
 
-// host by which the app's users come.
-func (w *world) host() string { return w.name + ".example.com" }
+// host by which the app's users come. Those of one of several clusters are in its mesh: one gateway can't lead to all of them.
+func (w *world) host() string {
+	if w.cluster != "" {
+		return app
+	}
+	return w.name + ".example.com"
+}
 
 func (w *world) must(err error) {
 	w.Helper()
@@ -203,7 +225,7 @@ func (w *world) remote(branch string) gitsync.Remote {
 	}
 }
 
-func (w *world) statusBranch() string { return "sluice/status/" + w.name }
+func (w *world) statusBranch() string { return path.Join("sluice/status", w.name, w.cluster) }
 
 // edit commits to the environment branch as a person, and returns the commit.
 func (w *world) edit(message string, f func(tip *gitsync.Snapshot) (map[string][]byte, error)) string {
@@ -255,6 +277,7 @@ func (w *world) configure() string {
 	}
 	text := fmt.Sprintf(`apiVersion: sluice.dev/v1alpha1
 kind: Agent
+cluster: %q
 dataDir: data
 kubeconfig: %s
 listen: none
@@ -263,7 +286,7 @@ prometheus: {address: %q, timeout: 2s}
 charts:
 - {%s}
 %senvironments:
-`, w.bed.Kubeconfig, w.committer, w.bed.PrometheusURL, charts, hosts.String())
+`, w.cluster, w.bed.Kubeconfig, w.committer, w.bed.PrometheusURL, charts, hosts.String())
 	for _, e := range append([]*world{w}, w.neighbours...) {
 		text += e.entry()
 	}
@@ -292,7 +315,7 @@ func (w *world) entry() string {
   commands: {%s}
   allow: {%s}
 %s`, w.name, cmp.Or(w.repository, fmt.Sprintf("url: %q, %s", w.url(), credentials)), w.interval, w.checkInterval,
-		w.verify, w.commands, cmp.Or(w.allow, "namespaces: ["+w.name+"], clusterKinds: [CustomResourceDefinition]"), w.further)
+		w.verify, w.commands, cmp.Or(w.allow, "namespaces: ["+w.namespace+"], clusterKinds: [CustomResourceDefinition]"), w.further)
 }
 
 // kill ends the agent without a chance to do anything.
@@ -470,7 +493,7 @@ func (w *world) settled() {
 func (w *world) names(group, version, resource string) []string {
 	w.Helper()
 	list, err := w.dyn.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: resource}).
-		Namespace(w.name).List(context.Background(), metav1.ListOptions{})
+		Namespace(w.namespace).List(context.Background(), metav1.ListOptions{})
 	w.must(err)
 	var out []string
 	for _, o := range list.Items {
@@ -484,7 +507,7 @@ func (w *world) names(group, version, resource string) []string {
 func (w *world) object(group, version, resource, name string) *unstructured.Unstructured {
 	w.Helper()
 	o, err := w.dyn.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: resource}).
-		Namespace(w.name).Get(context.Background(), name, metav1.GetOptions{})
+		Namespace(w.namespace).Get(context.Background(), name, metav1.GetOptions{})
 	if err != nil {
 		return nil
 	}
@@ -494,7 +517,7 @@ func (w *world) object(group, version, resource, name string) *unstructured.Unst
 // pods of a track, by name with their uid.
 func (w *world) pods(label string) map[string]string {
 	w.Helper()
-	list, err := w.kube.CoreV1().Pods(w.name).List(context.Background(), metav1.ListOptions{LabelSelector: "app=" + label})
+	list, err := w.kube.CoreV1().Pods(w.namespace).List(context.Background(), metav1.ListOptions{LabelSelector: "app=" + label})
 	w.must(err)
 	out := map[string]string{}
 	for _, p := range list.Items {
@@ -517,7 +540,7 @@ func (w *world) samePods(before map[string]string) {
 func (w *world) canaryShares() []int {
 	w.Helper()
 	var out []int
-	for _, h := range w.bed.Traffic.History(w.name, w.host()) {
+	for _, h := range w.bed.Traffic.History(w.namespace, w.host()) {
 		share := int(h.ByWorkload[app+"-canary"]*100 + 0.5)
 		if len(out) == 0 || out[len(out)-1] != share {
 			out = append(out, share)
