@@ -394,6 +394,10 @@ func TestRollbackMessage(t *testing.T) {
 	if got := TakenBack(msg, own, "croc-hunter-java"); got == nil || *got != want || !got.Names(r131) || got.Names(r130) {
 		t.Errorf("takes back %+v, want %+v", got, want)
 	}
+	long := strings.Replace(msg, "Sluice-Reason: ", "Sluice-Reason: "+strings.Repeat("long ", 100_000), 1)
+	if got := TakenBack(long, own, "croc-hunter-java"); got == nil || len(got.Reason) > 2*longestText {
+		t.Errorf("a reason of %d bytes is kept", len(got.Reason))
+	}
 	alone := RollbackMessage(Names{Environment: names.Environment}, "croc-hunter-java", revert)
 	promoted := eventMessage(names, "croc-hunter-java", rollout.Event{Type: rollout.Promoted, From: r130, To: r131})
 	for why, got := range map[string]*rollout.TakenBack{

@@ -55,6 +55,7 @@ func TakenBack(msg string, own Names, app string) *rollout.TakenBack {
 	}
 	t := parseTrailers(msg)
 	return &rollout.TakenBack{
-		Cluster: e.Cluster, Release: rollout.Release{Version: t["From"], Digest: t["From-Digest"], Commit: t["Cause"]}, Reason: e.Reason,
+		Cluster: clean(e.Cluster, 80), Release: rollout.Release{Version: t["From"], Digest: t["From-Digest"], Commit: t["Cause"]},
+		Reason: clean(e.Reason, longestText), // which is saved with the state, and may be as long as a commit
 	}
 }
