@@ -42,6 +42,9 @@ type Environment struct {
 	Upstream Upstream
 	// Waves are its clusters in the order in which they get a release.
 	Waves Waves
+	// StatusRepository is the git URL of the repository with the status branches, for people's programs; empty: this one. An agent
+	// goes by its own configuration.
+	StatusRepository string
 	// Umbrella is the chart of a Jenkins X v2 layout: its metadata and values, without its dependencies.
 	Umbrella Umbrella
 	// Apps in the order in which the repository declares them. Apps switched off by a condition or a tag

@@ -375,6 +375,7 @@ func (a *assembly) environment() (env *Environment, err error) {
 		Waves:     a.settings.waves,
 	}
 	env.Upstream = a.settings.upstream.withDefaults(env.Name)
+	env.StatusRepository = a.settings.status.repository
 	env.Namespace = orDefault(a.settings.namespace, a.l.Namespace)
 	if env.Namespace == "" && env.Name != "" {
 		env.Namespace = "jx-" + env.Name

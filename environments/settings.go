@@ -24,6 +24,7 @@ type settings struct {
 	windows     *windows.Set
 	upstream    Upstream
 	waves       Waves
+	status      statusSettings
 	apps        map[string]*appSettings
 }
 
@@ -67,7 +68,10 @@ var settingsFields = fields[settingsDraft]{
 	"windows":  func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.windows = d.windows(at, v) },
 	"upstream": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.upstream = d.upstream(at, v) },
 	"waves":    func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.waves = d.waves(at, v) },
-	"crds":     func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.crds = d.crds(at, v) },
+	"status": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
+		decodeObject(d, at, v, statusFields, &to.status)
+	},
+	"crds": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.crds = d.crds(at, v) },
 	"apps": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
 		to.appValues, _ = d.object(at, v)
 	},

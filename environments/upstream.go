@@ -106,7 +106,7 @@ func (d *decoder) gitAddress(at fieldPath, v any) string {
 		}
 	}
 	if s == "" || strings.ContainsAny(s, " \t\n") || !strings.Contains(s, ":") {
-		d.fail(at, "is "+shown(v), "the git URL of the environment before this one")
+		d.fail(at, "is "+shown(v), "a git URL such as https://git.example.com/staging.git")
 	}
 	return s
 }
