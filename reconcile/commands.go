@@ -199,7 +199,7 @@ func (r *Repository) Commands(app string, s rollout.State) []rollout.Command {
 	return r.commands.Pending(app, s)
 }
 
-// fetch brings the environment branch, and the command branch where it has moved, up to date.
+// fetch brings the environment branch up to date, and the command branch where it has moved and is in the same repository.
 func (r *Repository) fetch(ctx context.Context) (*gitsync.Snapshot, error) {
 	defer r.cfg.Pulse.begin("fetching from git")()
 	left := r.recorded.Load()
@@ -207,12 +207,13 @@ func (r *Repository) fetch(ctx context.Context) (*gitsync.Snapshot, error) {
 	if err == nil {
 		r.cfg.Pulse.count(func(c *PulseCounts, now time.Time) { c.Fetched = now })
 	}
-	// What was being written meanwhile is seen the next time.
-	if err == nil && left != nil && r.recorded.Load() == left && r.repo.Tip(r.cfg.StatusBranch) != *left {
-		r.edited()
-	}
-	if cerr := r.readCommands(ctx); cerr != nil && ctx.Err() == nil {
-		r.log.Warn("reading the command branch", "error", cerr)
+	if !r.apart() {
+		if err == nil {
+			r.compare(left, r.repo.Tip(r.cfg.Status.Branch))
+		}
+		if cerr := r.readCommands(ctx, r.repo.Tip(CommandBranch(r.cfg.Environment))); cerr != nil && ctx.Err() == nil {
+			r.log.Warn("reading the command branch", "error", cerr)
+		}
 	}
 	if err == nil {
 		err = r.begin(ctx)
@@ -220,23 +221,55 @@ func (r *Repository) fetch(ctx context.Context) (*gitsync.Snapshot, error) {
 	return s, err
 }
 
-func (r *Repository) readCommands(ctx context.Context) error {
+// apart: the status repository is another one than the environment repository.
+func (r *Repository) apart() bool { return r.cfg.Status.URL != r.cfg.Remote.URL }
+
+// lookAside looks at the status branch and the command branch in a repository of their own. It is away when it is away: what is on the
+// environment branch is delivered meanwhile. The Snapshot says no more than that it was there.
+func (r *Repository) lookAside(ctx context.Context) (*gitsync.Snapshot, error) {
+	defer r.cfg.Pulse.begin("fetching from the status repository")()
+	left := r.recorded.Load()
+	tips, err := gitsync.Tips(ctx, r.cfg.Status, "sluice/")
+	if err != nil {
+		return nil, err
+	}
+	r.compare(left, tips[r.cfg.Status.Branch])
+	return &gitsync.Snapshot{}, r.readCommands(ctx, tips[CommandBranch(r.cfg.Environment)])
+}
+
+func (r *Repository) sawAside(_ *gitsync.Snapshot, err error) error {
+	if err != nil {
+		r.log.Warn("reading the status repository", "error", err)
+	}
+	return err
+}
+
+// compare tells of a status branch that is not as it was left before it was looked at. What was being written meanwhile is seen the
+// next time.
+func (r *Repository) compare(left *string, tip string) {
+	if left != nil && r.recorded.Load() == left && tip != *left {
+		r.edited()
+	}
+}
+
+// readCommands reads the command branch, which is at tip; empty: there is none.
+func (r *Repository) readCommands(ctx context.Context, tip string) error {
 	branch := CommandBranch(r.cfg.Environment)
-	if tip := r.repo.Tip(branch); tip == "" || tip == r.commands.tip {
+	if tip == "" || tip == r.commands.tip {
 		return nil
 	}
-	remote := r.cfg.Remote
+	remote := r.cfg.Status
 	remote.Branch = branch
 	repo, err := gitsync.Open(ctx, remote, filepath.Join(r.cfg.DataDir, "commands"))
 	if err != nil {
 		return err
 	}
 	defer repo.Close() //nolint:errcheck // it is a cache
-	tip, err := repo.Fetch(ctx)
+	now, err := repo.Fetch(ctx)
 	if err != nil {
 		return err
 	}
-	commits, err := repo.Commits(ctx, tip.Commit, "", maxRequests)
+	commits, err := repo.Commits(ctx, now.Commit, "", maxRequests)
 	if err != nil {
 		return err
 	}

@@ -46,10 +46,17 @@ func newRecorder(t testing.TB) *recorder {
 
 func recorderOf(t testing.TB, dir string) *recorder {
 	t.Helper()
+	remote := gitsync.Remote{URL: "file://" + dir, AllowFile: true}
+	return recorderWith(t, remote, remote)
+}
+
+// recorderWith is an agent whose audit log and commands are in a repository that may be another than the environment's.
+func recorderWith(t testing.TB, remote, status gitsync.Remote) *recorder {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
+	status.Branch = statusBranch
 	r := NewRepository(RepositoryConfig{
-		Environment: "staging", Path: "env", StatusBranch: statusBranch, DataDir: t.TempDir(),
-		Remote: gitsync.Remote{URL: "file://" + dir, AllowFile: true}, Log: log,
+		Environment: "staging", Path: "env", Status: status, DataDir: t.TempDir(), Remote: remote, Log: log,
 	})
 	if err := r.Open(t.Context()); err != nil {
 		t.Fatal(err)

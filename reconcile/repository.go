@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/forge"
@@ -36,8 +38,9 @@ type RepositoryConfig struct {
 	// Remote is the environment repository and branch, Path the environment's folder in it.
 	Remote gitsync.Remote
 	Path   string
-	// StatusBranch is where the audit log goes.
-	StatusBranch string
+	// Status is the repository, and the branch of it, where the audit log goes; where commands are read, too. It may be the
+	// environment repository.
+	Status gitsync.Remote
 	// DataDir keeps git objects; a cache.
 	DataDir string
 	// Signers are the keys that commands may be signed with, read each time that they are needed; nil: none are known.
@@ -72,9 +75,11 @@ type Repository struct {
 	log  *slog.Logger
 	repo *gitsync.Repo
 	// branch writes rollback commits, status the audit log.
-	branch  *gitsync.Writer
-	status  *gitsync.Writer
-	poller  *gitsync.Poller
+	branch *gitsync.Writer
+	status *gitsync.Writer
+	poller *gitsync.Poller
+	// aside looks at the status repository where that is one of its own; nil: Fetch of the environment repository tells of it.
+	aside   *gitsync.Poller
 	reading reading
 	diffs   diffs
 	// commands is what the command branch says; asked is told of which app something new is asked.
@@ -129,15 +134,16 @@ func (r *Repository) Open(ctx context.Context) error {
 	}
 	r.repo = repo
 	r.repo.Watch(CommandBranch(r.cfg.Environment))
-	r.repo.Watch(r.cfg.StatusBranch)
+	r.repo.Watch(r.cfg.Status.Branch)
 	r.poller = gitsync.NewPoller(r.fetch, r.cfg.Interval)
+	if r.apart() {
+		r.aside = gitsync.NewPoller(r.lookAside, r.cfg.Interval)
+	}
 	if r.branch, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote, Identity: r.cfg.Identity},
 		filepath.Join(r.cfg.DataDir, "rollback")); err != nil {
 		return err
 	}
-	status := r.cfg.Remote
-	status.Branch = r.cfg.StatusBranch
-	r.status, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: status, Identity: r.cfg.Identity, Create: true},
+	r.status, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Status, Identity: r.cfg.Identity, Create: true},
 		filepath.Join(r.cfg.DataDir, "status"))
 	return err
 }
@@ -167,6 +173,15 @@ func (r *Repository) names() audit.Names {
 // left it.
 func (r *Repository) Follow(ctx context.Context, read func(source.Commit, error), asked func(app string), edited func()) error {
 	r.asked, r.edited = asked, edited
+	g, ctx := errgroup.WithContext(ctx)
+	if r.aside != nil {
+		g.Go(func() error { return r.aside.Run(ctx, r.sawAside) })
+	}
+	g.Go(func() error { return r.follow(ctx, read) })
+	return g.Wait()
+}
+
+func (r *Repository) follow(ctx context.Context, read func(source.Commit, error)) error {
 	return r.poller.Run(ctx, func(s *gitsync.Snapshot, err error) error {
 		if err != nil {
 			r.log.Warn("reading the branch", "error", err)
@@ -201,11 +216,12 @@ func (r *Repository) begin(ctx context.Context) error {
 	tip, err := r.status.Tip(ctx)
 	switch {
 	case errors.Is(err, gitsync.ErrBranchNotFound):
+		r.log.Info("the audit log begins anew: nothing was written there before", "branch", r.cfg.Status.String())
 	case err != nil:
 		return err
 	default:
 		if left, err = audit.ReadStatus(tip.FS()); err != nil {
-			r.log.Warn("nobody knows what was delivered last", "branch", r.cfg.StatusBranch, "error", err)
+			r.log.Warn("nobody knows what was delivered last", "branch", r.cfg.Status.Branch, "error", err)
 		}
 	}
 	r.foreign.Store(left.Foreign(r.uid))
@@ -260,8 +276,13 @@ func unread(env *environments.Environment) error {
 	return nil
 }
 
-// Nudge makes Follow look at the branch now, as a webhook would.
-func (r *Repository) Nudge() { r.poller.Nudge() }
+// Nudge makes Follow look at the branch now, as a webhook would, and at the status repository.
+func (r *Repository) Nudge() {
+	r.poller.Nudge()
+	if r.aside != nil {
+		r.aside.Nudge()
+	}
+}
 
 // Asker implements Git. What a merge takes back is what the commit takes back that it merges, as where a rollback was proposed.
 func (r *Repository) Asker(app, commit string) (by string, takes *rollout.TakenBack, err error) {
@@ -378,11 +399,11 @@ func (r *Repository) Record(ctx context.Context, batch audit.Batch) (audit.Recor
 		if other := new(audit.ForeignError); errors.As(err, &other) {
 			r.foreign.Store(other)
 		}
-		return audit.Recorded{}, fmt.Errorf("writing branch %s: %w", r.cfg.StatusBranch, err)
+		return audit.Recorded{}, fmt.Errorf("writing branch %s: %w", r.cfg.Status.Branch, err)
 	}
 	taken := r.foreign.Swap(nil) != nil
 	if len(update.Damaged) > 0 {
-		r.log.Warn("records of the status branch are damaged", "branch", r.cfg.StatusBranch, "error", errors.Join(update.Damaged...))
+		r.log.Warn("records of the status branch are damaged", "branch", r.cfg.Status.Branch, "error", errors.Join(update.Damaged...))
 	}
 	if hash == "" {
 		hash = seen

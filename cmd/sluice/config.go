@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/gitsync/redact"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile"
 	"github.com/sluice-cd/sluice/reconcile/allow"
@@ -138,6 +139,9 @@ type envConfig struct {
 	Charts []chartCredential `yaml:"charts"`
 	// Forge holds the repository: pull requests are opened and merged there, and told what came of them. Empty: none is asked.
 	Forge forgeConfig `yaml:"forge"`
+	// Status is the repository of status branches and commands; empty: that is Repository. A branch of it has no name of its own here:
+	// StatusBranch says it.
+	Status repositoryConfig `yaml:"status"`
 	// Upstream is the repository of the environment from which versions come, where sluice.yaml names one. It is only read.
 	Upstream repositoryConfig `yaml:"upstream"`
 	// Verify says who may sign what is delivered; empty: nothing has to be signed.
@@ -339,7 +343,7 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 		if err := e.Verify.fault(c.Git); err != nil {
 			fault(at+"verify", err.Error(), "")
 		}
-		branch := e.Repository.URL + " " + e.StatusBranch
+		branch := e.statusRemote().URL + " " + e.StatusBranch
 		switch {
 		case names[e.Name]:
 			fault(at+"name", "stands twice", "another name")
@@ -402,10 +406,20 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 	if _, err := e.Forge.open(e.Repository.URL); err != nil {
 		fault("forge", err.Error(), "")
 	}
-	if up := e.Upstream.remote(); e.Upstream != (repositoryConfig{}) {
-		up.Branch = "main" // its status branches are read
-		if err := up.Validate(); err != nil {
-			fault("upstream", strings.ReplaceAll(err.Error(), "\n", "; "), "")
+	for _, other := range []struct {
+		field string
+		repositoryConfig
+	}{{"upstream", e.Upstream}, {"status", e.Status}} {
+		if other.repositoryConfig == (repositoryConfig{}) {
+			continue
+		}
+		if other.Branch != "" {
+			fault(other.field+".branch", "is set, and of this repository the branches sluice/** are used", "none; statusBranch names one of ours")
+		}
+		remote := other.remote()
+		remote.Branch = "main" // a name that is one
+		if err := remote.Validate(); err != nil {
+			fault(other.field, strings.ReplaceAll(err.Error(), "\n", "; "), "")
 		}
 	}
 	remote := e.Repository.remote()
@@ -418,7 +432,7 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 	case wrong: // the branch is named after the environment
 	case remote.Validate() != nil:
 		fault("statusBranch", "is not a branch name", "one such as sluice/status/production")
-	case e.StatusBranch == e.Repository.Branch:
+	case e.statusRemote().URL == e.Repository.URL && e.StatusBranch == e.Repository.Branch:
 		fault("statusBranch", "is the environment branch", "a branch of its own")
 	}
 	return wrong
@@ -446,6 +460,31 @@ func (e *envConfig) complete(cluster string) {
 	}
 }
 
+// statusRemote is the repository of status branches and commands, at the status branch.
+func (e *envConfig) statusRemote() gitsync.Remote {
+	where := e.Status
+	if where == (repositoryConfig{}) {
+		where = e.Repository
+	}
+	remote := where.remote()
+	remote.Branch = e.StatusBranch
+	return remote
+}
+
+// astray is why people's programs look for the status branches where this agent does not write them; nil: they do not, as far as
+// their addresses tell, which may be others than the agent's.
+func (e *envConfig) astray(named string) error {
+	switch {
+	case e.Status.URL != "" && named == "":
+		return fmt.Errorf("sluice.yaml names no status.repository, and the agent writes to another: people's programs look in vain; set it to the address of %s",
+			redact.URL(e.Status.URL))
+	case e.Status.URL == "" && named != "":
+		return fmt.Errorf("sluice.yaml names %s as status.repository, which agent.yaml does not: people's programs look in vain; set environments[%s].status.url, or take it out",
+			redact.URL(named), e.Name)
+	}
+	return nil
+}
+
 // statusPrefix begins the names of all status branches.
 const statusPrefix = "sluice/status/"
 
@@ -468,7 +507,7 @@ func (c *config) files() []*string {
 		r := &c.Environments[i].Repository
 		out = append(out, &c.Environments[i].Verify.AllowedSigners, &c.Environments[i].Verify.Keyring)
 		out = append(out, &c.Environments[i].Commands.AllowedSigners, &c.Environments[i].Commands.Keyring)
-		for _, r := range []*repositoryConfig{r, &c.Environments[i].Upstream} {
+		for _, r := range []*repositoryConfig{r, &c.Environments[i].Upstream, &c.Environments[i].Status} {
 			out = append(out, &r.PasswordFile, &r.TokenFile, &r.CAFile, &r.SSHKeyFile, &r.PassphraseFile, &r.KnownHostsFile)
 		}
 		f := &c.Environments[i].Forge

@@ -201,12 +201,21 @@ func (d *doctor) environment(ctx context.Context, e envConfig, reachable bool) {
 	}
 }
 
-// push examines whether the agent may write to the repository.
+// push examines whether the agent may write to the repositories.
 func (d *doctor) push(ctx context.Context, e envConfig) {
-	remote := e.Repository.remote()
+	if e.Status == (repositoryConfig{}) {
+		d.canPush(ctx, e, e.Repository.remote(), e.Repository.Branch+" and sluice/**")
+		return
+	}
+	d.canPush(ctx, e, e.Repository.remote(), e.Repository.Branch+" and sluice/rollback/**, or rollbacks are in the cluster and the audit log alone")
+	d.canPush(ctx, e, e.statusRemote(), "sluice/**")
+}
+
+// canPush examines whether the agent may write to a repository, to the branches that are pushed there.
+func (d *doctor) canPush(ctx context.Context, e envConfig, remote gitsync.Remote, pushed string) {
 	remote.Timeout = examinedWithin
 	if err := gitsync.CanPush(ctx, remote); err != nil {
-		d.lacks("give the credential the right to push to "+e.Repository.Branch+" and sluice/**", "%s: %v", e.Name, err)
+		d.lacks("give the credential the right to push to "+pushed, "%s: %v", e.Name, err)
 		return
 	}
 	d.ok("%s: may push to %s (of protected branches nothing is known before the first push)", e.Name, redact.URL(remote.URL))
@@ -268,6 +277,9 @@ func (d *doctor) read(ctx context.Context, e envConfig) (src source.Commit, done
 		return src, nil, false
 	}
 	d.ok("%s: reads %s: %s", e.Name, redact.URL(remote.URL), counted(len(env.Apps), "app"))
+	if err := e.astray(env.StatusRepository); err != nil {
+		d.lacks("mend it in git or in the configuration", "%s: %v", e.Name, err)
+	}
 	return source.Commit{Snapshot: tip, Env: env}, done, true
 }
 

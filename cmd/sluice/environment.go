@@ -104,7 +104,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			Trusted: e.Verify.trusted(),
 			Signers: signers, RequireSigned: e.Commands.RequireSigned,
 			Environment: e.Name, Cluster: d.config.Cluster, UID: client.UID, Namespace: namespace,
-			Remote: e.Repository.remote(), Path: e.Path, StatusBranch: e.StatusBranch,
+			Remote: e.Repository.remote(), Path: e.Path, Status: e.statusRemote(),
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
 			Forge: at,
 		})
@@ -156,7 +156,7 @@ func (d *deliveries) newReporter(e envConfig, at forge.Repository) func() *feedb
 	return func() *feedback.Reporter {
 		return feedback.New(feedback.Config{
 			Names: audit.Names{Environment: e.Name, Cluster: d.config.Cluster}, Path: e.Path, Remote: e.Repository.remote(),
-			StatusBranch: e.StatusBranch, Forge: at, DataDir: filepath.Join(d.config.DataDir, "git", e.Name),
+			Status: e.statusRemote(), Forge: at, DataDir: filepath.Join(d.config.DataDir, "git", e.Name),
 			Interval: time.Duration(e.Interval), Now: time.Now, Log: d.log.With("environment", e.Name),
 		})
 	}
@@ -168,7 +168,7 @@ func (d *deliveries) newDownstream(e envConfig, at forge.Repository) func() *pro
 		return nil
 	}
 	cfg := promotion.DownstreamConfig{
-		Environment: e.Name, Path: e.Path, Remote: e.Repository.remote(), Upstream: e.Upstream.remote(),
+		Environment: e.Name, Path: e.Path, Remote: e.Repository.remote(), Status: e.statusRemote(), Upstream: e.Upstream.remote(),
 		Identity: d.config.Git.identity(), Sign: d.config.Git.sign(), Source: "sluice " + versionText(),
 		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Now: time.Now,
 		Log: d.log.With("environment", e.Name), Forge: at,

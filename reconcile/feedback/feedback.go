@@ -33,11 +33,11 @@ type Forge interface {
 type Config struct {
 	// Names of the environment, and of the cluster whose agent this is.
 	audit.Names
-	// Path is the environment's folder in the repository, Remote its branch, and StatusBranch what this agent writes.
-	Path         string
-	Remote       gitsync.Remote
-	StatusBranch string
-	Forge        Forge
+	// Path is the environment's folder in the repository, Remote its branch, and Status the branch that this agent writes, which may
+	// be of another repository.
+	Path           string
+	Remote, Status gitsync.Remote
+	Forge          Forge
 	// DataDir keeps git objects; a cache.
 	DataDir string
 	// Interval between looks.
@@ -54,10 +54,10 @@ type Reporter struct {
 	cfg Config
 	// branch is the environment branch with its history.
 	branch *gitsync.Repo
-	reader *gitsync.Writer
-	// clusters are read through reader.
-	clusters *clusters.Reader
-	loader   environments.Loader
+	// reader reads what pull requests propose, and logs the status branches, for clusters.
+	reader, logs *gitsync.Writer
+	clusters     *clusters.Reader
+	loader       environments.Loader
 	// told is what the forge was told of each commit, and of each pull request by its number.
 	told     map[string]forge.Check
 	comments map[int]string
@@ -115,10 +115,15 @@ func (r *Reporter) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if r.reader, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote}, filepath.Join(r.cfg.DataDir, "feedback")); err != nil {
+	if r.reader == nil {
+		if r.reader, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote}, filepath.Join(r.cfg.DataDir, "feedback")); err != nil {
+			return err
+		}
+	}
+	if r.logs, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Status}, filepath.Join(r.cfg.DataDir, "feedback-status")); err != nil {
 		return err
 	}
-	r.clusters = clusters.NewReader(r.cfg.Remote, r.reader)
+	r.clusters = clusters.NewReader(r.cfg.Status, r.logs)
 	return nil
 }
 
@@ -126,8 +131,10 @@ func (r *Reporter) close() {
 	if r.branch != nil {
 		_ = r.branch.Close()
 	}
-	if r.reader != nil {
-		_ = r.reader.Close()
+	for _, w := range []*gitsync.Writer{r.reader, r.logs} {
+		if w != nil {
+			_ = w.Close()
+		}
 	}
 }
 
@@ -142,7 +149,7 @@ func (r *Reporter) Look(ctx context.Context) error {
 		return err
 	}
 	var own clusters.Cluster
-	if i := slices.IndexFunc(all, func(c clusters.Cluster) bool { return c.Branch == r.cfg.StatusBranch }); i >= 0 {
+	if i := slices.IndexFunc(all, func(c clusters.Cluster) bool { return c.Branch == r.cfg.Status.Branch }); i >= 0 {
 		own = all[i]
 	}
 	var faults []error

@@ -20,9 +20,10 @@ import (
 type DownstreamConfig struct {
 	// Environment by name, and its folder in the repository.
 	Environment, Path string
-	// Remote is the environment branch, Upstream the repository of the environment before it, which is only read. Its URL has to be
-	// the one that sluice.yaml names: whom an operator lets the agent ask is not for a repository to say.
-	Remote, Upstream gitsync.Remote
+	// Remote is the environment branch, Status the repository with its status branches, and Upstream the one with those of the
+	// environment before it, which is only read. Its URL has to be the one that sluice.yaml names: whom an operator lets the agent ask
+	// is not for a repository to say.
+	Remote, Status, Upstream gitsync.Remote
 	// Forge is nil where none is known.
 	Forge DownstreamForge
 	// Identity and Sign are those of the commits.
@@ -48,9 +49,9 @@ type DownstreamForge interface {
 // does follows from git and the forge alone: it keeps nothing, and two of them do what one does. One goroutine may Run it.
 type Downstream struct {
 	cfg DownstreamConfig
-	// branch is the environment branch with its history; own and up read and write the repositories.
+	// branch is the environment branch with its history; own writes to the repository, logs and up read the status branches.
 	branch          *gitsync.Repo
-	own, up         *gitsync.Writer
+	own, logs, up   *gitsync.Writer
 	ownRead, upRead *clusters.Reader
 	loader          environments.Loader
 	proposer        *Proposer
@@ -99,10 +100,13 @@ func (d *Downstream) open(ctx context.Context) (err error) {
 	if d.own, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Remote, Identity: d.cfg.Identity}, filepath.Join(d.cfg.DataDir, "promotion")); err != nil {
 		return err
 	}
+	if d.logs, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Status}, filepath.Join(d.cfg.DataDir, "promotion-status")); err != nil {
+		return err
+	}
 	if d.up, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: d.cfg.Upstream}, filepath.Join(d.cfg.DataDir, "upstream")); err != nil {
 		return err
 	}
-	d.ownRead, d.upRead = clusters.NewReader(d.cfg.Remote, d.own), clusters.NewReader(d.cfg.Upstream, d.up)
+	d.ownRead, d.upRead = clusters.NewReader(d.cfg.Status, d.logs), clusters.NewReader(d.cfg.Upstream, d.up)
 	d.proposer = &Proposer{Branch: d.own, Base: d.cfg.Remote.Branch, Forge: d.cfg.Forge, Sign: d.cfg.Sign}
 	return nil
 }
@@ -111,7 +115,7 @@ func (d *Downstream) close() {
 	if d.branch != nil {
 		_ = d.branch.Close()
 	}
-	for _, w := range []*gitsync.Writer{d.own, d.up} {
+	for _, w := range []*gitsync.Writer{d.own, d.logs, d.up} {
 		if w != nil {
 			_ = w.Close()
 		}

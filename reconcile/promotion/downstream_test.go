@@ -70,6 +70,7 @@ func newStage(t *testing.T, f bool, upstream string) *stage {
 	cfg := DownstreamConfig{
 		Environment: "production", Path: ".", Source: "a test", DataDir: t.TempDir(),
 		Remote:   gitsync.Remote{URL: s.product.dir, AllowFile: true, Branch: "main"},
+		Status:   gitsync.Remote{URL: s.product.dir, AllowFile: true},
 		Upstream: gitsync.Remote{URL: "file://" + s.staging.dir, AllowFile: true},
 		Now:      func() time.Time { return s.now },
 		Log:      slog.New(slog.NewTextHandler(&s.log, nil)),
@@ -103,13 +104,19 @@ func (s *stage) look() {
 // event has an agent of staging tell of web.
 func (s *stage) event(typ rollout.EventType, from, to string) {
 	s.t.Helper()
+	s.tells("staging", typ, from, to)
+}
+
+// tells has an agent of an environment tell of web, in the repository of staging.
+func (s *stage) tells(environment string, typ rollout.EventType, from, to string) {
+	s.t.Helper()
 	s.seq++
 	e := rollout.Event{
 		Seq: s.seq, Time: s.now, Type: typ, Rollout: s.seq, By: "Ann <ann@example.com>", Command: "c1",
 		From: rollout.Release{Version: from, Digest: from}, To: rollout.Release{Version: to, Digest: to},
 	}
 	w, err := gitsync.NewWriter(gitsync.WriterConfig{
-		Remote: gitsync.Remote{URL: s.staging.dir, AllowFile: true, Branch: "sluice/status/staging"}, Create: true,
+		Remote: gitsync.Remote{URL: s.staging.dir, AllowFile: true, Branch: "sluice/status/" + environment}, Create: true,
 	}, s.t.TempDir())
 	if err != nil {
 		s.t.Fatal(err)
@@ -121,7 +128,7 @@ func (s *stage) event(typ rollout.EventType, from, to string) {
 			at = tip.FS()
 		}
 		update, err := audit.Commits(at, audit.Batch{
-			Names: audit.Names{Environment: "staging"}, Now: s.now,
+			Names: audit.Names{Environment: environment}, Now: s.now,
 			Apps: []audit.App{{Name: "web", State: rollout.State{LastSeq: s.seq}, Events: []rollout.Event{e}}},
 		})
 		for _, c := range update.Commits {
@@ -132,6 +139,23 @@ func (s *stage) event(typ rollout.EventType, from, to string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// What was rolled back here is not proposed, also where the status branches are in another repository than the environment.
+func TestDownstreamWithAStatusRepository(t *testing.T) {
+	s := newStage(t, false, auto)
+	s.cfg.Status = s.cfg.Upstream
+	s.start()
+	s.tells("production", rollout.RollbackStarted, "1.0.0", "1.1.0")
+	s.tells("production", rollout.RolledBack, "1.0.0", "1.1.0")
+	s.event(rollout.Promoted, "1.0.0", "1.1.0")
+	s.now = s.now.Add(time.Hour)
+	s.look()
+	s.asks("1.0.0")
+	s.event(rollout.Promoted, "1.1.0", "1.2.0")
+	s.now = s.now.Add(time.Hour)
+	s.look()
+	s.asks("1.2.0")
 }
 
 func (s *stage) asks(version string) {

@@ -51,7 +51,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $charts := .Values.config.charts }}
 {{- range .Values.config.environments }}{{ $charts = concat ($charts | default list) (.charts | default list) }}{{ end }}
 {{- range $charts }}{{ $ports = append $ports (include "sluice.port" (.url | replace "oci://" "https://") | int) }}{{ end }}
-{{- range .Values.config.environments }}{{ $ports = append $ports (include "sluice.port" .repository.url | int) }}{{ end }}
+{{- range .Values.config.environments }}
+{{- range list .repository .upstream .status }}{{ with . }}{{ $ports = append $ports (include "sluice.port" .url | int) }}{{ end }}{{ end }}
+{{- end }}
 {{- range .Values.networkPolicy.ports }}{{ $ports = append $ports (int .) }}{{ end }}
 {{- $ports | uniq | toYaml }}
 {{- end }}
