@@ -179,7 +179,11 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 		_, err := fmt.Fprintf(w, "branch %s\nauthor %s\n\n%s", branch, author, r.Message())
 		return err
 	}
-	remote, err := f.pushRemote(branch)
+	where, err := f.place(ctx)
+	if err != nil {
+		return err
+	}
+	remote, err := where.pushRemote(branch)
 	if err != nil {
 		return err
 	}
@@ -334,7 +338,7 @@ func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 // names finds the environment's name where no flag says it, which apps are asked, and what git has now: the version of the
 // one app, or the commit.
 func (f *asking) names(ctx context.Context, app string) (names []string, now string, err error) {
-	_, tip, done, err := f.open(ctx, "")
+	_, tip, done, err := f.sourceFlags.open(ctx, "")
 	if err != nil {
 		return nil, "", err
 	}

@@ -43,7 +43,7 @@ type clusterReport struct {
 
 // allClusters reads what every cluster of the environment says of some apps, or of all.
 func (f *statusSource) allClusters(ctx context.Context, apps []string) (*clustersReport, error) {
-	_, tip, done, err := f.open(ctx, "")
+	_, tip, done, err := f.sourceFlags.open(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -92,9 +92,13 @@ func (r *clustersReport) silent(waves environments.Waves) {
 	}
 }
 
-// clustersOf an environment, from the status branches of the repository or of what a clone has of them.
+// clustersOf an environment, from the status branches of their repository or of what a clone has of them.
 func (f *statusSource) clustersOf(ctx context.Context, environment string) ([]clusters.Cluster, error) {
-	branches, err := f.statusBranchNames(ctx, statusBranch(environment, ""))
+	where, err := f.place(ctx)
+	if err != nil {
+		return nil, err
+	}
+	branches, err := where.statusBranchNames(ctx, statusBranch(environment, ""))
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +108,7 @@ func (f *statusSource) clustersOf(ctx context.Context, environment string) ([]cl
 		if !ours {
 			continue
 		}
-		c, err := f.clusterOn(ctx, name, branch)
+		c, err := where.clusterOn(ctx, name, branch)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +117,7 @@ func (f *statusSource) clustersOf(ctx context.Context, environment string) ([]cl
 	return out, nil
 }
 
-func (f *statusSource) clusterOn(ctx context.Context, name, branch string) (clusters.Cluster, error) {
+func (f *sourceFlags) clusterOn(ctx context.Context, name, branch string) (clusters.Cluster, error) {
 	_, tip, done, err := f.open(ctx, branch)
 	if err != nil {
 		return clusters.Cluster{}, err

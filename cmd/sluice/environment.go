@@ -109,7 +109,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			Forge: at,
 		})
 		follower := waves.New(waves.Config{
-			Environment: e.Name, Cluster: d.config.Cluster, Remote: e.Repository.remote(),
+			Environment: e.Name, Cluster: d.config.Cluster, Remote: e.statusRemote(),
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Now: time.Now, Log: log,
 		})
 		return reconcile.New(reconcile.Config{

@@ -21,6 +21,7 @@ import (
 type statusSource struct {
 	sourceFlags
 	branchName string
+	statusRepo string
 	asJSON     bool
 }
 
@@ -31,6 +32,7 @@ func (f *statusSource) register(cmd *cobra.Command) {
 }
 
 func (f *statusSource) registerBranch(fl *pflag.FlagSet) {
+	fl.StringVar(&f.statusRepo, "status-repo", "", "repository of the status branches: a URL or a directory (default: as sluice.yaml says, else --repo)")
 	fl.StringVar(&f.branchName, "status-branch", "", "status branch (default sluice/status/<environment>[/<cluster>])")
 }
 

@@ -156,6 +156,8 @@ type walls struct {
 	vouched func(ctx context.Context, repo *gitsync.Repo, commit string) error
 	// upstream is the repository from which the agent may take versions, cluster the agent's own.
 	upstream, cluster string
+	// astray is why people would not find the status branches, where sluice.yaml names this repository.
+	astray func(named string) error
 }
 
 func (f *inspection) walls() (w walls, err error) {
@@ -182,6 +184,7 @@ func (f *inspection) walls() (w walls, err error) {
 	e := found[0]
 	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
 	w.rules, w.signed, w.upstream, w.cluster = &rules, signed(slices.Concat(e.Charts, c.Charts)), e.Upstream.URL, c.Cluster
+	w.astray = e.astray
 	if e.Verify.trusted() != nil {
 		w.vouched = func(ctx context.Context, repo *gitsync.Repo, commit string) error {
 			return e.Verify.vouched(ctx, repo, c.Git, commit)
@@ -494,6 +497,11 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 	}
 	if err := promotion.Allowed(src.Env, v.walls.upstream); v.walls.rules != nil && err != nil {
 		out.Faults = append(out.Faults, err.Error())
+	}
+	if v.walls.astray != nil {
+		if err := v.walls.astray(src.Env.StatusRepository); err != nil {
+			out.Warnings = append(slices.Clip(out.Warnings), err.Error())
+		}
 	}
 	if src.Env.Incomplete != nil {
 		out.Faults = append(out.Faults, src.Env.Incomplete.Error())

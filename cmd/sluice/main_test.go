@@ -73,10 +73,10 @@ func exitCode(err error) string {
 }
 
 // serveGit serves an empty repository over HTTP with a password and over SSH, and says where in the environment:
-// gitserver NAME. It writes the files password, key and known_hosts.
+// gitserver NAME [STATUS]. It writes the files password, key and known_hosts. STATUS is a second repository, for status branches.
 func serveGit(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: gitserver name")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: gitserver name [status]")
 	}
 	s, err := gitserver.New(gitserver.Options{Dir: ts.MkAbs("server"), User: "sluice", Password: "open-sesame"})
 	ts.Check(err)
@@ -89,6 +89,11 @@ func serveGit(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("SSH_URL", s.SSHURL(args[0]))
 	ts.Setenv("SSH_KEY", s.ClientKeyPath)
 	ts.Setenv("DIR", s.Path(args[0]))
+	if len(args) == 2 {
+		ts.Check(s.CreateRepo(args[1]))
+		ts.Setenv("STATUS_URL", s.URL(args[1]))
+		ts.Setenv("STATUS_DIR", s.Path(args[1]))
+	}
 }
 
 // serveVersions serves the versions of a chart, and says where in $CHARTS: versions DIRECTORY VERSION...

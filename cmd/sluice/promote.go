@@ -229,7 +229,19 @@ func (p *promoter) promote(ctx context.Context) error {
 		return err
 	}
 	remote.Branch = source.branch
-	return signedIn(ctx, remote, func(remote gitsync.Remote) error { return p.push(ctx, remote, proposal, author, sign) })
+	where, err := source.statusIn(v.tip.FS())
+	if err != nil {
+		return err
+	}
+	return signedIn(ctx, remote, func(remote gitsync.Remote) error {
+		status := remote
+		if where.repo != source.repo {
+			if status, err = where.remote("main"); err != nil {
+				return err
+			}
+		}
+		return p.push(ctx, remote, status, proposal, author, sign)
+	})
 }
 
 // proposal is what is asked for, once it is known to be possible.
@@ -358,8 +370,8 @@ func (p *promoter) forecast(ctx context.Context, v *view, proposal promotion.Pro
 	return plan.print(p.w, false)
 }
 
-// push proposes, and follows what comes of it.
-func (p *promoter) push(ctx context.Context, remote gitsync.Remote, proposal promotion.Proposal, author gitsync.Identity, sign func([]byte) (string, error)) error {
+// push proposes, and follows what comes of it in the status repository.
+func (p *promoter) push(ctx context.Context, remote, status gitsync.Remote, proposal promotion.Proposal, author gitsync.Identity, sign func([]byte) (string, error)) error {
 	dir, err := os.MkdirTemp("", "sluice-")
 	if err != nil {
 		return fmt.Errorf("making a directory for git objects: %w", err)
@@ -375,7 +387,11 @@ func (p *promoter) push(ctx context.Context, remote gitsync.Remote, proposal pro
 		return err
 	}
 	proposer := &promotion.Proposer{Branch: writer, Base: remote.Branch, Forge: at, Sign: sign}
-	course, err := p.course(ctx, remote, filepath.Join(dir, "status"))
+	var course *course
+	err = signedIn(ctx, status, func(status gitsync.Remote) (err error) {
+		course, err = p.course(ctx, status, filepath.Join(dir, "status"))
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -92,6 +92,8 @@ type world struct {
 	image  string
 	// address of the repository; empty: on the bed's git over HTTP.
 	address string
+	// status is the address of the repository with the status branches and commands; empty: they are in the environment's.
+	status string
 	// further are lines of the environment in the agent's configuration.
 	further string
 	// repository and charts are what the agent's configuration says of them; empty: git over HTTP, charts over HTTP.
@@ -219,8 +221,12 @@ func (w *world) url() string { return cmp.Or(w.address, w.bed.Git.URL(w.name)) }
 
 // remote is the repository as a person reaches it.
 func (w *world) remote(branch string) gitsync.Remote {
+	url := w.url()
+	if w.status != "" && (strings.HasPrefix(branch, "sluice/status/") || strings.HasPrefix(branch, "sluice/commands/")) {
+		url = w.status
+	}
 	return gitsync.Remote{
-		URL: w.url(), Branch: branch,
+		URL: url, Branch: branch,
 		Auth: gitsync.Auth{Username: bed.User, Password: bed.Password},
 	}
 }
