@@ -78,6 +78,9 @@ func (g *Gitea) start(ctx context.Context, root, program string, options GiteaOp
 	if g.Dir, err = filepath.Abs(g.Dir); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(g.Dir, 0o700); err != nil {
+		return err
+	}
 	config := filepath.Join(g.Dir, "app.ini")
 	runs, err := user.Current() // Gitea wants to be told
 	if err != nil {
