@@ -37,6 +37,10 @@ which takes about ten minutes on two cores. What has no place on one machine is 
 and said so: pods that become ready, and users whose requests follow the real routing
 objects.
 
+With --forge the repositories are on a Gitea, and each promotion is a pull request: to
+staging by "sluice promote", from there by the agents of production, which is in two
+clusters. Gitea is built the first time, which takes about five minutes more.
+
 With --kubeconfig a cluster of yours takes the place of the control plane. It needs
 Istio's routing objects (Istio's base chart is enough) and runs real pods, of the image
 docker.io/nginxinc/nginx-unprivileged:stable-alpine; users are played here all the same.
@@ -46,6 +50,7 @@ must not exist yet and are deleted at the end.
 Examples:
   go run ./cmd/demo
   go run ./cmd/demo --interval 5s --keep
+  go run ./cmd/demo --forge --keep
   go run ./cmd/demo --kubeconfig ~/.kube/config --context kind-kind
 
 It exits with 1 when it fails or is interrupted, with 2 for a wrong command line, and
@@ -61,6 +66,7 @@ type options struct {
 	Interval   time.Duration
 	Dir        string
 	Keep       bool
+	Forge      bool
 	Kubeconfig string
 	Context    string
 }
@@ -94,6 +100,7 @@ func parse(args []string) (o options, err error) {
 	flags.DurationVar(&o.Interval, "interval", time.Second, "time between checks, and the least time at each step")
 	flags.StringVar(&o.Dir, "dir", "", "keep everything in this directory (default: a temporary one, removed at the end)")
 	flags.BoolVar(&o.Keep, "keep", false, "leave it running at the end, and print how to look around")
+	flags.BoolVar(&o.Forge, "forge", false, "promote by pull requests on a Gitea, to two clusters of production")
 	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "use this cluster instead of a control plane of the demo's own")
 	flags.StringVar(&o.Context, "context", "", "context of the kubeconfig")
 	switch err := flags.Parse(args); {
@@ -108,6 +115,8 @@ func parse(args []string) (o options, err error) {
 		return o, fmt.Errorf("got %q, expected flags only; see 'go run ./cmd/demo --help'", flags.Arg(0))
 	case o.Interval < time.Second:
 		return o, fmt.Errorf("--interval: got %s, expected 1s or more", o.Interval)
+	case o.Forge && o.Kubeconfig != "":
+		return o, errors.New("--forge: needs two clusters, and makes them; expected no --kubeconfig with it")
 	case o.Context != "" && o.Kubeconfig == "":
 		return o, errors.New("--context: expected --kubeconfig with it")
 	}

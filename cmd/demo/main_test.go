@@ -16,11 +16,12 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v, %v", o, err)
 	}
 	for args, want := range map[string]string{
-		"--interval 10ms": "--interval: got 10ms, expected 1s or more",
-		"--context c":     "--context: expected --kubeconfig with it",
-		"now":             `got "now", expected flags only`,
-		"--no-such":       "not defined: -no-such; see 'go run ./cmd/demo --help'",
-		"--interval soon": `invalid value "soon"`,
+		"--interval 10ms":        "--interval: got 10ms, expected 1s or more",
+		"--forge --kubeconfig k": "--forge: needs two clusters",
+		"--context c":            "--context: expected --kubeconfig with it",
+		"now":                    `got "now", expected flags only`,
+		"--no-such":              "not defined: -no-such; see 'go run ./cmd/demo --help'",
+		"--interval soon":        `invalid value "soon"`,
 	} {
 		if _, err := parse(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/rogpeppe/go-internal/diff"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-cd/sluice/environments"
@@ -52,22 +51,48 @@ type demo struct {
 	interval time.Duration
 	dir      string
 	keep     bool
+	// forge is where the repositories are; nil: on a plain git server.
+	forge *forge
 	// guest is the cluster of the user; nil: the demo has its own.
 	guest *guest
 
-	bed    *bed.Bed
+	bed *bed.Bed
+	// agents deliver, each from a process of its own; places are what they deliver to.
+	agents []agent
+	places []place
 	events chan demoEvent
-	// ended holds how each version ended in each environment.
-	ended map[string]rollout.EventType
-	// seen are the events of each version in each environment.
-	seen map[string]bool
+	// ended holds how each version ended in each place.
+	ended map[string]rollout.Event
 	// told: the story is over.
 	told bool
 }
 
-// demoEvent is an event with the environment that it happened in.
+// place is an environment in a cluster: "production", or "production/eu" where it has several.
+type place string
+
+func (p place) environment() string {
+	name, _, _ := strings.Cut(string(p), "/")
+	return name
+}
+
+// statusBranch is where the agent of a place writes.
+func (p place) statusBranch() string { return "sluice/status/" + string(p) }
+
+// agent is a process of sluice agent.
+type agent struct {
+	// name is that of its files.
+	name string
+	// cluster is its name, where an environment has several, and bed has it.
+	cluster string
+	bed     *bed.Bed
+	// environments that it delivers.
+	environments []string
+}
+
+// demoEvent is an event with the place that it happened in.
 type demoEvent struct {
-	environment, app string
+	place place
+	app   string
 	rollout.Event
 }
 
@@ -108,11 +133,18 @@ func (d *demo) run(ctx context.Context) error {
 	if temporary {
 		_ = os.RemoveAll(d.dir) // what is left is in the temporary directory
 	}
+	if d.told && d.keep {
+		d.out.say("ended")
+	}
+	if d.told && !temporary {
+		d.out.say("everything is in %s; delete it when you like", d.dir)
+	}
 	return err
 }
 
 // perform starts everything, plays, and stops everything.
 func (d *demo) perform(ctx context.Context) error {
+	d.out.block(d.introduction())
 	d.out.heading("Starting the servers")
 	b, err := bed.Start(ctx, bed.Options{Dir: filepath.Join(d.dir, "bed"), Progress: d.out, Cluster: d.guest.config()})
 	if err != nil {
@@ -120,6 +152,14 @@ func (d *demo) perform(ctx context.Context) error {
 	}
 	defer b.Close() //nolint:errcheck // everything that was worth keeping was printed
 	d.bed = b
+	d.agents = []agent{{name: "agent", bed: b, environments: demoEnvironments}}
+	d.places = []place{"staging", "production"}
+	if d.forge != nil {
+		defer d.forge.close()
+		if err := d.startForge(ctx); err != nil {
+			return err
+		}
+	}
 	if err := d.fill(ctx); err != nil {
 		return err
 	}
@@ -170,6 +210,19 @@ func (d *demo) namespace(environment string) string {
 	return "jx-" + environment
 }
 
+// upstream is what sluice.yaml of an environment says of where its versions come from: on a forge the agents of production propose
+// what serves in staging. Elsewhere people promote.
+func (d *demo) upstream(environment string) string {
+	switch {
+	case d.forge == nil:
+		return ""
+	case environment == "staging":
+		return "upstream: {strategy: Auto}\n"
+	default:
+		return fmt.Sprintf("upstream: {environment: staging, repository: %q, strategy: Auto, soak: 2s}\n", d.url("staging"))
+	}
+}
+
 func (d *demo) namespaces() []string {
 	var all []string
 	for _, name := range demoEnvironments {
@@ -216,16 +269,28 @@ func appendFile(name, text string) error {
 
 func (d *demo) passwordFile() string { return filepath.Join(d.dir, "password") }
 
+// url of one of the demo's repositories.
+func (d *demo) url(name string) string {
+	if d.forge != nil {
+		return d.forge.url(name)
+	}
+	return d.bed.Git.URL(name)
+}
+
 // remote is how people reach a branch of one of the demo's repositories.
 func (d *demo) remote(name, branch string) gitsync.Remote {
 	return gitsync.Remote{
-		URL: d.bed.Git.URL(name), Branch: branch, Auth: gitsync.Auth{Username: bed.User, PasswordFile: d.passwordFile()},
+		URL: d.url(name), Branch: branch, Auth: gitsync.Auth{Username: bed.User, PasswordFile: d.passwordFile()},
 	}
 }
 
 // createRepository makes an environment repository as jx does, with the first version in it.
 func (d *demo) createRepository(ctx context.Context, name string) error {
-	if err := d.bed.Git.CreateRepo(name); err != nil {
+	create := d.bed.Git.CreateRepo
+	if d.forge != nil {
+		create = func(name string) error { return d.forge.create(ctx, name) }
+	}
+	if err := create(name); err != nil {
 		return err
 	}
 	// A host of its own: on somebody's cluster another namespace may have the chart's.
@@ -240,7 +305,7 @@ func (d *demo) createRepository(ctx context.Context, name string) error {
 	}
 	files := map[string][]byte{
 		"sluice.yaml": []byte("apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: " + name + "\n" +
-			"namespace: " + d.namespace(name) + "\n"),
+			"namespace: " + d.namespace(name) + "\n" + d.upstream(name)),
 		"env/Chart.yaml": []byte("apiVersion: v1\nname: env\nversion: 0.0.1\n"),
 		"env/requirements.yaml": []byte("# What " + name + " runs. Promotion is a pull request that changes a version here.\n" +
 			"dependencies:\n- name: " + demoApp + "\n  version: " + demoFirst + "  # written by jx promote\n" +
@@ -279,15 +344,31 @@ func (d *demo) merge(ctx context.Context, name, to string) error {
 	return nil
 }
 
-// deliver runs an agent for both environments, as an operator would, and follows what it writes to git.
+// deliver runs the agents, as operators would, and follows what they write to git.
 func (d *demo) deliver(ctx context.Context, g *errgroup.Group) error {
 	d.events = make(chan demoEvent)
-	d.ended, d.seen = map[string]rollout.EventType{}, map[string]bool{}
-	configuration := filepath.Join(d.dir, "agent.yaml")
-	if err := os.WriteFile(configuration, []byte(d.configuration()), 0o600); err != nil {
+	d.ended = map[string]rollout.Event{}
+	for _, a := range d.agents {
+		if err := d.start(ctx, g, a); err != nil {
+			return err
+		}
+	}
+	for _, p := range d.places {
+		g.Go(func() error { return d.follow(ctx, p) })
+	}
+	return nil
+}
+
+// log of an agent.
+func (d *demo) log(a agent) string { return filepath.Join(d.dir, a.name+".log") }
+
+// start runs an agent.
+func (d *demo) start(ctx context.Context, g *errgroup.Group, a agent) error {
+	configuration := filepath.Join(d.dir, a.name+".yaml")
+	if err := os.WriteFile(configuration, []byte(d.configuration(a)), 0o600); err != nil {
 		return fmt.Errorf("writing the agent's configuration: %w", err)
 	}
-	log, err := os.Create(filepath.Join(d.dir, "agent.log"))
+	log, err := os.Create(d.log(a))
 	if err != nil {
 		return fmt.Errorf("making the agent's log: %w", err)
 	}
@@ -307,35 +388,40 @@ func (d *demo) deliver(ctx context.Context, g *errgroup.Group) error {
 		}
 		return fmt.Errorf("the agent ended by itself: %w", err)
 	})
-	for _, name := range demoEnvironments {
-		g.Go(func() error { return d.follow(ctx, name) })
-	}
 	return nil
 }
 
-// configuration is the agent's.
-func (d *demo) configuration() string {
-	cluster := "kubeconfig: " + strconv.Quote(d.bed.Kubeconfig) + "\n"
+// configuration is an agent's.
+func (d *demo) configuration(a agent) string {
+	cluster := "kubeconfig: " + strconv.Quote(a.bed.Kubeconfig) + "\n"
 	if d.guest != nil {
 		cluster = "kubeconfig: " + strconv.Quote(d.guest.kubeconfig) + "\n" + "context: " + strconv.Quote(d.guest.context) + "\n" +
 			"allowCredentialPlugins: true\n"
 	}
 	password := strconv.Quote(d.passwordFile())
-	text := fmt.Sprintf("apiVersion: sluice.dev/v1alpha1\nkind: Agent\ndataDir: %q\n%slisten: none\nprometheus: {address: %q}\n"+
+	text := fmt.Sprintf("apiVersion: sluice.dev/v1alpha1\nkind: Agent\ncluster: %q\ndataDir: %q\n%slisten: none\nprometheus: {address: %q}\n"+
 		"charts:\n- {url: %q, username: %s, passwordFile: %s}\nenvironments:\n",
-		filepath.Join(d.dir, "agent"), cluster, d.bed.PrometheusURL, d.bed.Charts.URL(), bed.User, password)
-	for _, name := range demoEnvironments {
+		a.cluster, filepath.Join(d.dir, a.name), cluster, a.bed.PrometheusURL, d.bed.Charts.URL(), bed.User, password)
+	looks := d.interval
+	if d.forge != nil {
+		looks *= 2 // three agents ask one Gitea
+	}
+	for _, name := range a.environments {
 		text += fmt.Sprintf("- name: %s\n  namespace: %s\n  repository: {url: %q, username: %s, passwordFile: %s}\n  interval: %s\n  checkInterval: %s\n",
-			name, d.namespace(name), d.bed.Git.URL(name), bed.User, password, d.interval, d.interval)
+			name, d.namespace(name), d.url(name), bed.User, password, looks, d.interval)
+		if d.forge != nil {
+			text += d.forge.configuration(name, password)
+		}
 	}
 	return text
 }
 
-// follow reads an environment's events from its status branch, as anybody can.
-func (d *demo) follow(ctx context.Context, name string) error {
-	repo, err := gitsync.Open(ctx, d.remote(name, statusBranch(name)), filepath.Join(d.dir, "people", "follower", name))
+// follow reads a place's events from its status branch, as anybody can.
+func (d *demo) follow(ctx context.Context, p place) error {
+	dir := filepath.Join(d.dir, "people", "follower", strings.ReplaceAll(string(p), "/", "-"))
+	repo, err := gitsync.Open(ctx, d.remote(p.environment(), p.statusBranch()), dir)
 	if err != nil {
-		return fmt.Errorf("following %s: %w", name, err)
+		return fmt.Errorf("following %s: %w", p, err)
 	}
 	defer repo.Close() //nolint:errcheck // a cache
 	last := ""
@@ -344,14 +430,14 @@ func (d *demo) follow(ctx context.Context, name string) error {
 		if tip, err := repo.Fetch(ctx); err == nil && tip.Commit != last {
 			history, err := repo.Commits(ctx, tip.Commit, last, 0)
 			if err != nil && ctx.Err() == nil {
-				return fmt.Errorf("following %s: %w", name, err)
+				return fmt.Errorf("following %s: %w", p, err)
 			}
 			for _, c := range slices.Backward(history) {
 				if e, ok := audit.ParseMessage(c.Message); ok {
 					select {
 					case <-ctx.Done():
 						return nil
-					case d.events <- demoEvent{name, e.App, e.Event}:
+					case d.events <- demoEvent{p, e.App, e.Event}:
 					}
 				}
 			}
@@ -363,230 +449,4 @@ func (d *demo) follow(ctx context.Context, name string) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-func statusBranch(name string) string { return "sluice/status/" + name }
-
-// play is the story.
-func (d *demo) play(ctx context.Context) error {
-	d.out.heading("First install of " + demoFirst + ", which never canaries")
-	for _, name := range demoEnvironments {
-		if err := d.await(ctx, name, demoFirst, rollout.Installed); err != nil {
-			return err
-		}
-	}
-	d.out.heading("A good version: " + demoFirst + " -> " + demoGood)
-	if err := d.promote(ctx, demoGood, rollout.Promoted); err != nil {
-		return err
-	}
-	d.out.heading("A bad version: " + demoGood + " -> " + demoBad + " answers 30 % of the requests with a 500")
-	if err := d.promote(ctx, demoBad, rollout.RolledBack); err != nil {
-		return err
-	}
-	if err := d.settle(ctx); err != nil {
-		return err
-	}
-	if err := d.showGit(ctx); err != nil {
-		return err
-	}
-	d.told = true
-	return d.lookAround(ctx)
-}
-
-// promote merges a version into staging and then into production, and waits for what becomes of it there.
-func (d *demo) promote(ctx context.Context, to string, want rollout.EventType) error {
-	if err := d.merge(ctx, "staging", to); err != nil {
-		return err
-	}
-	if err := d.await(ctx, "staging", to, rollout.Promoted); err != nil {
-		return err
-	}
-	if err := d.merge(ctx, "production", to); err != nil {
-		return err
-	}
-	return d.await(ctx, "production", to, want)
-}
-
-// ends reports whether an event ends the story of one version; one that is degraded tells no more.
-func ends(t rollout.EventType) bool { return audit.Ends(t) || t == rollout.Degraded }
-
-// await narrates until a version has come to its end in an environment.
-func (d *demo) await(ctx context.Context, name, version string, want rollout.EventType) error {
-	quiet := time.NewTimer(demoPatience)
-	defer quiet.Stop()
-	for {
-		if end, ok := d.ended[name+" "+version]; ok {
-			if end != want {
-				return &otherwiseError{fmt.Errorf("%s in %s ended as %s, expected %s", version, name, end, want)}
-			}
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-quiet.C:
-			return fmt.Errorf("nothing happened to %s in %s for %s", version, name, demoPatience)
-		case e := <-d.events:
-			quiet.Reset(demoPatience)
-			d.hear(e)
-		}
-	}
-}
-
-// hear tells an event and remembers what it says.
-func (d *demo) hear(e demoEvent) {
-	d.out.event(e)
-	of := e.environment + " " + e.To.Version
-	d.seen[of+" "+string(e.Type)] = true
-	if ends(e.Type) {
-		d.ended[of] = e.Type
-	}
-}
-
-// settle waits until git says what the cluster serves.
-func (d *demo) settle(ctx context.Context) error {
-	for !d.seen["production "+demoBad+" "+string(rollout.RollbackCommitted)] {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(demoPatience):
-			return fmt.Errorf("git was not put back from %s within %s", demoBad, demoPatience)
-		case e := <-d.events:
-			d.hear(e)
-		}
-	}
-	return nil
-}
-
-// showGit prints what git says now: both branches of production, and the rollback commit.
-func (d *demo) showGit(ctx context.Context) error {
-	for _, branch := range []string{"main", statusBranch("production")} {
-		d.out.heading("git log of production, branch " + branch)
-		history, err := d.history(ctx, branch)
-		if err != nil {
-			return err
-		}
-		for _, c := range history {
-			d.out.block(fmt.Sprintf("%.10s  %s  %-11s  %s", c.Hash, c.Time.Local().Format(time.TimeOnly), c.Author.Name, c.Subject()))
-		}
-		if branch != "main" {
-			continue
-		}
-		if !audit.IsOwn(history[0].Message) {
-			return &otherwiseError{errors.New("the newest commit of the environment branch is not the rollback")}
-		}
-		d.out.heading("the rollback commit")
-		if err := d.showCommit(ctx, history[0]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// history of one of production's branches, newest first.
-func (d *demo) history(ctx context.Context, branch string) ([]gitsync.Commit, error) {
-	repo, tip, err := d.read(ctx, branch)
-	if err != nil {
-		return nil, err
-	}
-	defer repo.Close() //nolint:errcheck // a cache
-	return repo.Commits(ctx, tip.Commit, "", 0)
-}
-
-func (d *demo) read(ctx context.Context, branch string) (*gitsync.Repo, *gitsync.Snapshot, error) {
-	repo, err := gitsync.Open(ctx, d.remote("production", branch), filepath.Join(d.dir, "people", "reader", strings.ReplaceAll(branch, "/", "-")))
-	if err != nil {
-		return nil, nil, err
-	}
-	tip, err := repo.Fetch(ctx)
-	return repo, tip, err
-}
-
-// showCommit prints a commit with its change of requirements.yaml.
-func (d *demo) showCommit(ctx context.Context, c gitsync.Commit) error {
-	repo, _, err := d.read(ctx, "main")
-	if err != nil {
-		return err
-	}
-	defer repo.Close() //nolint:errcheck // a cache
-	var texts [2][]byte
-	for i, hash := range []string{c.Parents[0], c.Hash} {
-		s, err := repo.At(hash)
-		if err != nil {
-			return err
-		}
-		if texts[i], err = fs.ReadFile(s.FS(), "env/requirements.yaml"); err != nil {
-			return err
-		}
-	}
-	d.out.block(strings.TrimRight(c.Message, "\n") + "\n\n")
-	d.out.block(string(diff.Diff("a/env/requirements.yaml", texts[0], "b/env/requirements.yaml", texts[1])))
-	return nil
-}
-
-// lookAround ends the demo, or leaves it running.
-func (d *demo) lookAround(ctx context.Context) error {
-	if !d.keep {
-		return nil
-	}
-	d.out.heading("Everything is left running; Ctrl-C ends it")
-	d.out.block(strings.Join(d.commands(), "\n"))
-	d.out.heading("Ask something of it, and watch it here: go back to 0.0.129, begin 0.0.130 anew, and abort that")
-	d.out.block(strings.Join(d.asks(), "\n"))
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-d.events:
-			d.hear(e)
-		}
-	}
-}
-
-// commands to look around with, as they are typed in another terminal.
-func (d *demo) commands() []string {
-	kubeconfig, flags := d.bed.Kubeconfig, ""
-	if d.guest != nil {
-		kubeconfig = d.guest.kubeconfig
-		if d.guest.context != "" {
-			flags = " --context " + quoted(d.guest.context)
-		}
-	}
-	namespace := " -n " + d.namespace("production")
-	clone := quoted(filepath.Join(d.dir, "look", "production"))
-	remote := "http://" + bed.User + ":" + bed.Password + "@" + strings.TrimPrefix(d.bed.Git.URL("production"), "http://")
-	return []string{
-		"export KUBECONFIG=" + quoted(kubeconfig),
-		"kubectl" + flags + namespace + " get deployments,pods,virtualservices",
-		"helm" + strings.ReplaceAll(flags, "--context", "--kube-context") + namespace + " history " + demoApp,
-		"git clone " + remote + " " + clone,
-		"git -C " + clone + " show main",
-		"git -C " + clone + " log origin/sluice/status/production",
-		"go run ./cmd/sluice status --environment production --repo " + clone,
-		"curl " + quoted(d.bed.PrometheusURL+"/api/v1/query?query=istio_requests_total"),
-		"less " + quoted(filepath.Join(d.dir, "agent.log")),
-	}
-}
-
-// asks are what people can ask of what is left running, in this order.
-func (d *demo) asks() []string {
-	clone := quoted(filepath.Join(d.dir, "look", "production"))
-	ask := func(command, reason string) string {
-		return "go run ./cmd/sluice " + command + " --environment production --repo " + clone + " --author 'You <you@example.com>' --wait --reason '" +
-			reason + "' " + demoApp
-	}
-	git := "git -C " + clone + " -c user.name=You -c user.email=you@example.com "
-	return []string{
-		ask("rollback", "just to see"),
-		git + "pull -q && " + git + "revert --no-edit HEAD && " + git + "push -q",
-		ask("abort", "I have seen enough"),
-	}
-}
-
-// quoted is an argument as a shell takes it.
-func quoted(arg string) string {
-	if strings.Trim(arg, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._:@=,+-") == "" {
-		return arg
-	}
-	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 }

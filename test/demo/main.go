@@ -20,6 +20,7 @@ type options struct {
 	Interval   time.Duration
 	Dir        string
 	Keep       bool
+	Forge      bool
 	Kubeconfig string
 	Context    string
 }
@@ -48,6 +49,9 @@ func run(ctx context.Context) error {
 		return errors.New("this is started by: go run ./cmd/demo")
 	}
 	d := &demo{out: newNarrator(os.Stdout), sluice: o.Sluice, interval: o.Interval, dir: o.Dir, keep: o.Keep}
+	if o.Forge {
+		d.forge = &forge{}
+	}
 	if o.Kubeconfig != "" {
 		var err error
 		if d.guest, err = newGuest(o.Kubeconfig, o.Context); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // narrator tells the demo's story: plain lines in a pipe; in a terminal the same lines above one that shows how far
@@ -19,6 +21,8 @@ type narrator struct {
 	mu       sync.Mutex
 	w        io.Writer
 	terminal bool
+	// colour is for what ends a rollout, well or badly.
+	colour bool
 	// width of the terminal in columns, asked for each time, for it may change.
 	width func() int
 	start time.Time
@@ -31,7 +35,7 @@ type narrator struct {
 func newNarrator(w io.Writer) *narrator {
 	n := &narrator{w: w, start: time.Now()}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		n.terminal = true
+		n.terminal, n.colour = true, os.Getenv("NO_COLOR") == ""
 		n.width = func() int {
 			columns, _, err := term.GetSize(int(f.Fd()))
 			if err != nil || columns < 1 {
@@ -70,8 +74,42 @@ func (n *narrator) block(text string) {
 
 // event tells one event.
 func (n *narrator) event(e demoEvent) {
-	n.say("%-10s  %s", e.environment, audit.Describe(e.app, e.Event))
+	n.say("%-13s  %s", e.place, n.painted(e.Event, words(e)))
 	n.show(bar(e))
+}
+
+// words of an event: the demo has one app, and from where to where a rollout goes is said when it begins and when it ends.
+func words(e demoEvent) string {
+	text := strings.TrimPrefix(audit.Describe(e.app, e.Event), demoApp+": ")
+	if e.Type == rollout.RolloutStarted || audit.Ends(e.Type) {
+		return text
+	}
+	return strings.Replace(text, " ("+e.From.Version+" -> "+e.To.Version+")", "", 1)
+}
+
+const (
+	green  = "\x1b[32m"
+	red    = "\x1b[31m"
+	normal = "\x1b[m"
+)
+
+// painted has what happened in colour, and why it did not.
+func (n *narrator) painted(e rollout.Event, text string) string {
+	paint := ""
+	switch {
+	case audit.Level(e.Type) >= slog.LevelWarn:
+		paint = red
+	case audit.Ends(e.Type):
+		paint = green
+	}
+	if !n.colour || paint == "" {
+		return text
+	}
+	what, why, _ := strings.Cut(text, ": ")
+	if why != "" {
+		why = ": " + why
+	}
+	return paint + what + normal + why
 }
 
 // show puts a line at the bottom of a terminal in place of the one that is there.
@@ -90,7 +128,7 @@ func bar(e demoEvent) string {
 	}
 	const width = 30
 	full := e.Weight * width / 100
-	return fmt.Sprintf("%s  %s -> %s  [%s%s] %d %%", e.environment, e.From.Version, e.To.Version,
+	return fmt.Sprintf("%-13s  %s -> %s  [%s%s] %d %%", e.place, e.From.Version, e.To.Version,
 		strings.Repeat("#", full), strings.Repeat(".", width-full), e.Weight)
 }
 

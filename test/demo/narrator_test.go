@@ -16,9 +16,9 @@ func tell(n *narrator) {
 	fmt.Fprint(n, "building: 200 packages\n  56 packages compiled, 10s\n  99 packages")
 	fmt.Fprint(n, " compiled, 20s\nbuilt\n")
 	from, to := rollout.Release{Version: "0.0.129", Digest: "a"}, rollout.Release{Version: "0.0.130", Digest: "b"}
-	n.event(demoEvent{"production", "web", rollout.Event{Type: rollout.Advanced, From: from, To: to, Weight: 50, Reason: "the canary is ready"}})
+	n.event(demoEvent{"production", demoApp, rollout.Event{Type: rollout.Advanced, From: from, To: to, Weight: 50, Reason: "the canary is ready"}})
 	n.say("a word between")
-	n.event(demoEvent{"production", "web", rollout.Event{Type: rollout.Promoted, From: from, To: to}})
+	n.event(demoEvent{"production", demoApp, rollout.Event{Type: rollout.Promoted, From: from, To: to}})
 	n.block("one\ntwo\n")
 	n.close()
 }
@@ -34,9 +34,9 @@ func TestNarratorInAPipe(t *testing.T) {
  0.0s    56 packages compiled, 10s
  0.0s    99 packages compiled, 20s
  0.0s  built
- 0.0s  production  web: advanced to 50% (0.0.129 -> 0.0.130): the canary is ready
+ 0.0s  production     advanced to 50%: the canary is ready
  0.0s  a word between
- 0.0s  production  web: promoted (0.0.129 -> 0.0.130)
+ 0.0s  production     promoted (0.0.129 -> 0.0.130)
     one
     two
 `
@@ -58,7 +58,7 @@ func TestNarratorInATerminal(t *testing.T) {
 				t.Errorf("%d columns: a progress line was kept: %q", width, line)
 			}
 		}
-		for _, shown := range []string{"99 packages compiled", "production  0.0.129 -> 0.0.130  [###############...............] 50 %"} {
+		for _, shown := range []string{"99 packages compiled", "production     0.0.129 -> 0.0.130  [###############...............] 50 %"} {
 			if shown = shown[:min(len(shown), width-1)]; !strings.Contains(b.String(), shown) {
 				t.Errorf("%d columns: %q was never shown", width, shown)
 			}
@@ -92,4 +92,22 @@ func screen(t *testing.T, text string, width int) string {
 		}
 	}
 	return kept.String() + line
+}
+
+// What ends well or badly is in colour, its reason is not; nothing is where nobody wants colours.
+func TestColour(t *testing.T) {
+	for typ, want := range map[rollout.EventType]string{
+		rollout.Promoted:   "\x1b[32mit happened\x1b[m: why",
+		rollout.RolledBack: "\x1b[31mit happened\x1b[m: why",
+		rollout.Advanced:   "it happened: why",
+	} {
+		n := narrator{colour: true}
+		if got := n.painted(rollout.Event{Type: typ}, "it happened: why"); got != want {
+			t.Errorf("%s: %q, want %q", typ, got, want)
+		}
+		n.colour = false
+		if got := n.painted(rollout.Event{Type: typ}, "it happened: why"); got != "it happened: why" {
+			t.Errorf("%s without colours: %q", typ, got)
+		}
+	}
 }

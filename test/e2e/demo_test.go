@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,18 +37,23 @@ func demo(t *testing.T, args ...string) (string, error) {
 // told holds that the whole story was told, in its order.
 func told(t *testing.T, out string) {
 	t.Helper()
-	rest := out
-	for _, want := range []string{
-		"production  croc-hunter-java: installed 0.0.129",
-		"advanced to 10% (0.0.129 -> 0.0.130)", "advanced to 20%", "advanced to 30%", "advanced to 40%",
-		"advanced to 50% (0.0.129 -> 0.0.130): success rate 100.00% >= 99%",
-		"production  croc-hunter-java: promoted (0.0.129 -> 0.0.130)",
-		"held at 10% (0.0.130 -> 0.0.131): success rate",
+	inOrder(t, out,
+		"production     installed 0.0.129",
+		"advanced to 10%", "advanced to 20%", "advanced to 30%", "advanced to 40%", "advanced to 50%: success rate 100.00% >= 99%",
+		"production     promoted (0.0.129 -> 0.0.130)",
+		"held at 10%: success rate",
 		"rolling back 0.0.131 to 0.0.130",
-		"git log of production, branch main",
+		"What git says now",
 		"\n    -  version: 0.0.131  # written by jx promote\n    +  version: 0.0.130  # written by jx promote\n",
-		"git log of production, branch sluice/status/production",
-	} {
+		"0.0.131 was rolled back in production: success rate",
+	)
+}
+
+// inOrder holds that the demo tells these, one after the other.
+func inOrder(t *testing.T, out string, wants ...string) {
+	t.Helper()
+	rest := out
+	for _, want := range wants {
 		_, after, found := strings.Cut(rest, want)
 		if !found {
 			t.Fatalf("the demo does not tell %q at its place:\n%s", want, out)
@@ -94,32 +100,59 @@ func TestDemoKept(t *testing.T) {
 			t.Fatalf("the demo does not say %q:\n%s", what, out.tail(1<<20))
 		}
 	}
-	says("--reason 'I have seen enough'", 1)
-	printed := func(part string) string {
-		t.Helper()
-		for line := range strings.Lines(out.tail(1 << 20)) {
-			if strings.Contains(line, part) {
-				return line
-			}
-		}
-		t.Fatalf("the demo prints no line with %q", part)
-		return ""
-	}
-	for _, try := range []struct{ line, want string }{
-		{"git clone ", ""},
-		{"sluice rollback", "rolled back 0.0.130 to 0.0.129: rolled back by You: just to see"},
-		{"revert --no-edit", ""},
-		{"sluice abort", "rolled back 0.0.130 to 0.0.129: aborted by You: I have seen enough"},
+	says("Look around", 1)
+	says("tail ", 1)
+	script := typed(t, out.tail(1<<20))
+	// People wait until they have seen what came of one before they try the next.
+	for _, wait := range []struct{ before, until string }{
+		{"sluice rollback ", "roll back 0.0.131"}, {"git pull ", "roll back 0.0.130"},
 	} {
-		if try.line == "sluice abort" {
-			says("advanced to 10% (0.0.129 -> 0.0.130)", 2) // the first time was in the story
-		}
-		sh := exec.CommandContext(ctx, "sh", "-c", printed(try.line))
-		sh.Dir = root
-		if said, err := sh.CombinedOutput(); err != nil || !strings.Contains(string(said), try.want) {
-			t.Fatalf("%s: %v\n%s\nthe demo:\n%s", printed(try.line), err, said, out.tail(3000))
+		script = strings.Replace(script, "\n"+wait.before,
+			"\nuntil git fetch -q && git log -1 --format=%s origin/main | grep '^"+app+": "+wait.until+"'; do sleep 1; done\n"+wait.before, 1)
+	}
+	sh := exec.CommandContext(ctx, "sh", "-ec", script)
+	sh.Dir = root
+	said, err := sh.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s\nthe demo:\n%s", script, err, said, out.tail(3000))
+	}
+	if want := "rolled back 0.0.130 to 0.0.129: rolled back by You: just to see"; !strings.Contains(string(said), want) {
+		t.Errorf("nothing says %q:\n%s", want, said)
+	}
+	says("production     promoted (0.0.129 -> 0.0.130)", 2) // the first time was in the story
+}
+
+// typed are the commands that a kept demo prints, as a script. What asks for programs that need not be here is left out.
+func typed(t *testing.T, out string) string {
+	t.Helper()
+	_, out, found := strings.Cut(out, "In another terminal\n")
+	if !found {
+		t.Fatalf("the demo prints no commands:\n%s", out)
+	}
+	var script []string
+	for line := range strings.Lines(out) {
+		command, printed := strings.CutPrefix(line, "    ")
+		if word, _, _ := strings.Cut(command, " "); printed && !slices.Contains([]string{"kubectl", "helm", "curl"}, word) {
+			script = append(script, strings.TrimSpace(command))
 		}
 	}
+	return strings.Join(script, "\n")
+}
+
+// On a forge each promotion is a pull request, and both clusters end as git says.
+func TestDemoOnAForge(t *testing.T) {
+	bedtest.Need(t, shared)
+	out, err := demo(t, "--forge")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	inOrder(t, out,
+		"production/us  installed 0.0.129", "staging        chore: promote croc-hunter-java to version 0.0.130: http", "staging        merged as ",
+		"production     the agents have seen it serve in staging, and propose it: http", "production     merged, as the strategy is Auto",
+		"A bad version", "production     merged, as the strategy is Auto",
+		"+  version: 0.0.130  # written by jx promote", "What its pull request says: http", "| croc-hunter-java | eu | 0.0.131 | was rolled back |",
+		"| croc-hunter-java | us | 0.0.131 | was rolled back |", "0.0.131 was rolled back in production/us: ",
+	)
 }
 
 // The bed's cluster, whose pods are played, stands in for one of the user's.
