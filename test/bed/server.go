@@ -21,7 +21,8 @@ type server struct {
 	name    string // the subcommand
 	program string
 	args    []string
-	log     string // file that its standard error is appended to
+	env     []string // besides ours
+	log     string   // file that its standard error is appended to
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd // nil: not running
@@ -43,7 +44,7 @@ func (s *server) start(ctx context.Context) error {
 	defer func() { _ = log.Close() }()
 
 	cmd := exec.Command(s.program, append([]string{s.name}, s.args...)...)
-	cmd.Stderr = log
+	cmd.Stderr, cmd.Env = log, append(os.Environ(), s.env...)
 	// Ctrl-C is for whoever started the bed, which then closes it in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()

@@ -27,6 +27,7 @@ type program struct {
 var programs = []program{
 	{"servers", bed.Build},
 	{"forge", bed.BuildGitea},
+	{"istiod", bed.BuildIstiod},
 }
 
 func main() {
