@@ -7,8 +7,10 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
@@ -78,13 +80,20 @@ func (r *meshRouting) service() string { return r.main }
 // replicas: a canary has as many as its release asks for, whatever its share.
 func (r *meshRouting) replicas() (n int, ok bool) { return 0, false }
 
-// warnings: rules that the release brings stand before those of the policy.
-func (r *meshRouting) warnings() []string {
-	if brought := r.app.rulesFor(r.app.serving, r.main); len(brought) > 0 && len(r.app.in.Plan.Service.TrafficPolicy) > 0 && r.main != "" {
-		return []string{fmt.Sprintf("service.trafficPolicy does not apply to Service %s: the release brings %s",
-			r.main, describe(brought[0]))}
+// warnings: rules that the release brings stand before those of the policy, and one route can't be for HTTP and TCP.
+func (r *meshRouting) warnings() (out []string) {
+	if r.main != "" && !r.brought && r.app.in.Plan.Service.AppProtocol == "" && !r.speaksTCP(place{}) {
+		for _, port := range mapsAt(r.app.service(r.main).Object, "spec", "ports") {
+			if takenForTCP(port) {
+				out = append(out, fmt.Sprintf("Service %s has port %v beside others, which Istio takes for TCP: its connections stay with stable until promotion",
+					r.main, at(port, "port")))
+			}
+		}
 	}
-	return nil
+	if brought := r.app.rulesFor(r.app.serving, r.main); len(brought) > 0 && len(r.app.in.Plan.Service.TrafficPolicy) > 0 && r.main != "" {
+		out = append(out, fmt.Sprintf("service.trafficPolicy does not apply to Service %s: the release brings %s", r.main, describe(brought[0])))
+	}
+	return out
 }
 
 func (r *meshRouting) counterpart(obj *unstructured.Unstructured) []*unstructured.Unstructured {
@@ -195,13 +204,37 @@ func (r *meshRouting) share(destinations []map[string]any, vs *unstructured.Unst
 		part := whole * r.app.in.State.Weight / 100
 		canary := copyMap(d)
 		setAt(canary, canaryHost(name, rest), "destination", "host")
+		if port := r.app.impliedPort(name); port != nil && at(canary, "destination", "port") == nil {
+			setAt(canary, map[string]any{"number": port}, "destination", "port")
+		}
 		if subset := stringAt(d, "destination", "subset"); subset != "" && !r.app.canarySubset(name, subset) {
 			delete(mapAt(canary, "destination"), "subset")
+		}
+		if subset := stringAt(d, "destination", "subset"); subset != "" && r.app.leavesOut(name, subset) {
+			delete(mapAt(d, "destination"), "subset")
 		}
 		d["weight"], canary["weight"] = int64(whole-part), int64(part)
 		result = append(result, d, canary)
 	}
 	return result, nil
+}
+
+// impliedPort is the port that a destination means which names none, where it has to be said for the canary: nil, where Istio finds
+// it by itself. It takes a Service's only port. The canary's Service may have the ports of both releases, and of several Istio takes
+// that of the listener, which at a gateway need not be one of them.
+func (a *app) impliedPort(service string) any {
+	serving := a.service(service)
+	ports := mapsAt(serving.Object, "spec", "ports")
+	coming, stable := a.coming.find(objects.KeyOf(serving)), a.stable.find(objects.KeyOf(serving))
+	if len(ports) != 1 || coming == nil || stable == nil {
+		return nil
+	}
+	spec := mapAt(copyOf(coming).Object, "spec")
+	keepPorts(spec, stable)
+	if len(listAt(spec, "ports")) == 1 {
+		return nil
+	}
+	return at(ports[0], "port")
 }
 
 // factor is what the weights of a route are multiplied by, so that the canary's parts are whole numbers: rounded, the
@@ -267,6 +300,27 @@ func (a *app) canarySubset(service, subset string) bool {
 			if stringAt(s, "name") == subset {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// leavesOut reports whether a promotion would lead users to a subset that has no pods yet: the new release's rules are there at once,
+// and until its own pods are ready, those of the release before serve. One that selects by version has none of them. The stable
+// track's share goes without the subset until it is drained, to whichever pods there are.
+func (a *app) leavesOut(service, subset string) bool {
+	if a.in.State.Phase != rollout.Promoting {
+		return false
+	}
+	for _, rule := range a.rulesFor(a.serving, service) {
+		for _, s := range mapsAt(rule.Object, "spec", "subsets") {
+			if stringAt(s, "name") != subset {
+				continue
+			}
+			selector := labels.SelectorFromSet(textsAt(s, "labels"))
+			return !slices.ContainsFunc(a.stable, func(obj *unstructured.Unstructured) bool {
+				return isWorkload(obj) && serviceSelector(a.service(service)).Matches(objects.PodLabels(obj)) && selector.Matches(objects.PodLabels(obj))
+			})
 		}
 	}
 	return false

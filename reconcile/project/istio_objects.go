@@ -2,6 +2,7 @@ package project
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -114,7 +115,7 @@ func (r *meshRouting) virtualService(spec *networking.VirtualService) error {
 		return err
 	}
 	for _, p := range places {
-		if strings.EqualFold(s.AppProtocol, "TCP") {
+		if r.speaksTCP(p) {
 			route, err := r.tcpRoute(p)
 			if err != nil {
 				return err
@@ -133,6 +134,25 @@ func (r *meshRouting) virtualService(spec *networking.VirtualService) error {
 		}
 	}
 	return nil
+}
+
+// speaksTCP reports whether Istio would pass over an HTTP route for a place: by what the policy says, else by the Service's ports.
+func (r *meshRouting) speaksTCP(p place) bool {
+	if said := r.app.in.Plan.Service.AppProtocol; said != "" {
+		return strings.EqualFold(said, "TCP")
+	}
+	ports := slices.DeleteFunc(mapsAt(r.app.service(r.main).Object, "spec", "ports"), func(port map[string]any) bool {
+		number, _ := intAt(port, "port")
+		return p.port > 0 && number != p.port
+	})
+	return len(ports) > 0 && !slices.ContainsFunc(ports, func(port map[string]any) bool { return !takenForTCP(port) })
+}
+
+// takenForTCP reports whether Istio takes a Service's port for one without HTTP: its appProtocol says so, else its name, up to the first
+// dash (istio.io/docs/ops/configuration/traffic-management/protocol-selection).
+func takenForTCP(port map[string]any) bool {
+	name, _, _ := strings.Cut(stringAt(port, "name"), "-")
+	return slices.Contains([]string{"tcp", "mongo", "mysql", "redis"}, strings.ToLower(cmp.Or(stringAt(port, "appProtocol"), name)))
 }
 
 // mesh is Istio's word for the sidecars, where it lists gateways.
