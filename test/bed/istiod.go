@@ -55,7 +55,7 @@ type IstioMessage struct{ Code, Level, About, Text string }
 // BuildIstiod is Build for Istio's control plane, a module of its own that only tests of routing need.
 func BuildIstiod(ctx context.Context, root string, progress io.Writer) (string, error) {
 	return builder{
-		name: "istiod", minutes: 4, sources: filepath.Join(root, "test", "bed", "istiod"), flags: []string{"-ldflags=-s -w"}, progress: progress,
+		name: "istiod", minutes: 6, sources: filepath.Join(root, "test", "bed", "istiod"), flags: []string{"-ldflags=-s -w"}, progress: progress,
 	}.program(ctx)
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ import (
 	"github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/test/bed"
 	"github.com/sluice-cd/sluice/test/bed/bedtest"
+	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
 
 // TestRoutingAsIstioHasIt: what a real istiod tells sidecars, gateways and clients without a proxy has, in every state of a rollout,
@@ -58,6 +60,9 @@ func TestRoutingAsIstioHasIt(t *testing.T) {
 		})
 	}
 }
+
+// lastingAsks is how often in a row an answer has to come that is no passing one.
+const lastingAsks = 3
 
 // mesh is one app in a namespace of its own, whose projection is applied state by state, without an agent.
 type mesh struct {
@@ -96,6 +101,8 @@ func newMesh(t testing.TB, b *bed.Bed, istiod *bed.Istiod, file string) *mesh {
 		namespace: "istio-" + strings.TrimSuffix(filepath.Base(file), ".txtar"),
 	}
 	namespace(t, b, m.namespace)
+	// Long enough to be seen: what leads to pods that are not ready yet leads nowhere.
+	b.Behaviours.Set(m.namespace+":2", behaviour.Behaviour{LatencyMillis: behaviour.DefaultLatencyMillis, Ready: behaviour.ReadySlowly, ReadyAfterSeconds: 3})
 	m.in = project.Input{App: "web", Namespace: m.namespace, Plan: rollout.Plan{Strategy: environments.StrategyCanary}}
 	for _, f := range archive.Files {
 		text := bytes.ReplaceAll(f.Data, []byte("$NAMESPACE"), []byte(m.namespace))
@@ -180,18 +187,38 @@ func (m *mesh) at(name string, in project.Input, s rollout.State, rest map[strin
 	m.apply(desired, false)
 	told := map[string]*bed.Told{}
 	deadline := time.Now().Add(patience)
+	nowhere := map[string]int{}
 	for {
 		wrong := m.unready(slices.Concat(d.StableWorkloads, d.CanaryWorkloads, d.Outgoing))
-		for _, who := range slices.Sorted(maps.Keys(m.proxies())) {
-			t, err := m.istiod.Told(context.Background(), m.proxies()[who])
-			if err != nil {
-				wrong = append(wrong, err.Error())
-				continue
-			}
-			m.own(t)
-			told[who] = t
-			for _, fault := range unserved(t) {
+		var answers sync.WaitGroup
+		var mu sync.Mutex
+		for who, proxy := range m.proxies() {
+			answers.Go(func() {
+				t, err := m.istiod.Told(context.Background(), proxy)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					wrong = append(wrong, err.Error())
+					delete(told, who)
+					return
+				}
+				m.own(t)
+				told[who] = t
+			})
+		}
+		answers.Wait()
+		for _, who := range slices.Sorted(maps.Keys(told)) {
+			t := told[who]
+			faults := unserved(t)
+			for _, fault := range faults {
 				wrong = append(wrong, who+": "+fault)
+			}
+			// Istio hears of one object after the other; what it still says when it is asked again and again is so.
+			if nowhere[who]++; len(faults) == 0 {
+				nowhere[who] = 0
+			}
+			if nowhere[who] == lastingAsks && s.Phase != rollout.Idle {
+				m.Errorf("%s, while pods start: users are led nowhere: %s: %s", name, who, strings.Join(faults, "; "))
 			}
 			if rest != nil {
 				share := s.Weight
@@ -272,7 +299,11 @@ func (m *mesh) compare(rest, now *bed.Told, weight int) (faults []string) {
 		}
 		base, is := fractions(r.Shares), fractions(g.Shares)
 		want := maps.Clone(base)
-		if gives, canary := sharing(g.Shares); gives != "" {
+		gives, canary := sharing(g.Shares)
+		if app := "web." + m.namespace + ".svc.cluster.local"; weight > 0 && gives == "" && base[app] > 0 {
+			faults = append(faults, key+": the canary has no share")
+		}
+		if gives != "" {
 			shared = true
 			want[canary] = base[gives] * float64(weight) / 100
 			want[gives] = base[gives] * float64(100-weight) / 100
