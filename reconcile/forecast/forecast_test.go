@@ -44,7 +44,7 @@ func TestForecast(t *testing.T) {
 				"3m0s PromotionStarted 20, 3m30s Promoted",
 			"Deployment/web-canary, Service/web-canary, VirtualService/web",
 		},
-		{"suspended", release("1", 2, canary), release("2", 2, suspended), "", ""},
+		{"suspended", release("1", 2, canary), release("2", 2, suspended), "0s Waiting", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f, err := Of("web", "production", test.from, test.to)

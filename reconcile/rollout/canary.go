@@ -27,7 +27,9 @@ func (t *turn) starting() {
 // expose gives a ready canary its first traffic, or what it had before it was away.
 func (t *turn) expose() {
 	switch {
-	case t.o.Plan.Suspend, t.Pause != nil && t.Peak == 0:
+	case t.o.Plan.Suspend:
+		t.open(AtStep) // which it is not: people are told
+	case t.Pause != nil && t.Peak == 0:
 	case t.skipsAnalysis():
 		t.skip()
 	case t.o.Stable.Available && t.Peak == 0 && !t.open(AtStep):
@@ -109,7 +111,9 @@ func (t *turn) judge(v analysis.Verdict) {
 	case v.Outcome == analysis.Fail && v.Decisive:
 		t.FailedChecks++
 		t.fail(v.Reason, v.Results)
-	case t.suspended():
+	case t.o.Plan.Suspend:
+		t.open(AtStep) // which it is not: people are told
+	case t.Pause != nil:
 	case !t.o.Stable.Available:
 		// What the canary does beside a stable release that does not serve says nothing of either.
 		v.Reason = because(t.stableAway(), t.o.Stable)

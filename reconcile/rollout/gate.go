@@ -37,6 +37,9 @@ const (
 // ApprovalGate is the gate that a person opens for each release where the policy says so.
 const ApprovalGate = "approval"
 
+// SuspendGate is the gate that is closed while the policy says suspend.
+const SuspendGate = "suspend"
+
 // Approval is a person's word that a release may pass a moment.
 type Approval struct {
 	Digest string `json:"digest"`
@@ -85,12 +88,17 @@ func (s State) approved(r Release, at Moment) bool {
 	return slices.ContainsFunc(s.Approved, func(a Approval) bool { return a.Digest == r.Digest && a.Moment == at })
 }
 
-// gates are those of the observation, and the approval that is asked for.
+// gates are those of the observation, what the policy suspends, and the approval that is asked for.
 func (s State) gates(o Observation) []Gate {
 	gates := slices.Clone(o.Gates)
 	for i := range gates {
 		g := &gates[i]
 		g.Open = g.Open || g.Overridable && s.overridden(o, g.At)
+	}
+	if o.Plan.Suspend && !s.Stable.IsZero() { // what serves nobody yet is not kept from it
+		for _, at := range []Moment{AtBegin, AtStep} {
+			gates = append(gates, Gate{Name: SuspendGate, At: at, Reason: "the policy says suspend: true"})
+		}
 	}
 	for _, at := range o.Plan.Approval {
 		gates = append(gates, Gate{Name: ApprovalGate, At: at, Open: s.approved(s.passing(o, at), at), Reason: "nobody has approved it yet"})

@@ -73,10 +73,8 @@ func (s State) Awaits(r Release) bool {
 		r.Digest != s.Target.Digest && !t.rejected(r)
 }
 
-// mayBegin reports whether nothing stands in the way of a rollout to Desired.
-func (t *turn) mayBegin() bool {
-	return !t.suspended() && !t.rejected(t.o.Desired)
-}
+// mayBegin reports whether a rollout to Desired begins once the gates let it.
+func (t *turn) mayBegin() bool { return t.Pause == nil && !t.rejected(t.o.Desired) }
 
 // rejected reports whether a release failed before and nobody has asked for it anew since. A Revert that git has not
 // answered yet says the same of the release that it takes back.

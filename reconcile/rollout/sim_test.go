@@ -40,7 +40,7 @@ func TestSimulation(t *testing.T) {
 		})
 	}
 	t.Log(seen)
-	if len(seen) != 19 && !testing.Short() {
+	if len(seen) != 21 && !testing.Short() {
 		t.Errorf("the walk has not come across every type of event: %v", seen)
 	}
 }

@@ -64,6 +64,7 @@ func TestPaused(t *testing.T) {
 
 	w.rollout("", "suspend: true")
 	w.bump("0.0.130")
+	w.says("gate suspend is closed: the policy says suspend: true")
 	w.unbegun("0.0.130", "suspended for the app")
 	w.rollout("suspend: true", "")
 	w.unbegun("0.0.130", "suspended for the environment")
