@@ -22,7 +22,7 @@ func TestPortIsGivenOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // nobody has connected
+	defer listener.Close()
 	if port := listener.Addr().(*net.TCPAddr).Port; seen[port] {
 		t.Errorf("listens on port %d, which was given away", port)
 	}
