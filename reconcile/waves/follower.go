@@ -19,7 +19,7 @@ import (
 type Config struct {
 	// Environment by name, and the Cluster whose agent this is.
 	Environment, Cluster string
-	// Remote is the environment repository.
+	// Remote is the repository of the status branches.
 	Remote gitsync.Remote
 	// DataDir keeps git objects; a cache.
 	DataDir string
