@@ -25,6 +25,7 @@ const (
 	exitFailed  = 1 // the command could not do its work, or was interrupted
 	exitUsage   = 2 // the command line or the agent's configuration is wrong
 	exitFinding = 3 // it did its work, and what it found is not as it should be; exitCodes says of which command
+	exitChange  = 4 // plan --exit-code: nothing is wrong, and something would change
 )
 
 // exitCodes is the end of the root's help.
@@ -32,10 +33,11 @@ const exitCodes = `Exit codes:
   0  done
   1  failed or interrupted
   2  wrong command line, or wrong configuration of the agent
-  3  plan --exit-code: something would change; plan --kubeconfig: the cluster would
-     refuse something; validate, render: there are faults;
+  3  validate, render, plan: there are faults; plan --kubeconfig: the cluster would
+     refuse something;
      status: an app or the environment has a fault; doctor: something is missing;
-     pause and the like with --wait: an app has refused; promote: the version was rolled back`
+     pause and the like with --wait: an app has refused; promote: the version was rolled back
+  4  plan --exit-code: nothing is wrong, and something would change`
 
 // codedError carries an exit code; its text may be empty when everything was said already.
 type codedError struct {

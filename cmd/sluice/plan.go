@@ -104,7 +104,7 @@ With --kubeconfig that cluster is asked, by dry runs that change nothing, what i
 refuse: objects that are somebody else's, changes that the API server does not take, kinds
 that it does not serve, rights that the kubeconfig's user lacks. It takes the rights of the
 agent. Objects that would be adopted are named, and those that treat stable pods otherwise
-than they would the canary's. Exit code 3 when something would be refused.`,
+than they would the canary's. Exit code 3 when there are faults, or something would be refused.`,
 		Example: `  sluice plan --repo . --environment production
   sluice plan --repo . --branch promote-croc-hunter-java --base $(git merge-base main HEAD)
   sluice plan --repo https://git.example.com/production.git --environment production --json croc-hunter-java`,
@@ -121,8 +121,11 @@ than they would the canary's. Exit code 3 when something would be refused.`,
 			if err := p.print(cmd.OutOrStdout(), asJSON); err != nil {
 				return err
 			}
-			if code && (len(p.Apps) > 0 || p.Fault != "") || p.refused() {
+			switch {
+			case p.faulty():
 				return &codedError{code: exitFinding}
+			case code && len(p.Apps) > 0:
+				return &codedError{code: exitChange}
 			}
 			return nil
 		},
@@ -130,13 +133,13 @@ than they would the canary's. Exit code 3 when something would be refused.`,
 	f.register(cmd)
 	cmd.Flags().StringVar(&base, "base", "", "commit to compare with, as --commit (default: the commit's parent)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&code, "exit-code", false, "exit with 3 when something would change")
+	cmd.Flags().BoolVar(&code, "exit-code", false, "exit with 4 when nothing is wrong and something would change")
 	return cmd
 }
 
-// refused reports whether the cluster would refuse something.
-func (p *plan) refused() bool {
-	return slices.ContainsFunc(p.Apps, func(a appPlan) bool { return len(a.Refused) > 0 })
+// faulty reports whether something can't be delivered as git says, or the cluster would refuse it.
+func (p *plan) faulty() bool {
+	return p.Fault != "" || slices.ContainsFunc(p.Apps, func(a appPlan) bool { return a.Fault != "" || len(a.Refused) > 0 })
 }
 
 // plan compares the environment at the tip with the one at base.
