@@ -204,8 +204,8 @@ func (s *session) e2e() error {
 	}
 	defer s.others()()
 	// One package at a time: each starts servers of its own. Results are not taken from go's cache, which does not know
-	// that test/e2e builds and runs cmd/sluice. Its tests wait more than they work, hence more of them than cores.
-	return s.goTest(append([]string{"-p=1", "-count=1", "-parallel=4", "-timeout=60m"}, list...)...)
+	// that test/e2e builds and runs cmd/sluice.
+	return s.goTest(append([]string{"-p=1", "-count=1", "-timeout=60m"}, list...)...)
 }
 
 // choose lists the paths of the packages that are wanted.

@@ -98,14 +98,13 @@ func (b *Bed) StartIstiod(ctx context.Context, progress io.Writer) (*Istiod, err
 // Close ends it.
 func (i *Istiod) Close() error { return i.server.stop() }
 
-// Told is what a proxy is told now.
-func (i *Istiod) Told(ctx context.Context, p Proxy) (*Told, error) {
-	asked, err := json.Marshal(p)
+// Told is what proxies are told now, by the names that they have here.
+func (i *Istiod) Told(ctx context.Context, proxies map[string]Proxy) (told map[string]*Told, err error) {
+	asked, err := json.Marshal(proxies)
 	if err != nil {
 		return nil, err
 	}
-	told := &Told{}
-	return told, i.ask(ctx, asked, told, "routes", strconv.Itoa(i.grpc))
+	return told, i.ask(ctx, asked, &told, "routes", strconv.Itoa(i.grpc))
 }
 
 // Analyze is what Istio's analyzers say of manifests; it asks no server.

@@ -139,22 +139,6 @@ func typed(t *testing.T, out string) string {
 	return strings.Join(script, "\n")
 }
 
-// On a forge each promotion is a pull request, and both clusters end as git says.
-func TestDemoOnAForge(t *testing.T) {
-	bedtest.Need(t, shared)
-	out, err := demo(t, "--forge")
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	inOrder(t, out,
-		"production/us  installed 0.0.129", "staging        chore: promote croc-hunter-java to version 0.0.130: http", "staging        merged as ",
-		"production     the agents have seen it serve in staging, and propose it: http", "production     merged, as the strategy is Auto",
-		"A bad version", "production     merged, as the strategy is Auto",
-		"+  version: 0.0.130  # written by jx promote", "What its pull request says: http", "| croc-hunter-java | eu | 0.0.131 | was rolled back |",
-		"| croc-hunter-java | us | 0.0.131 | was rolled back |", "0.0.131 was rolled back in production/us: ",
-	)
-}
-
 // The bed's cluster, whose pods are played, stands in for one of the user's.
 func TestDemoOnAClusterThatRunsAlready(t *testing.T) {
 	b := bedtest.Need(t, shared)

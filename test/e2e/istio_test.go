@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -60,6 +59,9 @@ func TestRoutingAsIstioHasIt(t *testing.T) {
 		})
 	}
 }
+
+// lookPause is the time between two looks.
+const lookPause = 300 * time.Millisecond
 
 // lastingAsks is how often in a row an answer has to come that is no passing one.
 const lastingAsks = 3
@@ -185,30 +187,18 @@ func (m *mesh) at(name string, in project.Input, s rollout.State, rest map[strin
 	m.must(err)
 	desired := slices.Concat(d.Stable, d.Canary, d.Routing)
 	m.apply(desired, false)
-	told := map[string]*bed.Told{}
+	var told map[string]*bed.Told
 	deadline := time.Now().Add(patience)
 	nowhere := map[string]int{}
 	for {
 		wrong := m.unready(slices.Concat(d.StableWorkloads, d.CanaryWorkloads, d.Outgoing))
-		var answers sync.WaitGroup
-		var mu sync.Mutex
-		for who, proxy := range m.proxies() {
-			answers.Go(func() {
-				t, err := m.istiod.Told(context.Background(), proxy)
-				mu.Lock()
-				defer mu.Unlock()
-				if err != nil {
-					wrong = append(wrong, err.Error())
-					delete(told, who)
-					return
-				}
-				m.own(t)
-				told[who] = t
-			})
+		var err error
+		if told, err = m.istiod.Told(context.Background(), m.proxies()); err != nil {
+			wrong = append(wrong, err.Error()) // it changes while it is asked
 		}
-		answers.Wait()
 		for _, who := range slices.Sorted(maps.Keys(told)) {
 			t := told[who]
+			m.own(t)
 			faults := unserved(t)
 			for _, fault := range faults {
 				wrong = append(wrong, who+": "+fault)
@@ -236,6 +226,7 @@ func (m *mesh) at(name string, in project.Input, s rollout.State, rest map[strin
 		if time.Now().After(deadline) {
 			m.Fatalf("%s: Istio does not say so:\n  %s", name, strings.Join(wrong, "\n  "))
 		}
+		<-time.After(lookPause)
 	}
 	m.analyzed(name, in, desired)
 	return told

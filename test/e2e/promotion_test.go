@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/test/bed"
+	"github.com/sluice-cd/sluice/test/bed/bedtest"
 	"github.com/sluice-cd/sluice/test/bed/behaviour"
 )
 
@@ -287,4 +288,28 @@ func (w *forgeWorld) commitAs(user, version string) {
 		FileOptions: gitea.FileOptions{Message: "chore: " + version, BranchName: "main"}, SHA: at.SHA, Content: base64.StdEncoding.EncodeToString([]byte(text)),
 	})
 	w.must(err)
+}
+
+// On a forge each promotion is a pull request, and both clusters end as git says.
+func TestDemoOnAForge(t *testing.T) {
+	bedtest.Need(t, shared)
+	root, err := bed.FindRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its time is for what it does, and not for the compiler.
+	if _, err := bed.BuildGitea(t.Context(), root, os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	out, err := demo(t, "--forge")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	inOrder(t, out,
+		"production/us  installed 0.0.129", "staging        chore: promote croc-hunter-java to version 0.0.130: http", "staging        merged as ",
+		"production     the agents have seen it serve in staging, and propose it: http", "production     merged, as the strategy is Auto",
+		"A bad version", "production     merged, as the strategy is Auto",
+		"+  version: 0.0.130  # written by jx promote", "What its pull request says: http", "| croc-hunter-java | eu | 0.0.131 | was rolled back |",
+		"| croc-hunter-java | us | 0.0.131 | was rolled back |", "0.0.131 was rolled back in production/us: ",
+	)
 }

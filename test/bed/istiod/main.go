@@ -3,7 +3,8 @@
 //
 //	istiod istiod KUBECONFIG MESHCONFIG HTTP GRPC   serves on two ports of loopback until its standard input ends; prints ready
 //	                                                once it answers
-//	istiod routes GRPC                              prints as JSON what the proxy on its standard input, a JSON object too, is told
+//	istiod routes GRPC                              prints as JSON what proxies are told, which stand on its standard input by name, as
+//	                                                JSON too
 //	istiod analyze                                  prints as JSON what the analyzers say of the objects on its standard input
 package main
 
@@ -38,13 +39,16 @@ func run(args []string) error {
 		go announce("http://127.0.0.1:" + args[3] + "/ready")
 		return discovery(args[1], args[2], args[3], args[4])
 	case len(args) == 2 && args[0] == "routes":
-		var p Proxy
-		if err := json.NewDecoder(os.Stdin).Decode(&p); err != nil {
-			return fmt.Errorf("reading the proxy: %w", err)
+		var proxies map[string]Proxy
+		if err := json.NewDecoder(os.Stdin).Decode(&proxies); err != nil {
+			return fmt.Errorf("reading the proxies: %w", err)
 		}
-		told, err := ask("127.0.0.1:"+args[1], p)
-		if err != nil {
-			return err
+		told := map[string]*Told{}
+		for name, p := range proxies {
+			var err error
+			if told[name], err = ask("127.0.0.1:"+args[1], p); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
 		}
 		return json.NewEncoder(os.Stdout).Encode(told)
 	case len(args) == 1 && args[0] == "analyze":
