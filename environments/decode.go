@@ -14,6 +14,8 @@ import (
 // A decoder reads trees of JSON-like values strictly: what it does not know is a fault, never silence. It goes on
 // after a fault, so that one run reports them all.
 type decoder struct {
+	// around is what references lead to; nil: that is not known.
+	around  *surroundings
 	faults  []pathFault
 	ignored []string
 }

@@ -56,7 +56,7 @@ func checkExample(t *testing.T, document, example string) {
 		"service":  map[string]any{"hosts": []any{"croc-hunter.example.org"}},
 		"analysis": map[string]any{"stepWeight": 10},
 	}}
-	p, err := ResolvePolicy(env, &env.Apps[0], chart, nil)
+	p, err := ResolvePolicy(env, &env.Apps[0], Said{Values: chart})
 	if err != nil || env.Apps[0].Fault != nil {
 		t.Errorf("%s: %v %v in\n%s", document, err, env.Apps[0].Fault, example)
 		return

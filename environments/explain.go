@@ -25,8 +25,8 @@ const defaultSource = "default"
 
 // Explain lists the fields of an app's policy that have a value, the strategy first, and which place said each. It takes what
 // [ResolvePolicy] takes.
-func Explain(env *Environment, app *App, chartValues, canaryObject map[string]any) ([]Field, error) {
-	layers, err := layersOf(env, app, chartValues, canaryObject)
+func Explain(env *Environment, app *App, chart Said) ([]Field, error) {
+	layers, err := layersOf(env, app, chart)
 	if err != nil {
 		return nil, err
 	}

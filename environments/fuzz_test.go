@@ -66,7 +66,7 @@ func FuzzLoad(f *testing.F) {
 			if app.Fault == nil && helmErr == nil && app.Name != env.Umbrella.Name && !sameValue(map[string]any(helm)[app.Name], app.Values) {
 				t.Fatalf("values of %s: %v, Helm has %v", app.Name, app.Values, map[string]any(helm)[app.Name])
 			}
-			if _, err := ResolvePolicy(env, app, app.Values, nil); err != nil {
+			if _, err := ResolvePolicy(env, app, Said{Values: app.Values}); err != nil {
 				_ = err.Error()
 			}
 		}
@@ -205,12 +205,12 @@ func FuzzResolvePolicy(f *testing.F) {
 			checkPolicy(t, p)
 		}
 		raw := &RawPolicy{Where: "fuzz", File: "fuzz.yaml", YAML: text}
-		check(ResolvePolicy(&Environment{Rollout: raw}, app, nil, nil))
-		check(ResolvePolicy(&Environment{Rollout: raw}, &App{Name: "web", Rollout: raw}, map[string]any{"canary": document}, nil))
-		check(ResolvePolicy(&Environment{}, app, map[string]any{"canary": document}, nil))
-		check(ResolvePolicy(&Environment{}, app, document, nil))
-		check(ResolvePolicy(&Environment{}, app, nil, map[string]any{"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "spec": document}))
-		check(ResolvePolicy(&Environment{}, app, nil, document))
+		check(ResolvePolicy(&Environment{Rollout: raw}, app, Said{}))
+		check(ResolvePolicy(&Environment{Rollout: raw}, &App{Name: "web", Rollout: raw}, Said{Values: map[string]any{"canary": document}}))
+		check(ResolvePolicy(&Environment{}, app, Said{Values: map[string]any{"canary": document}}))
+		check(ResolvePolicy(&Environment{}, app, Said{Values: document}))
+		check(ResolvePolicy(&Environment{}, app, Said{Canary: map[string]any{"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "spec": document}}))
+		check(ResolvePolicy(&Environment{}, app, Said{Canary: document}))
 	})
 }
 

@@ -128,14 +128,30 @@ func TestLoad(t *testing.T) {
 	})
 }
 
+// chartSaid is what the chart of an archive says, without what the environment sets: chart/values.yaml, canary.yaml, and
+// template*.yaml, a MetricTemplate each.
+func chartSaid(t *testing.T, files fstest.MapFS) (said Said) {
+	t.Helper()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		var document map[string]any
+		if err := yaml.Unmarshal(files[name].Data, &document); err != nil {
+			continue // of the environment, which is read by itself
+		}
+		switch {
+		case name == "chart/values.yaml":
+			said.Values = document
+		case name == "canary.yaml":
+			said.Canary = document
+		case strings.HasPrefix(name, "template"):
+			said.MetricTemplates = append(said.MetricTemplates, document)
+		}
+	}
+	return said
+}
+
 func TestResolvePolicy(t *testing.T) {
 	forEachArchive(t, "policy", func(t *testing.T, files fstest.MapFS) string {
-		var canary map[string]any
-		if f := files["canary.yaml"]; f != nil {
-			if err := yaml.Unmarshal(f.Data, &canary); err != nil {
-				t.Fatal(err)
-			}
-		}
+		said := chartSaid(t, files)
 		files["env/Chart.yaml"] = mapFile([]byte("apiVersion: v1\nname: env\nversion: 0.0.1\n"))
 		files["env/requirements.yaml"] = mapFile([]byte("dependencies:\n- name: web\n  version: 1.0.0\n  repository: http://charts\n"))
 		env, err := (&Loader{Environment: "production"}).Load(files, ".")
@@ -146,13 +162,8 @@ func TestResolvePolicy(t *testing.T) {
 		if app.Fault != nil {
 			return fmt.Sprintf("fault: %v\n", app.Fault)
 		}
-		var defaults map[string]any
-		if f := files["chart/values.yaml"]; f != nil {
-			if err := yaml.Unmarshal(f.Data, &defaults); err != nil {
-				t.Fatal(err)
-			}
-		}
-		p, err := ResolvePolicy(env, app, mergeValues(defaults, app.Values), canary)
+		said.Values = mergeValues(said.Values, app.Values)
+		p, err := ResolvePolicy(env, app, said)
 		if err != nil {
 			return fmt.Sprintf("error: %v\n", err)
 		}
@@ -166,14 +177,7 @@ func TestResolvePolicy(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	forEachArchive(t, "explain", func(t *testing.T, files fstest.MapFS) string {
-		var canary, defaults map[string]any
-		for name, into := range map[string]*map[string]any{"canary.yaml": &canary, "chart/values.yaml": &defaults} {
-			if f := files[name]; f != nil {
-				if err := yaml.Unmarshal(f.Data, into); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+		said := chartSaid(t, files)
 		files["env/Chart.yaml"] = mapFile([]byte("apiVersion: v1\nname: env\nversion: 0.0.1\n"))
 		files["env/requirements.yaml"] = mapFile([]byte("dependencies:\n- name: web\n  version: 1.0.0\n  repository: http://charts\n"))
 		env, err := (&Loader{Environment: "production"}).Load(files, ".")
@@ -181,7 +185,8 @@ func TestExplain(t *testing.T) {
 			t.Fatal(err)
 		}
 		app := &env.Apps[0]
-		list, err := Explain(env, app, mergeValues(defaults, app.Values), canary)
+		said.Values = mergeValues(said.Values, app.Values)
+		list, err := Explain(env, app, said)
 		if err != nil {
 			return fmt.Sprintf("error: %v\n", err)
 		}

@@ -48,8 +48,8 @@ func (l *layer) read(v any) {
 }
 
 // rolloutLayer is what a rollout: of sluice.yaml says. Steps ask for a canary where no strategy is named; any other
-// field changes only itself.
-func rolloutLayer(raw *RawPolicy) (*layer, error) {
+// field changes only itself. around is nil where the chart is not known.
+func rolloutLayer(raw *RawPolicy, around *surroundings) (*layer, error) {
 	v := raw.value
 	if v == nil {
 		if err := yaml.UnmarshalStrict(raw.YAML, &v); err != nil {
@@ -61,6 +61,7 @@ func rolloutLayer(raw *RawPolicy) (*layer, error) {
 		}
 	}
 	l := &layer{
+		d:      decoder{around: around},
 		source: raw.Where, at: fieldPath(raw.Path), table: rolloutFields, place: raw.File,
 		locate: func(p fieldPath) (string, int) { return raw.File, lineOf(raw.YAML, p) },
 	}
@@ -77,7 +78,7 @@ func rolloutLayer(raw *RawPolicy) (*layer, error) {
 
 // checkRollout says what is wrong with a rollout: of sluice.yaml, whatever the other layers say.
 func checkRollout(raw *RawPolicy) error {
-	l, err := rolloutLayer(raw)
+	l, err := rolloutLayer(raw, nil)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func merge(layers []*layer) (Policy, error) {
 		sources = append(sources, l.source)
 		strategy = cmp.Or(l.strategy, strategy)
 		dr.analysisAt = nil // of the layer: two names for it are a fault in one place only
-		decodeObject(&decoder{}, l.at, l.value, l.table, &dr)
+		decodeObject(&decoder{around: l.d.around}, l.at, l.value, l.table, &dr)
 		if l.own.analysisAt != nil {
 			analysis = l
 		}

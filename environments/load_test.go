@@ -160,7 +160,7 @@ func TestPlacesFollow(t *testing.T) {
 		if got := env.Apps[1].Fault.Error(); !strings.HasPrefix(got, fault) {
 			t.Errorf("fault %s, want %s", got, fault)
 		}
-		_, err := ResolvePolicy(env, &env.Apps[0], env.Apps[0].Values, nil)
+		_, err := ResolvePolicy(env, &env.Apps[0], Said{Values: env.Apps[0].Values})
 		if err == nil || !strings.HasPrefix(err.Error(), policy) {
 			t.Errorf("policy %v, want %s", err, policy)
 		}

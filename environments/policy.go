@@ -94,7 +94,7 @@ type Metric struct {
 	// Min and Max are the limits that still pass; nil: unlimited.
 	Min *float64 `json:"min,omitempty"`
 	Max *float64 `json:"max,omitempty"`
-	// Query is PromQL in which {{ namespace }}, {{ target }}, {{ service }}, {{ name }} and {{ interval }} are replaced.
+	// Query is PromQL, the policy's own or a MetricTemplate's, in which {{ namespace }}, {{ target }}, {{ service }}, {{ name }} and {{ interval }} are replaced.
 	Query string `json:"query,omitempty"`
 }
 

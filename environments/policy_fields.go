@@ -3,7 +3,6 @@ package environments
 import (
 	"maps"
 	"math"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -121,6 +120,9 @@ type metricDraft struct {
 	single *float64
 	// ranged says that there is a thresholdRange.
 	ranged bool
+	// ref is the MetricTemplate that has the query; nil: none has.
+	ref       *templateRef
+	variables map[string]string
 }
 
 var metricFields = fields[metricDraft]{
@@ -135,8 +137,11 @@ var metricFields = fields[metricDraft]{
 		to.ranged = true
 		decodeObject(d, at, v, rangeFields, &to.metric)
 	},
-	"templateRef":       unsupported[metricDraft]("a metric template"),
-	"templateVariables": unsupported[metricDraft]("a metric template"),
+	"templateRef": func(d *decoder, at fieldPath, v any, to *metricDraft) {
+		to.ref = &templateRef{}
+		decodeObject(d, at, v, templateRefFields, to.ref)
+	},
+	"templateVariables": func(d *decoder, at fieldPath, v any, to *metricDraft) { to.variables = d.textMap(at, v) },
 }
 
 var rangeFields = fields[Metric]{
@@ -281,7 +286,11 @@ func readMetric(d *decoder, at fieldPath, v any) Metric {
 	switch {
 	case m.Name == "":
 		d.fail(at.key("name"), "is missing", "the name of a check")
-	case builtin == "" && m.Query == "":
+	case md.ref != nil && m.Query != "":
+		d.fail(at.key("query"), "stands beside templateRef", "one of them")
+	case builtin != "" && md.ref != nil:
+		d.fail(at.key("templateRef"), "stands beside the built-in check "+m.Name, "another name, or no templateRef")
+	case builtin == "" && m.Query == "" && md.ref == nil:
 		names := slices.Collect(maps.Keys(builtinMetrics))
 		d.fail(at.key("name"), shown(m.Name)+" is no built-in check and has no query", "a query, or "+nearestOf(m.Name, names))
 	case builtin != "" && m.Query != "":
@@ -290,27 +299,14 @@ func readMetric(d *decoder, at fieldPath, v any) Metric {
 	if builtin != "" {
 		m.Name = builtin
 	}
-	checkVariables(d, at.key("query"), m.Query)
+	queryAt := at.key("query")
+	if md.ref != nil {
+		queryAt = at.key("templateRef")
+		m.Query = d.template(queryAt, *md.ref)
+	}
+	m.Query = d.query(queryAt, m.Query, md.variables)
 	readLimits(d, at, &m, md)
 	return m
-}
-
-var (
-	// queryVariables may stand in a query; the analysis fills them in.
-	queryVariables = []string{"interval", "name", "namespace", "service", "target"}
-	queryVariable  = regexp.MustCompile(`(?s)\{\{(.*?)\}\}`)
-)
-
-// checkVariables refuses a query that could not be asked: that should be known before a canary waits for its answer.
-func checkVariables(d *decoder, at fieldPath, query string) {
-	for _, m := range queryVariable.FindAllStringSubmatch(query, -1) {
-		if name := strings.TrimSpace(m[1]); !slices.Contains(queryVariables, name) {
-			d.fail(at, "has the unknown variable "+shown(name), oneOf(queryVariables))
-		}
-	}
-	if strings.Contains(queryVariable.ReplaceAllString(query, ""), "{{") {
-		d.fail(at, "has a {{ without }}", "variables such as {{ target }}")
-	}
 }
 
 // readLimits settles the two ways of saying a metric's limits.

@@ -45,7 +45,7 @@ func TestNumbersArriveAsTheyDo(t *testing.T) {
 				"metrics": []any{map[string]any{"name": "request-duration", "threshold": number, "interval": number}},
 			},
 		}
-		p, err := ResolvePolicy(&Environment{}, &App{}, map[string]any{"canary": canary}, nil)
+		p, err := ResolvePolicy(&Environment{}, &App{}, Said{Values: map[string]any{"canary": canary}})
 		if err != nil {
 			t.Errorf("%T: %v", number, err)
 			continue

@@ -24,11 +24,10 @@ const (
 // the environment's owner wins: apps.<app>.rollout in sluice.yaml, the Canary object that the chart renders, canary: in the
 // values, rollout in sluice.yaml, a plain rolling update. Lists are replaced whole.
 //
-// chartValues are the app's coalesced values. canaryObject is the Canary object among the app's objects, nil when
-// there is none; when there is one, canary: in the values is the chart's own input and is not looked at.
-// Errors are one or several joined [Fault].
-func ResolvePolicy(env *Environment, app *App, chartValues map[string]any, canaryObject map[string]any) (Policy, error) {
-	layers, err := layersOf(env, app, chartValues, canaryObject)
+// Where the chart renders a Canary object, canary: in the values is the chart's own input and is not looked at. Metrics may refer
+// to the chart's MetricTemplates wherever they are said. Errors are one or several joined [Fault].
+func ResolvePolicy(env *Environment, app *App, chart Said) (Policy, error) {
+	layers, err := layersOf(env, app, chart)
 	if err != nil {
 		return Policy{}, err
 	}
@@ -36,23 +35,24 @@ func ResolvePolicy(env *Environment, app *App, chartValues map[string]any, canar
 }
 
 // layersOf lists the places that say something of an app's policy, the nearest to the environment's owner last.
-func layersOf(env *Environment, app *App, chartValues, canaryObject map[string]any) ([]*layer, error) {
+func layersOf(env *Environment, app *App, chart Said) ([]*layer, error) {
 	var layers []*layer
+	around := surroundings{namespace: app.Namespace, templates: chart.MetricTemplates}
 	add := func(raw *RawPolicy) error {
 		if raw == nil {
 			return nil
 		}
-		l, err := rolloutLayer(raw)
+		l, err := rolloutLayer(raw, &around)
 		layers = append(layers, l)
 		return err
 	}
 	if err := add(env.Rollout); err != nil {
 		return nil, err
 	}
-	if canaryObject != nil {
-		layers = append(layers, canaryObjectLayer(app, canaryObject))
-	} else if canary := chartValues["canary"]; !saysNothing(canary) {
-		layers = append(layers, canaryValuesLayer(app, canary))
+	if chart.Canary != nil {
+		layers = append(layers, canaryObjectLayer(app, chart.Canary, around))
+	} else if canary := chart.Values["canary"]; !saysNothing(canary) {
+		layers = append(layers, canaryValuesLayer(app, canary, &around))
 	}
 	return layers, add(app.Rollout)
 }
@@ -61,8 +61,10 @@ func layersOf(env *Environment, app *App, chartValues, canaryObject map[string]a
 var flaggerVersions = []string{"flagger.app/v1alpha2", "flagger.app/v1alpha3", "flagger.app/v1beta1"}
 
 // canaryObjectLayer is what a Canary object says.
-func canaryObjectLayer(app *App, object map[string]any) *layer {
+func canaryObjectLayer(app *App, object map[string]any, around surroundings) *layer {
+	around.canary = objectName(object)
 	l := &layer{
+		d:      decoder{around: &around},
 		source: "Canary object " + objectName(object), at: fieldPath{"spec"}, table: canaryObjectFields,
 		place: canaryObjectPlace(app, object), strategy: StrategyCanary,
 	}
@@ -85,8 +87,9 @@ func canaryObjectPlace(app *App, object map[string]any) string {
 }
 
 // canaryValuesLayer is what canary: in the values says. Switched off it is a rolling update that keeps its routing.
-func canaryValuesLayer(app *App, v any) *layer {
+func canaryValuesLayer(app *App, v any, around *surroundings) *layer {
 	l := &layer{
+		d:      decoder{around: around},
 		source: "canary: in the values", at: fieldPath{"canary"}, table: canaryValuesFields,
 		place: "values of chart " + app.Chart.Name, locate: app.locateValue, strategy: StrategyCanary,
 		shared: true, given: app.Values,
@@ -104,7 +107,7 @@ func canaryValuesLayer(app *App, v any) *layer {
 	}
 	switch {
 	case len(d.faults) > 0:
-		l.d = *d
+		l.d.faults = d.faults
 	case dr.enabled != nil && !*dr.enabled:
 		l.strategy = StrategyRolling
 		given, _ := app.Values["canary"].(map[string]any)
@@ -154,7 +157,7 @@ func routingOf(section, given map[string]any) map[string]any {
 func (l *layer) forgive() {
 	provider := l.at.key("provider")
 	if slices.ContainsFunc(l.d.faults, func(pf pathFault) bool { return l.field(pf.path) == l.field(provider) }) {
-		l.d, l.own = decoder{}, draft{}
+		l.d, l.own = decoder{around: l.d.around}, draft{}
 		l.read(map[string]any{})
 		return
 	}

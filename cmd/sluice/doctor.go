@@ -22,6 +22,7 @@ import (
 	"github.com/sluice-cd/sluice/gitsync/redact"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
+	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render/release"
@@ -329,7 +330,7 @@ func (d *doctor) apps(ctx context.Context, e envConfig, src source.Commit, clien
 
 // held examines whether the API server has the kinds of an app and of its canary, and returns the rights to hold them.
 func (d *doctor) held(e envConfig, app *environments.App, rel *release.Release, policy environments.Policy, client *cluster.Client) []cluster.Need {
-	needs, unknown, err := client.ChartNeeds(app.Namespace, rel.Objects)
+	needs, unknown, err := client.ChartNeeds(app.Namespace, project.Applied(rel.Objects))
 	if err == nil && rollout.NewPlan(policy).Canary() {
 		var routing []cluster.Need
 		var without []schema.GroupKind

@@ -25,6 +25,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/charts"
 	"github.com/sluice-cd/sluice/reconcile/cluster"
 	"github.com/sluice-cd/sluice/reconcile/forecast"
+	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/promotion"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
@@ -527,7 +528,7 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 				rendered[app.Name] = rel.Chart
 			}
 			a.Policy = policyLine(&policy, policy.Steps())
-			for _, o := range rel.Objects {
+			for _, o := range project.Applied(rel.Objects) {
 				key := ownedKey(o, app.Namespace)
 				owners[key] = append(owners[key], len(out.Apps))
 			}

@@ -353,7 +353,7 @@ func deliveryOf(env *environments.Environment, app *environments.App) delivery.A
 // outside are the objects of a release that are not in its app's namespace.
 func outside(app *environments.App, rel *release.Release) (names []string) {
 	rules := allow.Rules{Own: app.Namespace}
-	for _, o := range rel.Objects {
+	for _, o := range project.Applied(rel.Objects) {
 		var refused *allow.Error
 		if errors.As(rules.Object(o, o.GetNamespace() == ""), &refused) {
 			names = append(names, refused.What)

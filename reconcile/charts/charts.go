@@ -60,14 +60,14 @@ func (c *Charts) Release(ctx context.Context, src source.Commit, app *environmen
 
 // policy resolves the policy that governs a release.
 func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.Release) (environments.Policy, error) {
-	values, canary, declined, err := said(rel)
+	chart, declined, err := said(rel)
 	if err != nil {
 		return environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
 	if declined {
 		rel.Warnings = append(rel.Warnings, declinedWarning)
 	}
-	policy, err := environments.ResolvePolicy(src.Env, app, values, canary)
+	policy, err := environments.ResolvePolicy(src.Env, app, chart)
 	if err != nil {
 		return environments.Policy{}, fmt.Errorf("reading the policy of %s: %w", app.Name, err)
 	}
@@ -87,11 +87,11 @@ func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.R
 
 // Explain says where each field of the policy is said that governs a release, as [Charts.Release] resolved it.
 func (c *Charts) Explain(src source.Commit, app *environments.App, rel *release.Release) ([]environments.Field, error) {
-	values, canary, _, err := said(rel)
+	chart, _, err := said(rel)
 	if err != nil {
 		return nil, err
 	}
-	return environments.Explain(src.Env, app, values, canary)
+	return environments.Explain(src.Env, app, chart)
 }
 
 // rules are the environment's; where nobody has given any, everything is allowed.
@@ -106,7 +106,7 @@ func (c *Charts) rules() allow.Rules {
 func (c *Charts) allowed(app *environments.App, rel *release.Release) error {
 	rules := c.rules()
 	faults := []error{rules.Namespace(app.Namespace)}
-	for _, o := range rel.Objects {
+	for _, o := range project.Applied(rel.Objects) {
 		faults = append(faults, rules.Object(o, o.GetNamespace() == ""))
 	}
 	return errors.Join(faults...)

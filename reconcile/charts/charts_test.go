@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
+	"github.com/sluice-cd/sluice/reconcile/allow"
 	"github.com/sluice-cd/sluice/reconcile/source"
 	"github.com/sluice-cd/sluice/render"
 	"github.com/sluice-cd/sluice/render/objects"
@@ -221,6 +222,65 @@ func TestWarningsHoldNoValues(t *testing.T) {
 	text := fmt.Sprint(warnings)
 	if err != nil || strings.Contains(text, "s3cret") || !strings.Contains(text, "Helm does not know its hook \"***\"") {
 		t.Errorf("%v, %v", warnings, err)
+	}
+}
+
+// TestMetricTemplates: a chart's MetricTemplate is the query of its Canary's check, sees the app's namespace alone, and may stand in
+// a namespace that the environment may not touch, as it is never applied.
+func TestMetricTemplates(t *testing.T) {
+	const objects = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: web}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {name: web}
+spec:
+  targetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
+  service: {port: 80}
+  analysis:
+    stepWeight: 20
+    metrics: [{name: slow, templateRef: {name: slow, namespace: flagger-system}, threshold: 1}]
+---
+apiVersion: flagger.app/v1beta1
+kind: MetricTemplate
+metadata: {name: slow, namespace: flagger-system}
+spec: {provider: {type: prometheus}, query: '%s'}
+---
+apiVersion: flagger.app/v1beta1
+kind: AlertProvider
+metadata: {name: slack, namespace: flagger-system}
+spec: {type: slack, channel: general}
+`
+	for query, want := range map[string]string{
+		`slow{app="{{ "{{ target }}" }}"}`: "",
+		`slow{namespace="secret"}`:         `it asks for namespace "secret"`,
+	} {
+		rel, err := released(t, map[string]string{"templates/a.yaml": fmt.Sprintf(objects, query)}, "{}", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		app := &environments.App{Name: "web", Namespace: "jx-production"}
+		c := &Charts{Allow: &allow.Rules{Own: app.Namespace}}
+		policy, err := c.policy(source.Commit{Env: &environments.Environment{}}, app, rel)
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", query, err)
+			}
+			continue
+		}
+		if err != nil || len(policy.Analysis.Metrics) != 1 || policy.Analysis.Metrics[0].Query != `slow{app="{{ target }}"}` {
+			t.Errorf("%s: %+v, %v", query, policy.Analysis.Metrics, err)
+		}
 	}
 }
 

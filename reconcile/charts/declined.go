@@ -14,18 +14,18 @@ import (
 // declinedWarning says that canary: in the values is not read.
 const declinedWarning = "the chart has a template for a Canary object and renders none here, which says no: canary: in the values is not read"
 
-// said is what a chart says of its policy: its values, and its Canary object; nil: it renders none. A chart that has a template for
+// said is what a chart says of its policy. A chart that has a template for
 // one and renders none has said no: its canary: section is that template's input, and reading it past the template would canary
 // one environment on another one's hosts. What is switched off by the section's own word is read, for its routing.
-func said(rel *release.Release) (values, canary map[string]any, declined bool, err error) {
-	canary, err = project.FindCanary(rel.Objects)
-	if err != nil || canary != nil || environments.SwitchedOff(rel.Values["canary"]) || !hasCanaryTemplate(rel.Chart) {
-		return rel.Values, canary, false, err
+func said(rel *release.Release) (s environments.Said, declined bool, err error) {
+	s = environments.Said{Values: rel.Values, MetricTemplates: project.MetricTemplates(rel.Objects)}
+	s.Canary, err = project.FindCanary(rel.Objects)
+	if err != nil || s.Canary != nil || environments.SwitchedOff(rel.Values["canary"]) || !hasCanaryTemplate(rel.Chart) {
+		return s, false, err
 	}
-	values = map[string]any{}
-	maps.Copy(values, rel.Values)
-	values["canary"] = false
-	return values, nil, true, nil
+	s.Values = maps.Clone(rel.Values)
+	s.Values["canary"] = false
+	return s, true, nil
 }
 
 var (

@@ -39,7 +39,7 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	if err := Moved(l.app.Name, l.app.Namespace, l.Desired.Release.Namespace); err != nil {
 		return &unfitError{err}
 	}
-	taken, refused := l.Objects.Existing(ctx, l.app, l.Desired.Release.Objects)
+	taken, refused := l.Objects.Existing(ctx, l.app, project.Applied(l.Desired.Release.Objects))
 	if refused != nil {
 		return refused // whoever has the objects may let go of them
 	}

@@ -29,5 +29,5 @@
 // release that routes to one of the app's Services gets its weights injected; where there is none, a VirtualService is
 // generated from the policy's service section. At rest the release's own are exactly what the chart renders.
 //
-// A Flagger Canary object in a release is policy: it is read by FindCanary and never applied.
+// Flagger's objects in a release are policy: they are read by FindCanary and MetricTemplates, and never applied.
 package project

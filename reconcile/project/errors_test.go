@@ -1,6 +1,7 @@
 package project
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -271,6 +272,23 @@ func TestFindCanary(t *testing.T) {
 		if scribble(got); test.want != "" && objs[1].GetName() != "web" {
 			t.Errorf("%s: the result shares memory with the release", test.name)
 		}
+	}
+}
+
+// TestApplied: nothing of Flagger's is applied, in whatever version and namespace; its MetricTemplates are read.
+func TestApplied(t *testing.T) {
+	const flagger = "apiVersion: flagger.app/%s\nkind: %s\nmetadata: {name: a, namespace: elsewhere}\n---\n"
+	objs := parse(t, service("web", web)+fmt.Sprintf(flagger, "v1beta1", "MetricTemplate")+fmt.Sprintf(flagger, "v1alpha1", "MetricTemplate")+
+		fmt.Sprintf(flagger, "v1beta1", "AlertProvider")+fmt.Sprintf(flagger, "v1beta1", "Canary"))
+	if got := Applied(append(objs, nil)); len(got) != 1 || got[0].GetName() != "web" {
+		t.Errorf("applied: %v", got)
+	}
+	templates := MetricTemplates(append(objs, nil))
+	if len(templates) != 2 {
+		t.Fatalf("templates: %v", templates)
+	}
+	if scribble(templates[0]); objs[1].GetName() != "a" {
+		t.Error("the result shares memory with the release")
 	}
 }
 

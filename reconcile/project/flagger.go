@@ -9,8 +9,35 @@ import (
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
+// flaggerGroup are the kinds of Flagger's, which are policy: Canary, MetricTemplate, AlertProvider.
+const flaggerGroup = "flagger.app"
+
 func isFlaggerCanary(obj *unstructured.Unstructured) bool {
-	return objects.GroupKind(obj) == schema.GroupKind{Group: "flagger.app", Kind: "Canary"}
+	return objects.GroupKind(obj) == schema.GroupKind{Group: flaggerGroup, Kind: "Canary"}
+}
+
+// Applied leaves out what is never applied: Flagger's objects, which are read or passed over, and nil. A cluster need not have
+// their definitions.
+func Applied(objs []*unstructured.Unstructured) []*unstructured.Unstructured { return applied(objs) }
+
+func applied(objs []*unstructured.Unstructured) list {
+	kept := make(list, 0, len(objs))
+	for _, obj := range objs {
+		if obj != nil && objects.GroupKind(obj).Group != flaggerGroup {
+			kept = append(kept, obj)
+		}
+	}
+	return kept
+}
+
+// MetricTemplates returns those of a release, as copies.
+func MetricTemplates(objs []*unstructured.Unstructured) (found []map[string]any) {
+	for _, obj := range objs {
+		if obj != nil && objects.GroupKind(obj) == (schema.GroupKind{Group: flaggerGroup, Kind: "MetricTemplate"}) {
+			found = append(found, copyMap(obj.Object))
+		}
+	}
+	return found
 }
 
 // FindCanary returns the Flagger Canary object of a release, as a copy, or nil when it has none. Several are an error:

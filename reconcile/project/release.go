@@ -18,17 +18,6 @@ func describe(obj *unstructured.Unstructured) string {
 	return obj.GetKind() + " " + obj.GetName()
 }
 
-// applied leaves out what is never applied: Flagger's Canary objects, and nil.
-func applied(objs []*unstructured.Unstructured) list {
-	kept := make(list, 0, len(objs))
-	for _, obj := range objs {
-		if obj != nil && !isFlaggerCanary(obj) {
-			kept = append(kept, obj)
-		}
-	}
-	return kept
-}
-
 // find returns the object of that identity, or nil.
 func (o list) find(k objects.Key) *unstructured.Unstructured {
 	for _, obj := range o {
