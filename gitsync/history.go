@@ -2,7 +2,9 @@ package gitsync
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/go-git/go-git/v5/plumbing"
 )
@@ -39,6 +41,49 @@ func (r *Repo) Descends(commit, from string, limit int) (bool, error) {
 		return false, fmt.Errorf("walking the history of %s: it ends before commit %s, which is not here", r.remote.Branch, end)
 	}
 	return false, nil
+}
+
+// MergeBase is where two commits have parted: an ancestor of both, or one of them, the newest by the commits' own dates. It
+// looks at so many commits at most.
+func (r *Repo) MergeBase(x, y string, limit int) (*Snapshot, error) {
+	const both = 3
+	sides, todo := map[string]int{}, []*Commit{}
+	reach := func(hash string, side int) error {
+		if sides[hash]|side == sides[hash] {
+			return nil
+		}
+		sides[hash] |= side
+		c, err := r.commit(hash)
+		if err == nil {
+			todo = append(todo, c)
+		}
+		return err
+	}
+	if err := errors.Join(reach(x, 1), reach(y, 2)); err != nil {
+		return nil, err
+	}
+	for n := 0; len(todo) > 0; n++ {
+		if n == limit {
+			return nil, fmt.Errorf("finding where commits %.10s and %.10s have parted: it is more than %d commits ago", x, y, limit)
+		}
+		newest := 0
+		for i, c := range todo {
+			if c.Time.After(todo[newest].Time) {
+				newest = i
+			}
+		}
+		c := todo[newest]
+		if sides[c.Hash] == both {
+			return r.At(c.Hash)
+		}
+		todo = slices.Delete(todo, newest, newest+1)
+		for _, p := range c.Parents {
+			if err := reach(p, sides[c.Hash]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, fmt.Errorf("finding where commits %.10s and %.10s have parted: they have no history in common", x, y)
 }
 
 // Commits walks the first parents from a commit, itself included, newest first: what the branch pointed at, one

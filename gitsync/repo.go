@@ -107,6 +107,30 @@ func (r *Repo) Fetch(ctx context.Context) (*Snapshot, error) {
 	return snap, nil
 }
 
+// FetchBeside is the tip of another branch of the remote as it is now, which comes with what its history has besides this one's.
+// It is as lasting as the Snapshots of Fetch. The error wraps ErrBranchNotFound when there is no such branch.
+func (r *Repo) FetchBeside(ctx context.Context, branch string) (*Snapshot, error) {
+	if err := branchRef(branch).Validate(); err != nil {
+		return nil, fmt.Errorf("fetching branch %q: %w", branch, err)
+	}
+	link := r.link.onBranch(branch)
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return nil, link.fault("fetching", context.Cause(ctx))
+	}
+	known, err := r.store.tip(branch)
+	if err != nil || !r.store.has(known) {
+		known = plumbing.ZeroHash // the store was replaced since
+	}
+	h, err := link.fetch(ctx, r.store, fetchRequest{branch: branch, unchanged: known, beside: r.have()})
+	if err != nil {
+		return nil, link.fault("fetching", err)
+	}
+	return r.At(h.String())
+}
+
 func (r *Repo) fetch(ctx context.Context) (*Snapshot, error) {
 	if r.store.isDamaged() {
 		if err := r.store.reset(""); err != nil {
@@ -223,6 +247,8 @@ type fetchRequest struct {
 	branch string
 	// unchanged is the tip that is there already; nothing is fetched when the branch is still at it.
 	unchanged plumbing.Hash
+	// beside is the tip of another branch that the store holds completely, with which this one may share its history.
+	beside plumbing.Hash
 	// whole brings all of the history, also what is there.
 	whole bool
 	// shallow brings the tip alone, without its history, where the remote can do that.
@@ -258,7 +284,7 @@ func (l *link) fetch(ctx context.Context, s *store, req fetchRequest) (plumbing.
 			up.Haves = []plumbing.Hash{req.unchanged}
 		}
 	default:
-		up.Haves = s.sample(req.unchanged)
+		up.Haves = append(s.sample(req.unchanged), s.sample(req.beside)...)
 	}
 	if err := l.transfer(ctx, session, up, s); err != nil {
 		return plumbing.ZeroHash, cause(ctx, err)

@@ -826,6 +826,59 @@ func TestDescends(t *testing.T) {
 	}
 }
 
+// TestFetchBeside: another branch comes with its history, wherever the two have parted, and after the store was begun anew.
+func TestFetchBeside(t *testing.T) {
+	transports(t, func(t *testing.T, o *origin, r Remote) {
+		o.commit("first", map[string]string{"a": "1"})
+		second := o.commit("second", map[string]string{"a": "2"})
+		o.git(o.work, "checkout", "-q", "-b", "change")
+		o.commit("one", map[string]string{"b": "1"})
+		two := o.commit("two", map[string]string{"b": "2"})
+		o.git(o.work, "checkout", "-q", "main")
+		third := o.commit("third", map[string]string{"a": "3"})
+		o.git(o.work, "checkout", "-q", "--orphan", "unrelated")
+		o.commit("unrelated", map[string]string{"a": "1"})
+
+		repo := mustOpen(t, r)
+		for _, begun := range []string{"new", "anew"} {
+			tip := mustFetch(t, repo)
+			head, err := repo.FetchBeside(t.Context(), "change")
+			if err != nil || tip.Commit != third || head.Commit != two {
+				t.Fatalf("%s: %+v, %v", begun, head, err)
+			}
+			if b, err := fs.ReadFile(head.FS(), "b"); string(b) != "2" {
+				t.Errorf("%s: it has %q, %v", begun, b, err)
+			}
+			if base, err := repo.MergeBase(tip.Commit, two, 100); err != nil || base.Commit != second {
+				t.Errorf("%s: they have parted at %+v, %v", begun, base, err)
+			}
+			if again := mustFetch(t, repo); again.Commit != third {
+				t.Errorf("%s: the branch is at %s", begun, again.Commit)
+			}
+			if err := repo.store.reset(""); err != nil {
+				t.Fatal(err)
+			}
+			repo.last = nil
+		}
+		tip := mustFetch(t, repo)
+		other, err := repo.FetchBeside(t.Context(), "unrelated")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := repo.MergeBase(tip.Commit, other.Commit, 100); err == nil || !strings.Contains(err.Error(), "no history in common") {
+			t.Errorf("of the unrelated one: %v", err)
+		}
+		if _, err := repo.MergeBase(tip.Commit, other.Commit, 1); err == nil || !strings.Contains(err.Error(), "more than 1 commits ago") {
+			t.Errorf("with a limit: %v", err)
+		}
+		for branch, want := range map[string]string{"nowhere": ErrBranchNotFound.Error(), "../x": "fetching branch"} {
+			if _, err := repo.FetchBeside(t.Context(), branch); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", branch, err)
+			}
+		}
+	})
+}
+
 // TestWriterTip: a Writer reads its branch as the remote has it, be it its own work or somebody else's.
 func TestWriterTip(t *testing.T) {
 	o := newOrigin(t)
