@@ -73,15 +73,22 @@ func (f *inspection) registerCharts(fl *pflag.FlagSet) {
 
 // view is an environment repository, opened.
 type view struct {
-	repo   *gitsync.Repo
-	tip    *gitsync.Snapshot
+	planner
+	repo  *gitsync.Repo
+	tip   *gitsync.Snapshot
+	walls walls
+	f     *inspection
+	close func()
+}
+
+// planner reads an environment at commits, and compares them.
+type planner struct {
 	loader *environments.Loader
+	// path is the environment's folder in the repository.
+	path   string
 	charts *charts.Charts
-	walls  walls
 	// cluster is asked about what lives in it; nil: there is none.
 	cluster *cluster.Client
-	f       *inspection
-	close   func()
 }
 
 func (f *inspection) view(ctx context.Context) (*view, error) {
@@ -90,7 +97,8 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	v := &view{
-		repo: repo, tip: tip, loader: &environments.Loader{Environment: f.environment, Namespace: f.namespace}, f: f, close: done,
+		planner: planner{loader: &environments.Loader{Environment: f.environment, Namespace: f.namespace}, path: f.path},
+		repo:    repo, tip: tip, f: f, close: done,
 	}
 	if f.commit != "" {
 		if v.tip, err = v.commit(ctx, "commit", f.commit); err != nil {
@@ -257,11 +265,11 @@ func newCharts(cfg render.FetcherConfig, credentials []chartCredential, rules *a
 var nothing = source.Commit{Snapshot: &gitsync.Snapshot{}, Env: &environments.Environment{}}
 
 // at reads the environment at a commit; a nil snapshot is an environment without apps.
-func (v *view) at(s *gitsync.Snapshot) (source.Commit, error) {
+func (v *planner) at(s *gitsync.Snapshot) (source.Commit, error) {
 	if s == nil {
 		return nothing, nil
 	}
-	env, err := v.loader.Load(s.FS(), v.f.path)
+	env, err := v.loader.Load(s.FS(), v.path)
 	if err != nil {
 		return source.Commit{}, fmt.Errorf("reading commit %.10s: %w", s.Commit, err)
 	}

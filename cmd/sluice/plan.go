@@ -148,7 +148,12 @@ func (v *view) plan(ctx context.Context, base string, names []string) (*plan, er
 	if err != nil {
 		return nil, err
 	}
-	to, err := v.at(v.tip)
+	return v.compare(ctx, before, v.tip, names)
+}
+
+// compare plans what comes of going from one commit to another; a nil one is an environment without apps.
+func (v *planner) compare(ctx context.Context, before, after *gitsync.Snapshot, names []string) (*plan, error) {
+	to, err := v.at(after)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +234,7 @@ func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error)
 }
 
 // app plans one app; the action is empty when nothing would happen.
-func (v *view) app(ctx context.Context, from, to source.Commit, was, app *environments.App) appPlan {
+func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *environments.App) appPlan {
 	p := appPlan{App: app.Name, To: app.Chart.Version}
 	rel, policy, err := v.charts.Release(ctx, to, app)
 	if errors.Is(err, source.ErrSwitchedOff) {
@@ -318,7 +323,7 @@ func (v *view) app(ctx context.Context, from, to source.Commit, was, app *enviro
 }
 
 // foresee adds what the cluster, if there is one, would say to a plan.
-func (v *view) foresee(ctx context.Context, p *appPlan, app delivery.App, from, to forecast.Release, m *mask.Mask) {
+func (v *planner) foresee(ctx context.Context, p *appPlan, app delivery.App, from, to forecast.Release, m *mask.Mask) {
 	if v.cluster == nil {
 		return
 	}
@@ -395,7 +400,7 @@ func actionOf(f forecast.Forecast, plan rollout.Plan) string {
 }
 
 // switchedOff plans an app that its chart switches off: it goes if it was there.
-func (v *view) switchedOff(ctx context.Context, from source.Commit, was, app *environments.App) appPlan {
+func (v *planner) switchedOff(ctx context.Context, from source.Commit, was, app *environments.App) appPlan {
 	p := appPlan{App: app.Name}
 	if was != nil {
 		if _, _, err := v.charts.Release(ctx, from, was); !errors.Is(err, source.ErrSwitchedOff) {
@@ -407,7 +412,7 @@ func (v *view) switchedOff(ctx context.Context, from source.Commit, was, app *en
 
 // warnings tell of what the canary will not have, and of what lives in the cluster, if there is one, and would treat it
 // otherwise than what serves.
-func (v *view) warnings(ctx context.Context, in project.Input) []string {
+func (v *planner) warnings(ctx context.Context, in project.Input) []string {
 	var live []*unstructured.Unstructured
 	var unlisted error
 	if v.cluster != nil {
