@@ -111,7 +111,7 @@ func (r *Repo) Fetch(ctx context.Context) (*Snapshot, error) {
 // It is as lasting as the Snapshots of Fetch. The error wraps ErrBranchNotFound when there is no such branch.
 func (r *Repo) FetchBeside(ctx context.Context, branch string) (*Snapshot, error) {
 	if err := branchRef(branch).Validate(); err != nil {
-		return nil, fmt.Errorf("fetching branch %q: %w", branch, err)
+		return nil, fmt.Errorf("fetching branch %q: %w: %w", branch, ErrBranchNotFound, err)
 	}
 	link := r.link.onBranch(branch)
 	select {

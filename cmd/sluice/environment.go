@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/gitsync/signature"
 	"github.com/sluice-cd/sluice/reconcile"
@@ -91,7 +92,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 	if err != nil {
 		return nil, fmt.Errorf("preparing environment %s: forge: %w", e.Name, err)
 	}
-	env := &environment{envConfig: e, client: client, charts: charts, downstream: d.newDownstream(e, at), reporter: d.newReporter(e, at)}
+	env := &environment{envConfig: e, client: client, charts: charts, downstream: d.newDownstream(e, at), reporter: d.newReporter(e, at, charts)}
 	env.newAgent = func() (*reconcile.Agent, *waves.Follower) {
 		var signers func() (*signature.Keys, error)
 		if e.Commands.any() {
@@ -149,14 +150,18 @@ func (e *environment) run(ctx context.Context, c *config) error {
 }
 
 // newReporter makes what tells the forge; nil: there is none.
-func (d *deliveries) newReporter(e envConfig, at forge.Repository) func() *feedback.Reporter {
+func (d *deliveries) newReporter(e envConfig, at forge.Repository, charts *charts.Charts) func() *feedback.Reporter {
 	if at == nil {
 		return nil
+	}
+	var foretell func(ctx context.Context, base, head *gitsync.Snapshot) feedback.Forecast
+	if e.Forge.Forecast {
+		foretell = newForeteller(e, charts).forecast
 	}
 	return func() *feedback.Reporter {
 		return feedback.New(feedback.Config{
 			Names: audit.Names{Environment: e.Name, Cluster: d.config.Cluster}, Path: e.Path, Remote: e.Repository.remote(),
-			Status: e.statusRemote(), Forge: at, DataDir: filepath.Join(d.config.DataDir, "git", e.Name),
+			Status: e.statusRemote(), Forge: at, Forecast: foretell, DataDir: filepath.Join(d.config.DataDir, "git", e.Name),
 			Interval: time.Duration(e.Interval), Now: time.Now, Log: d.log.With("environment", e.Name),
 		})
 	}

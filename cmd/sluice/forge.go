@@ -30,6 +30,9 @@ type forgeConfig struct {
 	App forgeApp `yaml:"app"`
 	// CAFile holds certificate authorities besides the system's.
 	CAFile string `yaml:"caFile"`
+	// Forecast has the agent comment on each open pull request of the repository's own branches what would come of it. It renders for
+	// that what nobody has merged yet. Default false.
+	Forecast bool `yaml:"forecast"`
 }
 
 // forgeApp is an installation of a GitHub App.

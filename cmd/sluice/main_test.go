@@ -14,11 +14,15 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render"
 	"github.com/sluice-cd/sluice/test/bed/chartrepo"
 	"github.com/sluice-cd/sluice/test/bed/gitserver"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"sluice": main}) }
+func TestMain(m *testing.M) {
+	render.BeWorker()
+	testscript.Main(m, map[string]func(){"sluice": main})
+}
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{

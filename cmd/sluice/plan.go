@@ -551,19 +551,9 @@ func (p *plan) print(w io.Writer, asJSON bool) error {
 
 func (a *appPlan) print(line func(string, ...any)) {
 	line("")
-	switch {
-	case a.Fault != "":
-		line("%s: fault: %s", a.App, a.Fault)
+	line("%s", a.headline())
+	if a.Fault != "" || a.Action == "Remove" {
 		return
-	case a.Action == "Remove":
-		line("%s: remove %s", a.App, a.From)
-		return
-	case a.Action == "Unknown":
-		line("%s: %s -> %s, changes not known", a.App, cmp.Or(a.From, "a version that can't be read"), a.To)
-	case a.From == "" || a.From == a.To:
-		line("%s: %s %s", a.App, strings.ToLower(a.Action), a.To)
-	default:
-		line("%s: %s %s -> %s", a.App, strings.ToLower(a.Action), a.From, a.To)
 	}
 	line("  policy: %s", policyLine(a.Policy, a.Steps))
 	if a.PolicyBefore != nil {
@@ -591,6 +581,22 @@ func (a *appPlan) print(line func(string, ...any)) {
 	if len(a.Rollout) > 0 {
 		line("  when the canary first has traffic:")
 		printObjects(line, "    ", a.Rollout)
+	}
+}
+
+// headline says in a line what would happen to the app.
+func (a *appPlan) headline() string {
+	switch {
+	case a.Fault != "":
+		return fmt.Sprintf("%s: fault: %s", a.App, a.Fault)
+	case a.Action == "Remove":
+		return fmt.Sprintf("%s: remove %s", a.App, a.From)
+	case a.Action == "Unknown":
+		return fmt.Sprintf("%s: %s -> %s, changes not known", a.App, cmp.Or(a.From, "a version that can't be read"), a.To)
+	case a.From == "" || a.From == a.To:
+		return fmt.Sprintf("%s: %s %s", a.App, strings.ToLower(a.Action), a.To)
+	default:
+		return fmt.Sprintf("%s: %s %s -> %s", a.App, strings.ToLower(a.Action), a.From, a.To)
 	}
 }
 

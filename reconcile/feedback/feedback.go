@@ -1,7 +1,7 @@
-// Package feedback tells a forge what becomes of commits: a status on each, and one comment on the pull request of a promotion
-// that is kept up to date.
+// Package feedback tells a forge what becomes of commits: a status on each, one comment on the pull request of a promotion that is
+// kept up to date, and on each open pull request one that forecasts what would come of it.
 //
-// What it tells follows from the status branches alone, so nothing is lost or told twice by a crash, or while the forge is away:
+// What it tells follows from the status branches and the pull requests alone, so nothing is lost or told twice by a crash, or while the forge is away:
 // whenever it looks, it has the forge say what git says now. A Reporter belongs to one goroutine.
 package feedback
 
@@ -38,6 +38,8 @@ type Config struct {
 	Path           string
 	Remote, Status gitsync.Remote
 	Forge          Forge
+	// Forecast is what would come of going from one commit to another, which nobody has merged yet. nil: none is made.
+	Forecast func(ctx context.Context, base, head *gitsync.Snapshot) Forecast
 	// DataDir keeps git objects; a cache.
 	DataDir string
 	// Interval between looks.
@@ -54,25 +56,29 @@ type Reporter struct {
 	cfg Config
 	// branch is the environment branch with its history.
 	branch *gitsync.Repo
-	// reader reads what pull requests propose, and logs the status branches, for clusters.
-	reader, logs *gitsync.Writer
-	clusters     *clusters.Reader
-	loader       environments.Loader
+	// logs reads the status branches, for clusters.
+	logs     *gitsync.Writer
+	clusters *clusters.Reader
+	loader   environments.Loader
 	// told is what the forge was told of each commit, and of each pull request by its number.
 	told     map[string]forge.Check
 	comments map[int]string
 	// pulls are the pull requests of commits, nil where there is none.
 	pulls map[string]*forge.Pull
-	// judged says by what each open pull request was judged.
-	judged map[int]string
-	said   string
+	// judged are the open pull requests, as they were judged.
+	judged map[int]judgement
+	// foretold are the forecasts of open pull requests, leftOut how many were too many the last time.
+	foretold map[int]foretold
+	leftOut  int
+	said     string
 }
 
 // New prepares a Reporter; nothing is asked of anybody until Run.
 func New(cfg Config) *Reporter {
 	return &Reporter{
-		cfg: cfg, told: map[string]forge.Check{}, comments: map[int]string{}, pulls: map[string]*forge.Pull{}, judged: map[int]string{},
-		loader: environments.Loader{Environment: cfg.Environment},
+		cfg: cfg, told: map[string]forge.Check{}, comments: map[int]string{}, pulls: map[string]*forge.Pull{}, judged: map[int]judgement{},
+		foretold: map[int]foretold{},
+		loader:   environments.Loader{Environment: cfg.Environment},
 	}
 }
 
@@ -115,11 +121,6 @@ func (r *Reporter) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if r.reader == nil {
-		if r.reader, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Remote}, filepath.Join(r.cfg.DataDir, "feedback")); err != nil {
-			return err
-		}
-	}
 	if r.logs, err = gitsync.NewWriter(gitsync.WriterConfig{Remote: r.cfg.Status}, filepath.Join(r.cfg.DataDir, "feedback-status")); err != nil {
 		return err
 	}
@@ -131,10 +132,8 @@ func (r *Reporter) close() {
 	if r.branch != nil {
 		_ = r.branch.Close()
 	}
-	for _, w := range []*gitsync.Writer{r.reader, r.logs} {
-		if w != nil {
-			_ = w.Close()
-		}
+	if r.logs != nil {
+		_ = r.logs.Close()
 	}
 }
 
@@ -161,8 +160,24 @@ func (r *Reporter) Look(ctx context.Context) error {
 			faults = append(faults, r.tell(ctx, pull.Commit, s.Check), r.comment(ctx, pull.Number, s, all))
 		}
 	}
-	faults = append(faults, r.proposals(ctx, tip, own))
+	open, err := r.proposed(ctx)
+	if err != nil {
+		return errors.Join(append(faults, err)...)
+	}
+	// Forecasts are last: they take time, and the others should not wait for them.
+	faults = append(faults, r.proposals(ctx, open, tip, own), r.forecasts(ctx, open, tip, own))
 	return errors.Join(faults...)
+}
+
+// proposed are the open pull requests that come from branches of the repository itself, the newest first.
+func (r *Reporter) proposed(ctx context.Context) ([]forge.Pull, error) {
+	open, err := r.cfg.Forge.List(ctx, r.branch.Remote().Branch)
+	if err != nil {
+		return nil, err
+	}
+	open = slices.DeleteFunc(open, func(p forge.Pull) bool { return strings.Contains(p.Head, ":") })
+	slices.SortFunc(open, func(x, y forge.Pull) int { return y.Number - x.Number })
+	return open, nil
 }
 
 // tell has the forge say something of a commit, unless it does.
@@ -222,49 +237,54 @@ func (r *Reporter) comment(ctx context.Context, number int, s Status, all []clus
 }
 
 // proposals says of each open pull request whether it would bring back a version that was rolled back here.
-func (r *Reporter) proposals(ctx context.Context, tip *gitsync.Snapshot, own clusters.Cluster) error {
-	open, err := r.cfg.Forge.List(ctx, r.branch.Remote().Branch)
-	if err != nil {
-		return err
-	}
+func (r *Reporter) proposals(ctx context.Context, open []forge.Pull, tip *gitsync.Snapshot, own clusters.Cluster) error {
 	now, err := r.loader.Load(tip.FS(), r.cfg.Path)
 	if err != nil {
 		return nil //nolint:nilerr // the status branch says so
 	}
 	var faults []error
+	judged := make(map[int]judgement, len(open))
 	for _, p := range open {
 		// It is judged by what it is upon, what it asks for, and what was rolled back.
 		by := tip.Commit + p.Commit + own.Commit
-		if strings.Contains(p.Head, ":") || r.judged[p.Number] == by {
-			continue // another repository's, or nothing has changed
+		j := r.judged[p.Number]
+		if j.by != by {
+			back, err := r.proposal(ctx, p, now, own.Records)
+			if err == nil {
+				j = judgement{by, back}
+			}
+			faults = append(faults, err)
 		}
-		err := r.proposal(ctx, p, now, own.Records)
-		if err == nil {
-			r.judged[p.Number] = by
-		}
-		faults = append(faults, err)
+		judged[p.Number] = j
 	}
+	r.judged = judged
 	return errors.Join(faults...)
 }
 
-func (r *Reporter) proposal(ctx context.Context, p forge.Pull, now *environments.Environment, own []audit.Record) error {
-	branch, err := r.reader.Branch(p.Head)
-	if err != nil {
-		return nil //nolint:nilerr // the forge knows names that git does not
-	}
-	head, err := branch.Tip(ctx)
-	if errors.Is(err, gitsync.ErrBranchNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
+// judgement is what an open pull request would bring back, and by what that was judged.
+type judgement struct{ by, back string }
+
+func (r *Reporter) proposal(ctx context.Context, p forge.Pull, now *environments.Environment, own []audit.Record) (back string, err error) {
+	head, err := r.head(ctx, p)
+	if head == nil {
+		return "", err
 	}
 	check := forge.Check{Name: contextOf(r.cfg.Names), Verdict: forge.Success, Description: "nothing in it was rolled back here"}
 	loader := environments.Loader{Environment: r.cfg.Environment}
 	if then, err := loader.Load(head.FS(), r.cfg.Path); err == nil {
-		if back := BroughtBack(now, then, own); back != "" {
-			check.Verdict, check.Description = forge.Failure, back
-		}
+		back = BroughtBack(now, then, own)
 	}
-	return r.tell(ctx, head.Commit, check)
+	if back != "" {
+		check.Verdict, check.Description = forge.Failure, back
+	}
+	return back, r.tell(ctx, head.Commit, check)
+}
+
+// head is what a pull request proposes; nil: there is no such branch, for its time is over or the forge knows names that git does not.
+func (r *Reporter) head(ctx context.Context, p forge.Pull) (*gitsync.Snapshot, error) {
+	head, err := r.branch.FetchBeside(ctx, p.Head)
+	if errors.Is(err, gitsync.ErrBranchNotFound) {
+		return nil, nil
+	}
+	return head, err
 }
