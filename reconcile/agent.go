@@ -91,6 +91,9 @@ type Config struct {
 	// Gates are an app's, besides those of the clock, for the release that it would begin with, where it is not one to go back to; zero:
 	// it would begin with none. nil: there are none. It must not block. Whoever has news for an app calls Asked.
 	Gates func(app string, waves environments.Waves, wanted rollout.Release) []rollout.Gate
+	// Upstream is why the agent may not take versions from where an environment says; nil: it may. Whoever takes them tells
+	// UpstreamFault what else there is.
+	Upstream func(env *environments.Environment) error
 	// AnyQuery: queries of policies may ask for other namespaces than their app's.
 	AnyQuery bool
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
@@ -135,6 +138,13 @@ type Agent struct {
 	wants *wants
 	// recordedEnvFault is the fault of the environment that the status branch tells of; nil while that is not known.
 	recordedEnvFault *string
+	// upstream is why no version can come from upstream by what git says, and by what came of asking there; the latter is nil before.
+	upstream struct {
+		refused string
+		fault   *string
+	}
+	// recordedUpstream is what the status branch tells of that; nil while that is not known.
+	recordedUpstream *string
 	// edited: somebody else has written to the status branch, and all of it is to be looked at.
 	edited bool
 	// unsynced are the apps that Run has not looked at yet; nil before the first look at the branch.

@@ -49,6 +49,7 @@ func (a *Agent) Read(c source.Commit, err error) {
 	samePolicy := a.source.Env != nil && a.source.Env.Rollout.Equal(env.Rollout)
 	before := a.source.Env
 	a.source = c
+	a.askedUpstream(env)
 	defer a.newWants()
 	first := a.unsynced == nil
 	if first {

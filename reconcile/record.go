@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -118,6 +119,9 @@ func (a *Agent) batch() audit.Batch {
 		a.edited = false // until somebody writes there again
 	}
 	b.FaultChanged = looked && (b.All != nil || a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
+	if text, known := a.upstreamText(); known && (b.All != nil || a.recordedUpstream == nil || text != *a.recordedUpstream) {
+		b.Upstream = &text
+	}
 	for name, ap := range a.apps {
 		if ap.gone {
 			b.Apps = append(b.Apps, audit.App{Name: name, Gone: true})
@@ -146,6 +150,38 @@ func (a *Agent) batch() audit.Batch {
 	return b
 }
 
+// upstreamText is why no version can come from upstream, if that is known. The caller holds mu.
+func (a *Agent) upstreamText() (text string, known bool) {
+	if a.upstream.refused != "" {
+		return a.upstream.refused, true
+	}
+	if a.upstream.fault == nil {
+		return "", false
+	}
+	return *a.upstream.fault, true
+}
+
+// UpstreamFault says why no version can come from upstream until somebody does something about it; empty: it can.
+func (a *Agent) UpstreamFault(text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.upstream.fault == nil || *a.upstream.fault != text {
+		a.upstream.fault = &text
+		a.tellGit()
+	}
+}
+
+// askedUpstream notes whether the agent may ask where an environment says. The caller holds mu.
+func (a *Agent) askedUpstream(env *environments.Environment) {
+	if a.cfg.Upstream == nil {
+		return
+	}
+	if refused := text(a.cfg.Upstream(env)); refused != a.upstream.refused {
+		a.upstream.refused = refused
+		a.tellGit()
+	}
+}
+
 // recordedAll notes what the status branch holds now. An app whose record was ahead of it learns the number, so
 // that its events are numbered on and come again.
 func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
@@ -153,6 +189,9 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	defer a.mu.Unlock()
 	if b.FaultChanged {
 		a.recordedEnvFault = &b.Fault
+	}
+	if b.Upstream != nil {
+		a.recordedUpstream = b.Upstream
 	}
 	for _, done := range b.Apps {
 		ap := a.apps[done.Name]

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
@@ -189,6 +190,51 @@ func TestFaultOfTheEnvironment(t *testing.T) {
 	if got := r.fault(); got != "" {
 		t.Errorf("the status branch still says %q", got)
 	}
+}
+
+// TestFaultOfUpstream: why no version can come from upstream stands on the status branch, once, until it can. An agent that has not
+// asked there yet takes nothing back.
+func TestFaultOfUpstream(t *testing.T) {
+	r := newRecorder(t)
+	refused := "sluice.yaml names https://elsewhere.example.com/x.git as upstream.repository"
+	begin := func() {
+		r.Agent.cfg.Upstream = func(*environments.Environment) error {
+			if refused == "" {
+				return nil
+			}
+			return errors.New(refused)
+		}
+	}
+	said := func(want string, commits int) {
+		t.Helper()
+		r.writeAll()
+		history, tip := r.history(statusBranch)
+		s, err := audit.ReadStatus(tip.FS())
+		readme, errRead := fs.ReadFile(tip.FS(), "README.md")
+		if err := errors.Join(err, errRead); err != nil {
+			t.Fatal(err)
+		}
+		if s.Upstream != want || s.Fault != "" || len(history) != commits || (want != "") != strings.Contains(string(readme), "no version comes from upstream: ") {
+			t.Errorf("after %d commits, want %d, it says %+v\n%s", len(history), commits, s, readme)
+		}
+	}
+	begin()
+	r.bump("0.0.1")
+	said(refused, 1)
+	r.look()
+	said(refused, 1)
+	r = r.restarted()
+	refused = ""
+	begin()
+	r.look()
+	r.happened(held(1))
+	said("sluice.yaml names https://elsewhere.example.com/x.git as upstream.repository", 2)
+	r.UpstreamFault("fetching https://git.example.com/staging.git main: authentication required")
+	said("fetching https://git.example.com/staging.git main: authentication required", 3)
+	r.UpstreamFault("")
+	said("", 4)
+	r.UpstreamFault("")
+	said("", 4)
 }
 
 // A log that could not be written for long is written in several pushes, each event once and in order.

@@ -35,7 +35,7 @@ type clusterReport struct {
 	// Branch is where the cluster's agent writes, LastWord when it last did; empty: nobody has heard of it.
 	Branch   string    `json:"branch,omitempty"`
 	LastWord time.Time `json:"lastWord,omitzero"`
-	// Delivered is the commit that was when the agent last wrote, Fault why it can't read the environment.
+	// Delivered is the commit that was when the agent last wrote, Fault what is wrong with the environment as a whole.
 	Delivered string         `json:"delivered,omitempty"`
 	Fault     string         `json:"fault,omitempty"`
 	Apps      []audit.Record `json:"apps"`
@@ -66,7 +66,7 @@ func (f *statusSource) allClusters(ctx context.Context, apps []string) (*cluster
 	out := &clustersReport{Environment: env.Name, Commit: tip.Commit, Waves: env.Waves.String()}
 	for _, c := range all {
 		r := clusterReport{
-			Cluster: c.Name, Wave: env.Waves.Of(c.Name), Branch: c.Branch, LastWord: c.Said.UTC(), Delivered: c.Status.Commit, Fault: c.Status.Fault,
+			Cluster: c.Name, Wave: env.Waves.Of(c.Name), Branch: c.Branch, LastWord: c.Said.UTC(), Delivered: c.Status.Commit, Fault: c.Status.Faults(),
 			Apps: []audit.Record{},
 		}
 		for _, record := range c.Records {

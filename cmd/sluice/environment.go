@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/gitsync/signature"
@@ -48,7 +49,7 @@ type environment struct {
 	client   *cluster.Client
 	charts   *charts.Charts
 	// downstream proposes versions to the environment, made anew for each try; nil: nothing does.
-	downstream func() *promotion.Downstream
+	downstream func(onFault func(string)) *promotion.Downstream
 	// reporter tells the forge what becomes of commits, made anew for each try; nil: there is none.
 	reporter func() *feedback.Reporter
 	// standby: another process leads, or may.
@@ -116,6 +117,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		return reconcile.New(reconcile.Config{
 			Environment: e.Name, Gates: follower.Gates, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
 			AnyQuery: e.Allow.rules(namespace).AnyQuery, Pulse: pulse,
+			Upstream: func(env *environments.Environment) error { return promotion.Allowed(env, e.Upstream.URL) },
 		}, repository, objects{client}, charts, d.metrics), follower
 	}
 	agent, _ := env.newAgent()
@@ -131,8 +133,10 @@ func (e *environment) run(ctx context.Context, c *config) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return agent.Run(ctx) })
 		g.Go(func() error { return follower.Run(ctx, agent.Asked) })
-		if e.downstream != nil {
-			g.Go(func() error { return e.downstream().Run(ctx) })
+		if e.downstream == nil {
+			agent.UpstreamFault("") // nobody asks there
+		} else {
+			g.Go(func() error { return e.downstream(agent.UpstreamFault).Run(ctx) })
 		}
 		if e.reporter != nil {
 			g.Go(func() error { return e.reporter().Run(ctx) })
@@ -168,7 +172,7 @@ func (d *deliveries) newReporter(e envConfig, at forge.Repository, charts *chart
 }
 
 // newDownstream makes what proposes versions from upstream; nil: nothing is, for agent.yaml names no repository to ask.
-func (d *deliveries) newDownstream(e envConfig, at forge.Repository) func() *promotion.Downstream {
+func (d *deliveries) newDownstream(e envConfig, at forge.Repository) func(onFault func(string)) *promotion.Downstream {
 	if e.Upstream == (repositoryConfig{}) {
 		return nil
 	}
@@ -178,7 +182,11 @@ func (d *deliveries) newDownstream(e envConfig, at forge.Repository) func() *pro
 		DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Now: time.Now,
 		Log: d.log.With("environment", e.Name), Forge: at,
 	}
-	return func() *promotion.Downstream { return promotion.NewDownstream(cfg) }
+	return func(onFault func(string)) *promotion.Downstream {
+		cfg := cfg
+		cfg.OnFault = onFault
+		return promotion.NewDownstream(cfg)
+	}
 }
 
 // objects is the cluster as the loop sees it: of what was done to the objects it wants the number.

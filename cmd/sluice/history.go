@@ -149,7 +149,7 @@ func readStatus(fsys fs.FS, names []string) (statusReport, error) {
 }
 
 func (st statusReport) faulty() bool {
-	return st.Fault != "" || slices.ContainsFunc(st.Apps, func(r audit.Record) bool { return r.Fault != "" })
+	return st.Faults() != "" || slices.ContainsFunc(st.Apps, func(r audit.Record) bool { return r.Fault != "" })
 }
 
 func (st statusReport) print(w io.Writer, asJSON bool) error {
@@ -158,6 +158,11 @@ func (st statusReport) print(w io.Writer, asJSON bool) error {
 	}
 	if st.Fault != "" {
 		if err := tell(w, "the environment can't be read: %s", st.Fault); err != nil {
+			return err
+		}
+	}
+	if st.Upstream != "" {
+		if err := tell(w, "no version comes from upstream: %s", st.Upstream); err != nil {
 			return err
 		}
 	}

@@ -23,6 +23,8 @@ type Batch struct {
 	// Fault says why the environment can't be read; empty: it can. It is looked at when FaultChanged.
 	Fault        string
 	FaultChanged bool
+	// Upstream says why no version can come from upstream; empty: it can. nil: that is not known, and what the branch says stays.
+	Upstream *string
 	// Accepted says who has accepted what was its fault, and why; empty: nobody has.
 	Accepted string
 	// UID of the cluster; empty: not known. Command is that by which somebody has Accepted, which also gives the branch of
@@ -54,7 +56,9 @@ type App struct {
 }
 
 // Empty reports whether there is nothing to write.
-func (b Batch) Empty() bool { return len(b.Apps) == 0 && !b.FaultChanged && b.All == nil }
+func (b Batch) Empty() bool {
+	return len(b.Apps) == 0 && !b.FaultChanged && b.Upstream == nil && b.All == nil
+}
 
 // Parts splits a batch into batches of at most n events (an app without events counts as one), oldest first, to be sent
 // one after the other: what one push holds in memory is bounded however long git was away. What is not of a single app, and has
@@ -91,7 +95,7 @@ func (b Batch) Parts(n int) []Batch {
 		}
 		part := b
 		if len(parts) > 0 {
-			part.FaultChanged, part.All = false, nil
+			part.FaultChanged, part.Upstream, part.All = false, nil, nil
 		}
 		part.Apps = nil
 		for i, a := range b.Apps {
@@ -333,7 +337,7 @@ func (w *writing) environment() error {
 	now := Status{
 		Environment: clean(b.Environment, longestText), Cluster: clean(b.Cluster, longestText),
 		ClusterUID: cmp.Or(clean(b.UID, longestText), was.ClusterUID), TakenOver: was.TakenOver,
-		Commit: clean(b.Commit, longestText), Fault: was.Fault,
+		Commit: clean(b.Commit, longestText), Fault: was.Fault, Upstream: was.Upstream,
 	}
 	if was.Foreign(now.ClusterUID) != nil {
 		now.TakenOver = b.Command
@@ -344,10 +348,13 @@ func (w *writing) environment() error {
 	if b.FaultChanged {
 		now.Fault = clean(b.Fault, longestText)
 	}
+	if b.Upstream != nil {
+		now.Upstream = clean(*b.Upstream, longestText)
+	}
 	accepted := b.FaultChanged && b.Accepted != "" && (now.Commit != was.Commit || was.Foreign(now.ClusterUID) != nil)
-	if now.Fault != was.Fault || accepted {
+	if now.Faults() != was.Faults() || accepted {
 		w.Commits = append(w.Commits, Commit{
-			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Fault, b.Accepted, b.Now), Date: b.Now,
+			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Faults(), b.Accepted, b.Now), Date: b.Now,
 		})
 	}
 	if len(w.Commits) == 0 && b.All == nil {
@@ -390,7 +397,7 @@ func (w *writing) readme(old []byte, s Status) ([]byte, error) {
 	}
 	o.Names = Names{Environment: s.Environment, Cluster: s.Cluster}
 	o.Commit = s.Commit
-	o.fault("", s.Fault)
+	o.fault("", s.Faults())
 	slices.SortFunc(w.changed, func(x, y Record) int { return strings.Compare(x.App, y.App) })
 	for _, r := range w.changed {
 		o.with(r)

@@ -120,8 +120,19 @@ type Status struct {
 	// from, so what is refused is none. Commits after it that brought no event are not lost: nothing came of them.
 	Commit string `yaml:"commit,omitempty" json:"commit,omitempty"`
 	// Fault says why the environment can't be read; empty: it can.
-	Fault   string    `yaml:"fault,omitempty" json:"fault,omitempty"`
-	Updated time.Time `yaml:"updated,omitempty" json:"updated,omitzero"`
+	Fault string `yaml:"fault,omitempty" json:"fault,omitempty"`
+	// Upstream says why no version can come from the environment upstream until somebody does something about it; empty: it can, or
+	// there is none.
+	Upstream string    `yaml:"upstream,omitempty" json:"upstream,omitempty"`
+	Updated  time.Time `yaml:"updated,omitempty" json:"updated,omitzero"`
+}
+
+// Faults are all that is wrong with the environment as a whole, in one text.
+func (s Status) Faults() string {
+	if s.Upstream == "" {
+		return s.Fault
+	}
+	return strings.TrimPrefix(s.Fault+"; no version comes from upstream: "+s.Upstream, "; ")
 }
 
 // ForeignError is returned for a status branch that the agent of another cluster writes.

@@ -36,7 +36,10 @@ type DownstreamConfig struct {
 	// Interval between looks.
 	Interval time.Duration
 	Now      func() time.Time
-	Log      *slog.Logger
+	// OnFault is told after a look what keeps versions from coming until somebody does something about it, such as a credential that
+	// is refused; empty: nothing. nil for nobody. What passes by itself is no fault.
+	OnFault func(text string)
+	Log     *slog.Logger
 }
 
 // DownstreamForge is what a Downstream needs of a forge.
@@ -59,6 +62,8 @@ type Downstream struct {
 	said, opened map[string]string
 	// settled says for which commit, version and reason nothing is left to do for an app: it costs no request again.
 	settled map[string]string
+	// lacks is the first refusal of a credential in a look at the apps.
+	lacks string
 }
 
 // NewDownstream prepares it; nothing is asked of anybody until Run.
@@ -80,6 +85,7 @@ func (d *Downstream) Run(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			d.say("", "no promotion from upstream: "+err.Error())
 		}
+		d.report(err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -130,8 +136,25 @@ func (d *Downstream) say(app, text string) {
 	d.said[app] = text
 }
 
+// report tells what came of a look to who keeps the status branch. A remote that is away says nothing of credentials.
+func (d *Downstream) report(err error) {
+	switch {
+	case d.cfg.OnFault == nil:
+	case err == nil:
+		d.cfg.OnFault(d.lacks)
+	case refused(err):
+		d.cfg.OnFault(err.Error())
+	}
+}
+
+// refused reports whether a credential is missing, or lacks a right.
+func refused(err error) bool {
+	return gitsync.Unauthorized(err) || errors.Is(err, forge.ErrUnauthorized) || errors.Is(err, forge.ErrForbidden)
+}
+
 // Look looks once. An app whose proposal fails does not keep the others from theirs.
 func (d *Downstream) Look(ctx context.Context) error {
+	d.lacks = ""
 	tip, err := d.branch.Fetch(ctx)
 	if err != nil {
 		return err
@@ -165,6 +188,9 @@ func (d *Downstream) Look(ctx context.Context) error {
 				return err
 			}
 			d.say(app.Name, "promotion: "+err.Error())
+			if d.lacks == "" && refused(err) {
+				d.lacks = "proposing " + app.Name + ": " + err.Error()
+			}
 		}
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"context"
 	"io/fs"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -302,6 +304,35 @@ func TestDownstreamAsksNobodyElse(t *testing.T) {
 	}
 	s.product.put("sluice.yaml", "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: production\n")
 	s.look() // and the user gets out again
+}
+
+// TestDownstreamIsRefused: a credential that is refused upstream is told to who keeps the status branch, and so is that it is over. A
+// remote that is away is not: it passes by itself.
+func TestDownstreamIsRefused(t *testing.T) {
+	answer := http.StatusUnauthorized
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(answer) }))
+	t.Cleanup(up.Close)
+	s := newStage(t, true, "{environment: staging, repository: "+up.URL+"/staging.git}")
+	s.cfg.Upstream = gitsync.Remote{URL: up.URL + "/staging.git", Auth: gitsync.Auth{Username: "reader", Password: "pl4nted"}}
+	var told []string
+	s.cfg.OnFault = func(text string) { told = append(told, text) }
+	s.start()
+	look := func() {
+		t.Helper()
+		s.report(s.Look(t.Context()))
+	}
+	look()
+	if len(told) != 1 || !strings.Contains(told[0], "reading what serves in staging: ") || strings.Contains(told[0], "pl4nted") {
+		t.Errorf("of a refusal it tells %q", told)
+	}
+	answer = http.StatusServiceUnavailable
+	if look(); len(told) != 1 {
+		t.Errorf("of one that is away it tells %q", told[1:])
+	}
+	s.product.put("sluice.yaml", "apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: production\n")
+	if look(); len(told) != 2 || told[1] != "" {
+		t.Errorf("in the end it tells %q", told)
+	}
 }
 
 // Two agents of one environment do what one does.
