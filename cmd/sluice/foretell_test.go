@@ -104,7 +104,7 @@ func TestForecastOfTheUnmerged(t *testing.T) {
 	}
 	repo, err := gitsync.Open(t.Context(), gitsync.Remote{URL: origin, AllowFile: true, Branch: "main"}, filepath.Join(dir, "git"))
 	must(err)
-	defer repo.Close() //nolint:errcheck // it ends with the test
+	defer repo.Close()
 	base, err := repo.Fetch(t.Context())
 	must(err)
 	head, err := repo.FetchBeside(t.Context(), "branch")
