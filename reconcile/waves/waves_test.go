@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,8 +109,21 @@ func TestClosed(t *testing.T) {
 func TestFollower(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := New(Config{Environment: "production", Cluster: "eu", Interval: time.Minute, Now: func() time.Time { return noon }, Log: slog.New(slog.DiscardHandler)})
+		var mu sync.Mutex // of all that the follower's goroutine and this one touch
 		looks, us, fault := 0, atRest(before, time.Hour), error(nil)
+		say := func(record audit.Record, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			us, fault = record, err
+		}
+		looked := func() int {
+			mu.Lock()
+			defer mu.Unlock()
+			return looks
+		}
 		f.read = func(context.Context) ([]clusters.Cluster, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			looks++
 			c := says("us", us)
 			c.Commit = us.Serves.Version + us.Phase
@@ -118,11 +132,19 @@ func TestFollower(t *testing.T) {
 		var told []string
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
-		go func() { ended <- f.follow(ctx, func(app string) { told = append(told, app) }) }()
+		go func() {
+			ended <- f.follow(ctx, func(app string) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, app)
+			})
+		}()
 		expect := func(when, reason string, asked int, news ...string) {
 			t.Helper()
 			synctest.Wait()
 			got := f.gate("web", order, wanted).Reason
+			mu.Lock()
+			defer mu.Unlock()
 			slices.Sort(told)
 			if !strings.Contains(got, reason) || (got == "") != (reason == "") || looks != asked || !slices.Equal(told, news) {
 				t.Errorf("%s: %q after %d looks, told %v", when, got, looks, told)
@@ -131,8 +153,8 @@ func TestFollower(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if looks != 0 {
-			t.Errorf("%d looks, and nothing waits", looks)
+		if n := looked(); n != 0 {
+			t.Errorf("%d looks, and nothing waits", n)
 		}
 		if gates := f.Gates("web", order, wanted); len(gates) != 2 || !strings.Contains(gates[0].Reason, "is still to be read") || !gates[0].Overridable || !gates[0].Unread {
 			t.Errorf("before it is read: %+v", gates)
@@ -140,18 +162,19 @@ func TestFollower(t *testing.T) {
 		expect("read at once", "us: it serves 0.0.129", 1, "web")
 		time.Sleep(5*time.Minute + time.Second)
 		expect("no news", "us: it serves 0.0.129", 5)
-		us = audit.Record{Phase: "Analyzing", Serves: before, Target: asked, Weight: 10}
+		busy := audit.Record{Phase: "Analyzing", Serves: before, Target: asked, Weight: 10}
+		say(busy, nil)
 		time.Sleep(time.Minute)
 		expect("news", "us: Analyzing 10 %", 6, "web")
-		fault = errors.New("no route to host")
+		say(busy, errors.New("no route to host"))
 		time.Sleep(10 * time.Minute)
 		expect("git is away, and asked less and less", "us: Analyzing 10 %", 9, "web")
-		fault, us = nil, atRest(asked, time.Hour)
+		say(atRest(asked, time.Hour), nil)
 		time.Sleep(16 * time.Minute)
 		expect("and is back", "", 21, "web")
 
 		// Taken back, and asked for again: what is known of before does not count.
-		us = atRest(before, time.Minute)
+		say(atRest(before, time.Minute), nil)
 		f.gate("web", order, rollout.Release{})
 		again := rollout.Release{Version: "0.0.130", Digest: "d130", Commit: "c9"}
 		if got := f.gate("web", order, again); got.Open || !got.Unread {
@@ -162,11 +185,11 @@ func TestFollower(t *testing.T) {
 			t.Errorf("read again: %+v", got)
 		}
 		f.gate("web", order, rollout.Release{})
-		quiet := looks
+		quiet := looked()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if looks > quiet+1 {
-			t.Errorf("%d looks after nothing waits any more", looks-quiet)
+		if n := looked() - quiet; n > 1 {
+			t.Errorf("%d looks after nothing waits any more", n)
 		}
 		if f.Gates("web", order[:1], wanted) != nil || f.Gates("web", nil, wanted) != nil {
 			t.Error("it waits without a wave before")
