@@ -19,17 +19,25 @@ const tolerance = 1e-9
 // is inconclusive; samples without a check are ignored. Any Fail makes the verdict Fail, else any Inconclusive
 // makes it Inconclusive, else it is Pass, as it is with no checks at all. Values equal to a limit pass.
 func Evaluate(checks []Check, samples []Sample, at time.Time) Verdict {
-	v := Verdict{Outcome: Pass, Reason: "without a check", At: at}
-	if len(checks) == 0 {
-		return v
-	}
-	v.Results = make([]Result, len(checks))
+	var results []Result
 	for i, c := range checks {
 		r := missing(c)
 		if i < len(samples) {
 			r = judge(c, samples[i])
 		}
-		v.Results[i] = r
+		results = append(results, r)
+	}
+	return Sum(results, at)
+}
+
+// Sum is the verdict of results, whoever has them.
+func Sum(results []Result, at time.Time) Verdict {
+	v := Verdict{Outcome: Pass, Reason: "without a check", At: at}
+	if len(results) == 0 {
+		return v
+	}
+	v.Results = results
+	for _, r := range results {
 		v.Outcome = worse(v.Outcome, r.Outcome)
 		v.Decisive = v.Decisive || r.Decisive
 	}

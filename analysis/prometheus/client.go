@@ -105,7 +105,7 @@ func (c *Config) resolve() (string, error) {
 		fault("address is not a URL; expected one such as http://prometheus:9090")
 	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
 		// Not quoted: without a scheme a user and a password are not told from the rest.
-		fault("address is no http or https URL; expected one such as http://prometheus:9090")
+		fault("address is not an http or https URL; expected one such as http://prometheus:9090")
 	case u.RawQuery != "", u.Fragment != "":
 		fault("address: a query or a fragment has no place in it")
 	}

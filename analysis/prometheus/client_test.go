@@ -297,8 +297,8 @@ func TestNewRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, c := range map[string]Config{
-		"is no http or https URL":      {Address: "prometheus:9090"},
-		"no http or https":             {Address: "sluice:hunter2@prometheus:9090"},
+		"is not an http or https URL":  {Address: "prometheus:9090"},
+		"an http or https":             {Address: "sluice:hunter2@prometheus:9090"},
 		"http or https URL":            {Address: "ftp://hunter2@prometheus"},
 		"not a URL":                    {Address: "http://u:hunter2@[::1"},
 		"query or a fragment":          {Address: "http://p/?x=1"},
