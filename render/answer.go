@@ -53,7 +53,7 @@ func withoutAnswer(err error) error {
 	if ours(err) {
 		return err
 	}
-	return &redact.Error{Text: "the server answers otherwise than it should", Err: err}
+	return &redact.Error{Text: "unexpected answer from the server", Err: err}
 }
 
 // ours reports whether an error is worded on this side of the connection.

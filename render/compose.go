@@ -163,8 +163,18 @@ func composeText(root *chart.Chart, files map[string]string, out *product) error
 		out.Hooks = append(out.Hooks, newHook(h))
 	}
 	var crds, text strings.Builder
-	for _, crd := range root.CRDObjects() {
-		fmt.Fprintf(&crds, "---\n# Source: %s\n%s\n", crd.Filename, crd.File.Data)
+	definitions := root.CRDObjects()
+	size := 0
+	for _, crd := range definitions {
+		size += len("---\n"+sourceMark) + len(crd.Filename) + len(crd.File.Data) + 2
+	}
+	crds.Grow(size) // there may be megabytes of them
+	for _, crd := range definitions {
+		for _, part := range []string{"---\n" + sourceMark, crd.Filename, "\n"} {
+			crds.WriteString(part)
+		}
+		crds.Write(crd.File.Data)
+		crds.WriteByte('\n')
 	}
 	for _, m := range manifests {
 		fmt.Fprintf(&text, "---\n# Source: %s\n%s\n", m.Name, m.Content)

@@ -23,11 +23,21 @@ func confine() error {
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 10)
 	// Should the machine have no memory left, this process goes before the one that it works for.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+	reserved, err := addressSpace()
+	if err != nil {
+		return fmt.Errorf("limiting the rendering process: %w", err)
+	}
 	for _, l := range []struct {
 		resource int
 		limit    uint64
 	}{
-		{syscall.RLIMIT_DATA, maxMemory}, {syscall.RLIMIT_FSIZE, 0}, {syscall.RLIMIT_CORE, 0}, {syscall.RLIMIT_NOFILE, 16},
+		{syscall.RLIMIT_DATA, maxMemory},
+		// Go maps its heap over what it has reserved, and the kernel does not count such a piece before the next one: a single
+		// large allocation would pass. What Go reserves is address space.
+		{syscall.RLIMIT_AS, reserved + maxMemory + maxMemory/2},
+		{syscall.RLIMIT_FSIZE, 0},
+		{syscall.RLIMIT_CORE, 0},
+		{syscall.RLIMIT_NOFILE, 16},
 	} {
 		if err := syscall.Setrlimit(l.resource, &syscall.Rlimit{Cur: l.limit, Max: l.limit}); err != nil {
 			return fmt.Errorf("limiting the rendering process: %w", err)
@@ -46,6 +56,19 @@ func confine() error {
 		return fmt.Errorf("confining the rendering process: %w", err)
 	}
 	return nil
+}
+
+// addressSpace returns how many bytes of it this process has, most of which are reserved alone.
+func addressSpace() (uint64, error) {
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	var pages uint64
+	if _, err := fmt.Sscan(string(statm), &pages); err != nil {
+		return 0, fmt.Errorf("/proc/self/statm: %w", err)
+	}
+	return pages * uint64(os.Getpagesize()), nil //nolint:gosec // a page has a size above 0
 }
 
 // allowCPU gives this process that much more CPU time, counted in whole seconds; then the kernel ends it.

@@ -11,7 +11,7 @@
 // own named templates. The umbrella is rebuilt in memory around the one app, so the price of a render does not
 // grow with the number of apps, and an app whose neighbour is broken still renders. Two consequences of
 // rendering apart are deliberate: a named template of a neighbouring app is not seen (in Helm whichever app sorts
-// first wins), and import-values of a neighbour do not reach this app.
+// first wins; see Overrides), and of a neighbour's import-values only those of [Input.Peers] reach this app.
 //
 // Rendering is hermetic: no DNS, no environment variables, no fetching of what a JSON schema refers to. What templates look up
 // in the cluster the worker asks its parent, which answers as [Input.Lookup] has it, and what was told is part of the release.

@@ -57,6 +57,14 @@ func Overrides(apps map[string]*chart.Chart) []Override {
 	return found
 }
 
+// Definitions identifies the named templates that a chart and its subcharts define, and where they do.
+func (c *Chart) Definitions() string {
+	var all []string
+	eachDefinition(c.root, "", func(name, file, body string) { all = append(all, name+"\n"+file+"\n"+body) })
+	slices.Sort(all)
+	return strings.Join(all, "\n")
+}
+
 // eachDefinition calls each for the named templates of a chart at a path and of its subcharts. A template that does not parse has
 // none: nothing is rendered of it.
 func eachDefinition(c *chart.Chart, at string, each func(name, file, body string)) {

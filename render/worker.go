@@ -197,9 +197,14 @@ func (p *worker) autopsy(cpu time.Duration) error {
 		return nil
 	}
 	status, _ := exit.Sys().(syscall.WaitStatus)
+	memory := fmt.Sprintf("the templates, or what they print, need more than %s of memory", byteSize(maxMemory))
 	for _, cause := range []struct{ words, reason string }{
 		{"fatal error: stack overflow", fmt.Sprintf("the templates need more than %s of stack: they lead back to themselves, or are nested too deep", byteSize(maxStack))},
-		{"out of memory", fmt.Sprintf("the templates, or what they print, need more than %s of memory", byteSize(maxMemory))},
+		{"out of memory", memory},
+		{"cannot allocate memory", memory},
+		// The kernel lets a large piece of the heap past the limit, and refuses what is asked for next: in a program with cgo
+		// that may be a thread's stack.
+		{"pthread_create failed", memory},
 		{overtime, fmt.Sprintf("the templates did not come to an end in %s of CPU time", cpu)},
 	} {
 		if strings.Contains(p.said.String(), cause.words) {

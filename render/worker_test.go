@@ -18,7 +18,8 @@ const endless = "did not come to an end"
 var hostile = map[string]struct{ template, values, want string }{
 	"a value that holds itself":     {template: `{{ $d := dict }}{{ $_ := set $d "a" $d }}{{ $d }}`, want: "64 MiB of stack"},
 	"blocks in blocks":              {template: `{{ tpl (repeat 400000 "{{if 1}}") . }}`, want: "64 MiB of stack"},
-	"a list without an end":         {template: `{{ $x := until 2000000000 }}`, want: "512 MiB of memory"},
+	"a text that is too long":       {template: `{{ $x := repeat 1000000000 "a" }}`, want: "512 MiB of memory"},
+	"a list without an end":         {template: `{{ $x := until 2000000000 }}`},
 	"text without an end":           {template: `{{ range until 10000000 }}{{ repeat 1000 "aaaaaaaaaa" }}{{ end }}`},
 	"toToml of what holds itself":   {template: `{{ $d := dict }}{{ $_ := set $d "a" $d }}{{ toToml $d }}`},
 	"deepCopy of what holds itself": {template: `{{ $d := dict }}{{ $_ := set $d "a" $d }}{{ $x := deepCopy $d }}`},

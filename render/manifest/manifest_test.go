@@ -1,8 +1,14 @@
 package manifest
 
 import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sort"
 	"strings"
 	"testing"
+
+	"helm.sh/helm/v3/pkg/releaseutil"
 )
 
 func FuzzParse(f *testing.F) {
@@ -42,5 +48,27 @@ items: [{metadata: {name: a}}, {metadata: {name: b}}]
 	want := "rbac.authorization.k8s.io/v1 Role a, rbac.authorization.k8s.io/v1 Role b, v1 Pod c"
 	if strings.Join(got, ", ") != want || err != nil {
 		t.Errorf("got %s, %v", strings.Join(got, ", "), err)
+	}
+}
+
+// TestDocumentsAsHelm: texts of what matters to it are split as Helm splits them.
+func TestDocumentsAsHelm(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	parts := []string{"---", "--", "-", "\n", "\n", "\r\n", " ", "\t", "\v", "\u00a0", "a", "a: b", "# c"}
+	for range 20_000 {
+		var b strings.Builder
+		for range r.IntN(12) {
+			b.WriteString(parts[r.IntN(len(parts))])
+		}
+		var want []string
+		split := releaseutil.SplitManifests(b.String())
+		keys := slices.Collect(maps.Keys(split))
+		sort.Sort(releaseutil.BySplitManifestsOrder(keys))
+		for _, k := range keys {
+			want = append(want, split[k])
+		}
+		if got := Documents(b.String()); !slices.Equal(got, want) {
+			t.Fatalf("%q is split to %q, by Helm to %q", b.String(), got, want)
+		}
 	}
 }

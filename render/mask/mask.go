@@ -9,7 +9,7 @@
 //
 // What is not, since a text has to be understood: what the chart's own default values say, which everybody can read; names (of
 // the release, its charts, versions, namespaces, objects, images, and keys of values); the app's policy under canary:, which
-// plans and the audit log tell; and a few words of Kubernetes and of programs' settings. A short word, and a short number, is
+// plans and the audit log tell, but for the addresses and metadata of its webhooks; and a few words of Kubernetes and of programs' settings. A short word, and a short number, is
 // masked where it stands alone: a value of "prod" does not mangle "production".
 package mask
 
@@ -146,7 +146,7 @@ func (s Source) words() *words {
 	secret := newWords(names.folded())
 	for _, given := range s.Given {
 		names.addKeys(given)
-		names.addAll(given[policyKey])
+		names.addAll(public(given[policyKey]))
 	}
 	names.addChart(s.Chart)
 	w := newWords(names.folded())
@@ -164,6 +164,38 @@ func (s Source) words() *words {
 	maps.Copy(w.text, secret.text)
 	w.spell()
 	return w
+}
+
+// public is a policy without what its webhooks are asked, whole or by whom: an address and metadata are where people put tokens.
+func public(policy any) any {
+	switch v := policy.(type) {
+	case map[string]any:
+		told := make(map[string]any, len(v))
+		for key, value := range v {
+			if hooks, ok := value.([]any); ok && key == "webhooks" {
+				value = withoutRequests(hooks)
+			}
+			told[key] = public(value)
+		}
+		return told
+	default:
+		return policy
+	}
+}
+
+func withoutRequests(hooks []any) []any {
+	told := make([]any, 0, len(hooks))
+	for _, h := range hooks {
+		hook, ok := h.(map[string]any)
+		if !ok {
+			continue
+		}
+		hook = maps.Clone(hook)
+		delete(hook, "url")
+		delete(hook, "metadata")
+		told = append(told, hook)
+	}
+	return told
 }
 
 // commonWords are values by which nothing is told, and without which no fault could be read: the words of Kubernetes' fields and

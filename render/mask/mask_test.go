@@ -22,9 +22,14 @@ func source() Source {
 			"service":  map[string]any{"type": "ClusterIP", "port": 8080}, "enabled": true,
 			"fullnameOverride": "shop-frontend", "nameOverride": "frontend", "image": map[string]any{"repository": "ghcr.io/acme/shop", "tag": "9.8.7-rc1"},
 			"greeting": "Guten Tag", "tier": "gold", "stage": "blue",
-			"key":    "-----BEGIN KEY-----\nMIIEvAIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END KEY-----\n",
-			"canary": map[string]any{"analysis": map[string]any{"metrics": []any{map[string]any{"name": "latency-ninety"}}}},
-			"list":   []any{"it's \"quoted\"\tand odd"},
+			"key": "-----BEGIN KEY-----\nMIIEvAIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END KEY-----\n",
+			"canary": map[string]any{"analysis": map[string]any{
+				"metrics": []any{map[string]any{"name": "latency-ninety"}},
+				"webhooks": []any{map[string]any{
+					"name": "load-ninety", "url": "http://loadtester.test/T0KEN-PATH", "metadata": map[string]any{"token": "h00kT0ken"},
+				}},
+			}},
+			"list": []any{"it's \"quoted\"\tand odd"},
 		}},
 		Chart: &chart.Chart{
 			Metadata: &chart.Metadata{Name: "shop", Version: "1.2.3"},
@@ -57,6 +62,7 @@ func TestMasked(t *testing.T) {
 		"escaped " + url.QueryEscape("s3cr%etP4ss"):                          "escaped ***",
 		"expected string, got Value:84729105":                                "expected string, got Value:***",
 		"expected string, got Value:8.4729105e+07":                           "expected string, got Value:***",
+		"gate load-ninety of http://loadtester.test/T0KEN-PATH: h00kT0ken":   "gate load-ninety of ***: ***",
 		"by shopper, not by shoppers":                                        "by ***, not by shoppers",
 		"in gold, golden":                                                    "in ***, golden",
 		"base64 " + base64.StdEncoding.EncodeToString([]byte("s3cr%etP4ss")): "base64 ***",

@@ -228,7 +228,7 @@ func losePorts(container map[string]any, names func() map[string]bool) (dropped 
 		now, _ := e["name"].(string)
 		switch {
 		case used[was] && used[now] && was != now:
-			return nil, fmt.Errorf("port %v of container %v is there twice, as %s and %s, and asked for by both names; expected one name", byPort(e), container["name"], was, now)
+			return nil, fmt.Errorf("port %v of container %v is there twice, as %s and %s, and referred to by both names; expected one name", byPort(e), container["name"], was, now)
 		case !used[was]:
 			kept[i] = e
 		}

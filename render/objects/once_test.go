@@ -31,7 +31,7 @@ func TestOnce(t *testing.T) {
 		{"ports: [{name: x, containerPort: 80}, {name: more, containerPort: 80, protocol: TCP}]", "ports: [{name: more, containerPort: 80, protocol: TCP}]", "port 80/TCP of container c is there twice, and counts as more"},
 		{"ports: [{name: http, containerPort: 80}, {name: more, containerPort: 80}]", "ports: [{name: http, containerPort: 80}]", "port 80/TCP of container c is there twice, and counts as http"},
 		{"ports: [{containerPort: 80}, {containerPort: 80}]", "ports: [{containerPort: 80}]", "port 80/TCP of container c is there twice"},
-		{"ports: [{name: http, containerPort: 80}, {name: admin, containerPort: 80}]", "", "port 80/TCP of container c is there twice, as http and admin, and asked for by both names; expected one name"},
+		{"ports: [{name: http, containerPort: 80}, {name: admin, containerPort: 80}]", "", "port 80/TCP of container c is there twice, as http and admin, and referred to by both names; expected one name"},
 		{"env: not a list", "", ""},
 	} {
 		for _, kind := range []string{
