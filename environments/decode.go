@@ -44,11 +44,6 @@ func (p fieldPath) String() string {
 	return b.String()
 }
 
-// fields says how each known key of an object is read into a T.
-type fields[T any] map[string]func(d *decoder, at fieldPath, v any, to *T)
-
-func (f fields[T]) names() []string { return slices.Sorted(maps.Keys(f)) }
-
 // decodeObject reads v, an object, by its table. Null reads as an empty object, and a null field as an absent one,
 // as templates leave them.
 func decodeObject[T any](d *decoder, at fieldPath, v any, table fields[T], to *T) {
@@ -57,27 +52,12 @@ func decodeObject[T any](d *decoder, at fieldPath, v any, table fields[T], to *T
 		return
 	}
 	for _, key := range slices.Sorted(maps.Keys(m)) {
-		read, known := table[key]
+		one, known := table[key]
 		switch {
 		case !known:
 			d.add(at.key(key), UnknownField(at.key(key).String(), table.names()))
 		case m[key] != nil:
-			read(d, at.key(key), m[key], to)
-		}
-	}
-}
-
-// ignored reads a field that is understood and has no effect here.
-func ignored[T any]() func(*decoder, fieldPath, any, *T) {
-	return func(d *decoder, at fieldPath, _ any, _ *T) { d.ignored = append(d.ignored, at.String()) }
-}
-
-// unsupported reads a field whose effect people rely upon and that is not built yet. Values that switch it off
-// are accepted.
-func unsupported[T any](what string) func(*decoder, fieldPath, any, *T) {
-	return func(d *decoder, at fieldPath, v any, _ *T) {
-		if !isOff(v) {
-			d.fail(at, what+" is not supported yet", "the field to be absent")
+			one.read(d, at.key(key), m[key], to)
 		}
 	}
 }
@@ -102,7 +82,12 @@ func isOff(v any) bool {
 
 func (d *decoder) add(at fieldPath, f *Fault) { d.faults = append(d.faults, pathFault{at, f}) }
 
+// fail notes a fault. Who reads text of some form says again what is no text: that is one fault, and the form is what was expected.
 func (d *decoder) fail(at fieldPath, problem, expected string) {
+	if n := len(d.faults); n > 0 && slices.Equal(d.faults[n-1].path, at) && d.faults[n-1].fault.Problem == problem {
+		d.faults[n-1].fault.Expected = expected
+		return
+	}
 	d.add(at, &Fault{Field: at.String(), Problem: problem, Expected: expected})
 }
 

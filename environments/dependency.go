@@ -203,12 +203,14 @@ func (d *dependency) setImportValues(list []any) {
 	}
 }
 
-// importsInto reports whether the entry's import-values become values of another app.
+// importsInto reports whether the entry's import-values may become values of another app: under its name or among the globals. What a
+// name alone imports goes to the top, and so does a parent ".": only the chart knows under which keys.
 func (d *dependency) importsInto(app string) bool {
 	for _, e := range d.importValues {
-		m, _ := e.(map[string]any)
+		m, named := e.(map[string]any)
 		parent, _ := m["parent"].(string)
-		if parent == app || strings.HasPrefix(parent, app+".") {
+		first, _, _ := strings.Cut(parent, ".")
+		if !named || first == "" || first == globalKey || parent == app || strings.HasPrefix(parent, app+".") {
 			return true
 		}
 	}
@@ -233,7 +235,7 @@ func (d *dependency) check(n *yamlv3.Node, firstLine int) {
 	case !chartName.MatchString(d.name) || strings.Contains(d.name, ".."):
 		nameFault("name", "is "+shown(d.name), "a chart's name: letters, digits, -, _ and .")
 	case d.alias != "" && !isReleaseName(d.alias):
-		nameFault("alias", "is "+shown(d.alias), expectedReleaseName)
+		nameFault("alias", "is "+shown(d.alias), expectedReleaseName+"; where values have the old one as a key they need the new one")
 	case d.alias == "" && !isReleaseName(d.name):
 		nameFault("name", "is "+shown(d.name), expectedReleaseName+", or an alias")
 	case d.version == "":

@@ -23,7 +23,7 @@ type UnrevertableError struct {
 }
 
 func (e *UnrevertableError) Error() string {
-	return fmt.Sprintf("putting %s back: %s", e.App, e.Reason)
+	return fmt.Sprintf("reverting %s: %s", e.App, e.Reason)
 }
 
 func unrevertable(app, format string, args ...any) error {
@@ -181,7 +181,7 @@ func (d *dependency) sameButVersion(other *dependency) bool {
 // versionToken finds the characters of the version in the file, quotes included.
 func (e *entry) versionToken(file []byte) (start, end int, err error) {
 	if e.node.Kind == yamlv3.AliasNode {
-		return 0, 0, errors.New("stands in an entry that is an alias")
+		return 0, 0, errors.New("is in an entry that is an alias")
 	}
 	_, n := child(e.node, "version")
 	if n == nil {

@@ -1,7 +1,10 @@
 package environments
 
 import (
+	"fmt"
 	"reflect"
+	"strconv"
+	"strings"
 
 	"github.com/sluice-cd/sluice/environments/windows"
 )
@@ -93,6 +96,22 @@ type App struct {
 
 	// origin is where Values stand, to find the lines of faults in them.
 	origin origin
+}
+
+// Asks is the version that the environment asks of the app, as promotions name it: its image's tag where Image says where that stands, else
+// its chart's. It is empty where nothing stands there.
+func (app *App) Asks() string {
+	if app.Image.Tag == "" {
+		return app.Chart.Version
+	}
+	switch tag, _ := lookUp(app.Values, strings.Split(app.Image.Tag, ".")); tag := tag.(type) {
+	case nil:
+		return ""
+	case float64: // as which values have a build's number
+		return strconv.FormatFloat(tag, 'f', -1, 64)
+	default:
+		return fmt.Sprint(tag)
+	}
 }
 
 // ChartRef pins a chart.

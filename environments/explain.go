@@ -137,6 +137,7 @@ func (p Policy) fields() (map[string]string, error) {
 	setDuration(document, "rollbackWindow", p.RollbackWindow)
 	if analysis, ok := document["analysis"].(map[string]any); ok {
 		setDuration(analysis, "interval", a.Interval)
+		analysis["webhooks"] = tellable(a.Webhooks)
 		metrics, _ := analysis["metrics"].([]any)
 		for i, m := range metrics {
 			if m, ok := m.(map[string]any); ok {

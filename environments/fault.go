@@ -21,7 +21,15 @@ type Fault struct {
 	Problem string
 	// Expected is what would be right; may be empty.
 	Expected string
+
+	cause error
 }
+
+// ErrOtherName is wrapped by the fault of a sluice.yaml that gives the environment another name than the one who asked for it.
+var ErrOtherName = errors.New("the environment has another name")
+
+// Unwrap is the kind of fault it is, where a caller goes by that.
+func (f *Fault) Unwrap() error { return f.cause }
 
 // Error reads "sluice.yaml:12: apps.web.rollout.stepWeigth: unknown field; expected stepWeight".
 func (f *Fault) Error() string {
@@ -55,17 +63,34 @@ func joinFaults(faults []*Fault) error {
 	return errors.Join(all...)
 }
 
+const unknownField = "unknown field"
+
 // UnknownField words the fault of a field that nobody reads: the known ones that are nearest to it are what was expected.
 func UnknownField(field string, known []string) *Fault {
 	key := field[strings.LastIndexByte(field, '.')+1:]
-	return &Fault{Field: field, Problem: "unknown field", Expected: nearestOf(key, known)}
+	return &Fault{Field: field, Problem: unknownField, Expected: nearestOf(key, known)}
 }
 
-// nearestOf lists the known names that are nearest to what was written: the likely ones when there are any,
-// else all.
-func nearestOf(name string, known []string) string {
-	known = slices.Clone(known)
-	slices.Sort(known)
+// mostNames is how many names a message lists of those that there are.
+const mostNames = 10
+
+// UnknownName words that there is no such thing in a place: the names that are nearest to it are what was expected, else all, if they are few.
+func UnknownName(thing, name, place string, known []string) *Fault {
+	f := &Fault{Problem: fmt.Sprintf("there is no %s %q in this %s", thing, name, place)}
+	near := nearest(name, known)
+	if len(near) > mostNames {
+		near = append(near[:mostNames:mostNames], fmt.Sprintf("one of %d more", len(near)-mostNames))
+	}
+	f.Expected = oneOf(near)
+	return f
+}
+
+// nearestOf lists the known names that are nearest to what was written.
+func nearestOf(name string, known []string) string { return oneOf(nearest(name, known)) }
+
+// nearest are the known names that somebody may have meant, else all, sorted.
+func nearest(name string, known []string) []string {
+	known = slices.Sorted(slices.Values(known))
 	var near []string
 	for _, k := range known {
 		if distance(strings.ToLower(name), strings.ToLower(k)) <= 1+len(k)/4 {
@@ -73,9 +98,9 @@ func nearestOf(name string, known []string) string {
 		}
 	}
 	if len(near) == 0 {
-		near = known
+		return known
 	}
-	return oneOf(near)
+	return near
 }
 
 // oneOf words a list of choices: "a", "a or b", "a, b or c".

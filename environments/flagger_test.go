@@ -156,7 +156,7 @@ func TestFlaggerFields(t *testing.T) {
 		"Canary":         func(d *decoder, spec any) { decodeObject(d, nil, spec, canaryObjectFields, &draft{}) },
 		"MetricTemplate": func(d *decoder, spec any) { decodeObject(d, nil, spec, metricTemplateFields, &metricTemplate{}) },
 	}
-	samples := map[string]any{"provider": "istio", "analysis.metrics[].name": "request-duration", "service.apex": map[string]any{"labels": map[string]any{"a": "b"}}}
+	samples := map[string]any{"provider": "istio", "analysis.metrics[].name": "request-duration", "analysis.webhooks[].url": "http://x/", "service.apex": map[string]any{"labels": map[string]any{"a": "b"}}}
 	for kind, spec := range flaggerSpecs(t) {
 		rows, newer := documentedFields(t, kind)
 		if missing := undocumented(spec, "", rows); len(missing) > 0 {
@@ -194,7 +194,8 @@ func TestFlaggerFieldsAreDocumented(t *testing.T) {
 			})
 	}
 	for prefix, names := range map[string][]string{
-		"": canaryObjectFields.names(), "analysis.": analysisFields.names(), "analysis.metrics[].": metricFields.names(), "service.": serviceFields.names(),
+		"": canaryObjectFields.names(), "analysis.": analysisFields.names(), "analysis.metrics[].": metricFields.names(), "analysis.webhooks[].": webhookFields.names(),
+		"service.": serviceFields.names(),
 	} {
 		for _, name := range names {
 			if !documented(prefix + name) {

@@ -180,7 +180,7 @@ func (a *assembly) strayValues() []string {
 		}
 		file := path.Join(a.dir, name, valuesName)
 		if ok, err := exists(a.fsys, file); err == nil && ok {
-			f := &Fault{File: file, Problem: "is read by nobody: " + name + " is no app of this environment"}
+			f := &Fault{File: file, Problem: "is not read: " + name + " is not an app of this environment"}
 			warnings = append(warnings, f.Error())
 		}
 	}

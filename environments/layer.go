@@ -2,6 +2,7 @@ package environments
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -18,6 +19,8 @@ type layer struct {
 	// place and locate say where a fault is.
 	place  string
 	locate func(fieldPath) (file string, line int)
+	// instead is the key of sluice.yaml that answers for what can't be read here; empty: it need not be told.
+	instead string
 	// strategy that the layer asks for; empty: none. named: by the word strategy.
 	strategy Strategy
 	named    bool
@@ -43,7 +46,7 @@ func (l *layer) read(v any) {
 	l.value = v
 	decodeObject(&l.d, l.at, v, l.table, &l.own)
 	if a := l.own.policy.Analysis; a.StepWeight > 0 && len(a.StepWeights) > 0 {
-		l.d.fail(l.own.analysisAt.key("stepWeights"), "stands beside stepWeight", "one of them")
+		l.d.fail(l.own.analysisAt.key("stepWeights"), "can't be combined with stepWeight", "one of them")
 	}
 }
 
@@ -71,7 +74,7 @@ func rolloutLayer(raw *RawPolicy, around *surroundings) (*layer, error) {
 		l.strategy = StrategyCanary
 	}
 	if l.strategy == StrategyRolling && l.own.analysisAt != nil {
-		l.d.fail(l.own.analysisAt, "stands beside strategy Rolling, which has no analysis", "strategy Canary, or no analysis")
+		l.d.fail(l.own.analysisAt, "can't be combined with strategy Rolling, which has no analysis", "strategy Canary, or no analysis")
 	}
 	return l, nil
 }
@@ -131,7 +134,15 @@ func merge(layers []*layer) (Policy, error) {
 		faults, left := l.standing(above)
 		if len(faults) > 0 {
 			d := decoder{faults: faults}
-			return Policy{}, d.err(l.place, l.locate)
+			err := d.err(l.place, l.locate)
+			foreign := func(pf pathFault) bool {
+				return len(pf.path) == len(l.at) || len(pf.path) == len(l.at)+1 && pf.fault.Problem == unknownField
+			}
+			if l.instead != "" && slices.ContainsFunc(faults, foreign) {
+				err = fmt.Errorf("%w\nif %s means something else in this chart, set %s in sluice.yaml to Canary or Rolling: then it is ignored",
+					err, l.at, l.instead)
+			}
+			return Policy{}, err
 		}
 		ignored = append(ignored, append(l.d.ignored, left...)...)
 		sources = append(sources, l.source)

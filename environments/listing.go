@@ -156,7 +156,7 @@ func (a *assembly) templatedValues(dir string) *Fault {
 	case err != nil:
 		return a.l.unreadable(file, err)
 	case ok:
-		return &Fault{File: file, Problem: "is a template of values, which jx renders and Sluice does not", Expected: valuesName + " with the values themselves"}
+		return &Fault{File: file, Problem: "is a jx template of values, which Sluice does not support", Expected: valuesName + " with the values themselves"}
 	default:
 		return nil
 	}

@@ -15,7 +15,7 @@ import (
 // same environment costs what has changed in it: use one Loader for each environment, for as long as it is followed.
 // The zero Loader is ready. It may be used from several goroutines, which then take turns.
 type Loader struct {
-	// Environment is the environment's name where sluice.yaml says none.
+	// Environment is the environment's name where sluice.yaml says none; where it says another one, that is a fault.
 	Environment string
 	// Namespace of the environment where sluice.yaml says none; default jx-<name>, and empty when no name is known
 	// either.
@@ -93,7 +93,7 @@ func (l *Loader) init() {
 func (l *Loader) Load(fsys fs.FS, root string) (env *Environment, err error) {
 	root = path.Clean(root)
 	if !fs.ValidPath(root) {
-		return nil, &Fault{File: root, Problem: "is no path inside the repository", Expected: "a relative path without .."}
+		return nil, &Fault{File: root, Problem: "is not a path inside the repository", Expected: "a relative path without .."}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -261,7 +261,7 @@ func (a *assembly) readChart() (err error) {
 		return parseChart(file, text)
 	})
 	if err == nil && a.chart.lists && a.umbrella.list != file {
-		return &Fault{File: file, Field: dependenciesKey, Problem: "stands beside " + requirementsFile, Expected: "one list of dependencies"}
+		return &Fault{File: file, Field: dependenciesKey, Problem: "can't be combined with " + requirementsFile, Expected: "one list of dependencies"}
 	}
 	return err
 }
@@ -366,6 +366,14 @@ func (a *assembly) environment() (env *Environment, err error) {
 	}
 	if a.tags, err = a.common(tagsKey); err != nil {
 		return nil, err
+	}
+	if name := a.settings.environment; name != "" && a.l.Environment != "" && name != a.l.Environment {
+		// Two agents would work in one namespace, and people look for the status branch under one of the names.
+		return nil, &Fault{
+			File: a.settingsFile, Line: a.settings.line, Field: "environment", cause: ErrOtherName,
+			Problem:  fmt.Sprintf("is %s, where --environment or agent.yaml says %s", name, a.l.Environment),
+			Expected: "the same name in both",
+		}
 	}
 	env = &Environment{
 		Name:      orDefault(a.settings.environment, a.l.Environment),
@@ -623,7 +631,7 @@ func canonical(v any) string {
 	return string(text)
 }
 
-const setAgain = "is set again; the last one counts, and what was said before is lost"
+const setAgain = "is set again; the last one counts"
 
 // repeated warns of keys that values.yaml, or an entry of the list, sets more than once. The last one counts, as for Helm.
 func (a *assembly) repeated() []string {
@@ -648,7 +656,7 @@ func (a *assembly) strangers() []string {
 		if _, ok := a.l.names[name]; ok || name == a.chart.name {
 			continue
 		}
-		f := &Fault{File: a.settingsFile, Line: s.line, Field: "apps." + name, Problem: "is no app of this environment"}
+		f := &Fault{File: a.settingsFile, Line: s.line, Field: "apps." + name, Problem: "is not an app of this environment"}
 		warnings = append(warnings, f.Error())
 	}
 	slices.Sort(warnings)

@@ -57,6 +57,28 @@ func sharesValues(a, b App) bool {
 	return shared
 }
 
+// TestNameIsOne: sluice.yaml and whoever asks have to mean one environment, and whoever asks for none takes what it says.
+func TestNameIsOne(t *testing.T) {
+	files := manyApps(1)
+	files["sluice.yaml"] = mapFile([]byte("apiVersion: sluice.dev/v1alpha1\nkind: Environment\nenvironment: production\n"))
+	l := &Loader{Environment: "prod"}
+	_, err := l.Load(files, ".")
+	want := "sluice.yaml:3: environment: is production, where --environment or agent.yaml says prod; expected the same name in both"
+	if !errors.Is(err, ErrOtherName) || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	for _, name := range []string{"", "production"} {
+		if env := mustLoad(t, &Loader{Environment: name}, files); env.Name != "production" {
+			t.Errorf("asked for %q: %q", name, env.Name)
+		}
+	}
+	// A commit that mends it is all that it takes.
+	delete(files, "sluice.yaml")
+	if env := mustLoad(t, l, files); env.Name != "prod" {
+		t.Errorf("where nothing is said: %q", env.Name)
+	}
+}
+
 func TestUnchangedAppsAreReused(t *testing.T) {
 	files := manyApps(50)
 	l := &Loader{Environment: "staging"}
@@ -114,7 +136,8 @@ func TestDigest(t *testing.T) {
 		{"version", "env/requirements.yaml", strings.Replace(base["env/requirements.yaml"], "1.0.0", "1.0.1", 1), true, false},
 		{"repository", "env/requirements.yaml", strings.Replace(base["env/requirements.yaml"], "http:", "https:", 1), true, false},
 		{"a condition", "env/requirements.yaml", strings.Replace(base["env/requirements.yaml"], "- name: web", "- condition: x\n  name: web", 1), false, false},
-		{"import-values", "env/requirements.yaml", strings.Replace(base["env/requirements.yaml"], "- name: web", "- import-values: [x]\n  name: web", 1), true, false},
+		{"import-values", "env/requirements.yaml", strings.Replace(base["env/requirements.yaml"], "- name: web", "- import-values: [x]\n  name: web", 1), true, true}, // only the chart says whose
+		{"import-values under a name", "env/requirements.yaml", strings.Replace(base["env/requirements.yaml"], "- name: web", "- import-values: [{child: a, parent: b}]\n  name: web", 1), true, false},
 		{"value", "env/values.yaml", "global: {a: 1}\nweb: {a: 2}\nother: 1\n", true, false},
 		{"order of values", "env/values.yaml", "other: 1\nweb: {a: 1}\nglobal: {a: 1}\n", false, false},
 		{"somebody else's value", "env/values.yaml", "global: {a: 1}\nweb: {a: 1}\nother: 2\n", false, false},

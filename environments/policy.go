@@ -68,6 +68,8 @@ type Analysis struct {
 	// Metrics are the checks. A canary whose policy says none has its provider's built-in ones; "metrics: []" says that
 	// nothing is checked.
 	Metrics []Metric `json:"metrics,omitempty"`
+	// Webhooks are asked in the course of a rollout. A Policy is told to people, and these hold what is not theirs to know.
+	Webhooks []Webhook `json:"-"`
 	// Approval is what a person has to approve: ApproveBegin, ApprovePromote.
 	Approval []Approval `json:"approval,omitempty"`
 	// FourEyes: who asked for a release, by the commit in git, can't approve it.

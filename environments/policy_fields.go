@@ -24,24 +24,29 @@ type draft struct {
 
 // commonFields are read alike wherever a policy stands.
 var commonFields = fields[draft]{
-	"analysis":                readAnalysis,
-	"canaryAnalysis":          readAnalysis,
-	"progressDeadlineSeconds": readDeadline,
-	"rollbackWindow":          func(d *decoder, at fieldPath, v any, to *draft) { to.policy.RollbackWindow = d.duration(at, v) },
-	"skipAnalysis":            func(d *decoder, at fieldPath, v any, to *draft) { to.policy.SkipAnalysis = d.boolean(at, v) },
-	"suspend":                 func(d *decoder, at fieldPath, v any, to *draft) { to.policy.Suspend = d.boolean(at, v) },
-	"service": func(d *decoder, at fieldPath, v any, to *draft) {
+	"analysis":       custom(analysisShape, readAnalysis, "How a canary is judged and how its weight rises."),
+	"canaryAnalysis": custom(analysisShape, readAnalysis, "Flagger's old name of `analysis`."),
+	"progressDeadlineSeconds": custom(asWhole("s", 1, int(maxDuration/time.Second)).shape, readDeadline,
+		"How long a track may take to become ready.").or(int(defaultProgressDeadline / time.Second)),
+	"rollbackWindow": set(asDuration, func(to *draft) *time.Duration { return &to.policy.RollbackWindow },
+		"How long after a release was stable `sluice rollback` restores it immediately, without a canary.").or("24h"),
+	"skipAnalysis": set(asFlag, func(to *draft) *bool { return &to.policy.SkipAnalysis }, "Promote a ready canary without checks.").or(false),
+	"suspend": set(asFlag, func(to *draft) *bool { return &to.policy.Suspend },
+		"No rollout starts or advances; a canary that has clearly failed is still rolled back.").or(false),
+	"service": custom(named("service", tableShape(serviceFields)), func(d *decoder, at fieldPath, v any, to *draft) {
 		decodeObject(d, at, v, serviceFields, &to.policy.Service)
-	},
+	}, "The routing."),
 }
+
+var analysisShape = named("analysis", tableShape(analysisFields))
 
 // flaggerFields are those of a Canary object's spec beyond commonFields.
 var flaggerFields = fields[draft]{
-	"provider":         readProvider,
-	"targetRef":        readTarget,
-	"autoscalerRef":    ignored[draft](),
-	"metricsServer":    ignored[draft](),
-	"revertOnDeletion": ignored[draft](),
+	"provider":         custom(wordShape(Providers...), readProvider, "What splits the traffic; see concepts.md.").or(Providers[0]),
+	"targetRef":        custom(tableShape(targetFields), readTarget, "The workload that the canary is made of.").or("the release's only one"),
+	"autoscalerRef":    ignored[draft]("the release's autoscalers are found by what they scale"),
+	"metricsServer":    ignored[draft](elsewhere),
+	"revertOnDeletion": ignored[draft]("without a rollout the chart's own objects are running"),
 	"ingressRef":       unsupported[draft]("an ingress"),
 	"routeRef":         unsupported[draft]("an APISIX route"),
 	"upstreamRef":      unsupported[draft]("a Gloo upstream"),
@@ -49,53 +54,65 @@ var flaggerFields = fields[draft]{
 
 // rolloutFields is rollout: in sluice.yaml.
 var rolloutFields = union(commonFields, fields[draft]{
-	"strategy": readStrategy,
-	"target":   readTarget,
+	"strategy": set(asOneOf(StrategyCanary, StrategyRolling), func(to *draft) *Strategy { return &to.strategy },
+		"`Canary` moves traffic step by step while checks pass, `Rolling` waits until the release is ready.").
+		or("`Canary` where there is an analysis, else `Rolling`"),
+	"target": custom(tableShape(targetFields), readTarget, "The workload that the canary is made of.").or("the release's only one"),
 })
 
 // canaryObjectFields is the spec of a Canary object.
 var canaryObjectFields = union(commonFields, flaggerFields)
 
 // canaryValuesFields is canary: in the values.
-var canaryValuesFields = union(canaryObjectFields, fields[draft]{
-	"enable":  readEnabled,
-	"enabled": readEnabled,
-})
+var canaryValuesFields = union(canaryObjectFields, switchFields)
+
+var switchFields = fields[draft]{
+	"enable":  custom(asFlag.shape, readEnabled, "Whether there is a canary.").or(true),
+	"enabled": custom(asFlag.shape, readEnabled, "The same as `enable`.").or(true),
+}
 
 var targetFields = fields[Target]{
-	"apiVersion": func(d *decoder, at fieldPath, v any, to *Target) { to.APIVersion = d.text(at, v) },
-	"kind":       func(d *decoder, at fieldPath, v any, to *Target) { to.Kind = d.text(at, v) },
-	"name":       func(d *decoder, at fieldPath, v any, to *Target) { to.Name = d.text(at, v) },
+	"apiVersion": set(asText, func(to *Target) *string { return &to.APIVersion }, "Its API version, of which the group counts; empty: any."),
+	"kind":       set(asText, func(to *Target) *string { return &to.Kind }, "`Deployment`; a canary of another kind is not supported yet.").or("any of that name"),
+	"name":       set(asText, func(to *Target) *string { return &to.Name }, "Its name.").or("the release's only Deployment"),
 }
 
 var analysisFields = fields[Analysis]{
-	"interval":  func(d *decoder, at fieldPath, v any, to *Analysis) { to.Interval = d.duration(at, v) },
-	"threshold": func(d *decoder, at fieldPath, v any, to *Analysis) { to.Threshold = d.integer(at, v, 0, math.MaxInt32) },
-	"inconclusiveLimit": func(d *decoder, at fieldPath, v any, to *Analysis) {
-		to.InconclusiveLimit = d.integer(at, v, 1, math.MaxInt32)
-	},
-	"maxWeight":           func(d *decoder, at fieldPath, v any, to *Analysis) { to.MaxWeight = d.integer(at, v, 1, 100) },
-	"stepWeight":          readStepWeight,
-	"stepWeights":         readStepWeights,
-	"stepWeightPromotion": func(d *decoder, at fieldPath, v any, to *Analysis) { to.StepWeightPromotion = d.integer(at, v, 0, 100) },
-	"metrics": func(d *decoder, at fieldPath, v any, to *Analysis) {
-		to.Metrics = []Metric{} // said, though it may be none
-		for i, m := range d.list(at, v) {
-			to.Metrics = append(to.Metrics, readMetric(d, at.index(i), m))
-		}
-	},
-	"approval": readApproval,
-	"fourEyes": func(d *decoder, at fieldPath, v any, to *Analysis) { to.FourEyes = d.boolean(at, v) },
+	"interval": set(asDuration, func(to *Analysis) *time.Duration { return &to.Interval },
+		"Time between checks, and the minimum time at each step.").or(defaultInterval),
+	"threshold": set(asWhole("", 0, math.MaxInt32), func(to *Analysis) *int { return &to.Threshold },
+		"Number of failed checks, over the whole rollout, that causes a rollback.").or(defaultThreshold),
+	"inconclusiveLimit": set(asWhole("", 1, math.MaxInt32), func(to *Analysis) *int { return &to.InconclusiveLimit },
+		"Number of inconclusive checks in a row after which the rollout is reported as stalled. They never count as failed.").or(defaultInconclusiveLimit),
+	"maxWeight": set(asWhole("%", 1, 100), func(to *Analysis) *int { return &to.MaxWeight },
+		"Upper limit of the steps.").or(defaultMaxWeight),
+	"stepWeight":  custom(asWhole("%", 0, 100).shape, readStepWeight, "By how much the canary's weight rises at each step."),
+	"stepWeights": custom(listShape(asWhole("%", 1, 100).shape), readStepWeights, "The weights of the steps, ascending; instead of `stepWeight`."),
+	"stepWeightPromotion": set(asWhole("%", 0, 100), func(to *Analysis) *int { return &to.StepWeightPromotion },
+		"By how much traffic moves back to the promoted stable track at each interval.").or("0: all in one step"),
+	"metrics": custom(tablesShape(metricFields), readMetrics,
+		"The checks. `[]` means no checks.").or("the built-in checks of the provider"),
+	"approval": custom(listShape(wordShape(ApproveBegin, ApprovePromote)), readApproval,
+		"What a person must approve: the start of a rollout (`begin`), its promotion (`promote`).").or("nothing"),
+	"fourEyes": set(asFlag, func(to *Analysis) *bool { return &to.FourEyes },
+		"The author of the commit that asks for a release can't approve it.").or(false),
+	"webhooks": custom(tablesShape(webhookFields), readWebhooks, "Webhooks that are called during a rollout, at most 20; see flagger.md."),
 
-	"alerts":                ignored[Analysis](),
-	"primaryReadyThreshold": ignored[Analysis](),
-	"canaryReadyThreshold":  ignored[Analysis](),
+	"alerts":                ignored[Analysis]("events go to git, the forge and Kubernetes; the operator configures notifications"),
+	"primaryReadyThreshold": ignored[Analysis]("a track is ready when all of its pods are"),
+	"canaryReadyThreshold":  ignored[Analysis]("a track is ready when all of its pods are"),
 	"iterations":            unsupported[Analysis]("a blue-green or A/B analysis"),
 	"match":                 unsupported[Analysis]("an A/B analysis"),
 	"mirror":                unsupported[Analysis]("traffic mirroring"),
 	"mirrorWeight":          unsupported[Analysis]("traffic mirroring"),
-	"webhooks":              unsupported[Analysis]("a webhook"),
 	"sessionAffinity":       unsupported[Analysis]("session affinity"),
+}
+
+func readMetrics(d *decoder, at fieldPath, v any, to *Analysis) {
+	to.Metrics = []Metric{} // said, though it may be none
+	for i, m := range d.list(at, v) {
+		to.Metrics = append(to.Metrics, readMetric(d, at.index(i), m))
+	}
 }
 
 func readApproval(d *decoder, at fieldPath, v any, to *Analysis) {
@@ -108,7 +125,7 @@ func readApproval(d *decoder, at fieldPath, v any, to *Analysis) {
 				to.Approval = append(to.Approval, a)
 			}
 		default:
-			d.fail(at.index(i), "is no moment that can be approved", "begin or promote")
+			d.fail(at.index(i), "is not something to approve", "begin or promote")
 		}
 	}
 }
@@ -126,63 +143,70 @@ type metricDraft struct {
 }
 
 var metricFields = fields[metricDraft]{
-	"name":     func(d *decoder, at fieldPath, v any, to *metricDraft) { to.metric.Name = d.text(at, v) },
-	"interval": func(d *decoder, at fieldPath, v any, to *metricDraft) { to.metric.Interval = d.duration(at, v) },
-	"query":    func(d *decoder, at fieldPath, v any, to *metricDraft) { to.metric.Query = d.text(at, v) },
-	"threshold": func(d *decoder, at fieldPath, v any, to *metricDraft) {
+	"name": set(asText, func(to *metricDraft) *string { return &to.metric.Name },
+		"A built-in check, `request-success-rate` (%) or `request-duration` (P99, ms), or any name with a query.").needed(),
+	"interval": set(asDuration, func(to *metricDraft) *time.Duration { return &to.metric.Interval }, "The window of the query.").or(defaultInterval),
+	"query":    set(asText, func(to *metricDraft) *string { return &to.metric.Query }, "PromQL with Flagger's variables; see flagger.md, MetricTemplate."),
+	"threshold": custom(asNumber.shape, func(d *decoder, at fieldPath, v any, to *metricDraft) {
 		n := d.number(at, v)
 		to.single = &n
-	},
-	"thresholdRange": func(d *decoder, at fieldPath, v any, to *metricDraft) {
+	}, "The limit: for `request-success-rate` the minimum, for others the maximum. Instead of `thresholdRange`."),
+	"thresholdRange": custom(tableShape(rangeFields), func(d *decoder, at fieldPath, v any, to *metricDraft) {
 		to.ranged = true
 		decodeObject(d, at, v, rangeFields, &to.metric)
-	},
-	"templateRef": func(d *decoder, at fieldPath, v any, to *metricDraft) {
+	}, "The limits, inclusive: one of them, or both."),
+	"templateRef": custom(tableShape(templateRefFields), func(d *decoder, at fieldPath, v any, to *metricDraft) {
 		to.ref = &templateRef{}
 		decodeObject(d, at, v, templateRefFields, to.ref)
-	},
-	"templateVariables": func(d *decoder, at fieldPath, v any, to *metricDraft) { to.variables = d.textMap(at, v) },
+	}, "A MetricTemplate of the same chart that holds the query."),
+	"templateVariables": set(asTextMap, func(to *metricDraft) *map[string]string { return &to.variables }, "The values of `{{ variables.NAME }}` in the query."),
 }
 
 var rangeFields = fields[Metric]{
-	"min": func(d *decoder, at fieldPath, v any, to *Metric) { n := d.number(at, v); to.Min = &n },
-	"max": func(d *decoder, at fieldPath, v any, to *Metric) { n := d.number(at, v); to.Max = &n },
+	"min": set(asLimit, func(to *Metric) **float64 { return &to.Min }, "The minimum.").or("unlimited"),
+	"max": set(asLimit, func(to *Metric) **float64 { return &to.Max }, "The maximum.").or("unlimited"),
 }
 
-var serviceFields = fields[Service]{
-	"name":          func(d *decoder, at fieldPath, v any, to *Service) { to.Name = d.text(at, v) },
-	"port":          func(d *decoder, at fieldPath, v any, to *Service) { to.Port = d.integer(at, v, 1, 65535) },
-	"portName":      func(d *decoder, at fieldPath, v any, to *Service) { to.PortName = d.text(at, v) },
-	"targetPort":    func(d *decoder, at fieldPath, v any, to *Service) { to.TargetPort = d.text(at, v) },
-	"appProtocol":   func(d *decoder, at fieldPath, v any, to *Service) { to.AppProtocol = d.text(at, v) },
-	"portDiscovery": func(d *decoder, at fieldPath, v any, to *Service) { to.PortDiscovery = d.boolean(at, v) },
-	"gateways":      func(d *decoder, at fieldPath, v any, to *Service) { to.Gateways = d.texts(at, v) },
-	"hosts":         func(d *decoder, at fieldPath, v any, to *Service) { to.Hosts = d.texts(at, v) },
-	"delegation":    func(d *decoder, at fieldPath, v any, to *Service) { to.Delegation = d.boolean(at, v) },
-	"timeout":       func(d *decoder, at fieldPath, v any, to *Service) { to.Timeout = d.text(at, v) },
-	"retries":       func(d *decoder, at fieldPath, v any, to *Service) { to.Retries, _ = d.object(at, v) },
-	"headers":       func(d *decoder, at fieldPath, v any, to *Service) { to.Headers, _ = d.object(at, v) },
-	"match":         func(d *decoder, at fieldPath, v any, to *Service) { to.Match = d.list(at, v) },
-	"rewrite":       func(d *decoder, at fieldPath, v any, to *Service) { to.Rewrite, _ = d.object(at, v) },
-	"corsPolicy":    func(d *decoder, at fieldPath, v any, to *Service) { to.CorsPolicy, _ = d.object(at, v) },
-	"trafficPolicy": func(d *decoder, at fieldPath, v any, to *Service) { to.TrafficPolicy, _ = d.object(at, v) },
-	"apex":          func(d *decoder, at fieldPath, v any, to *Service) { decodeObject(d, at, v, apexFields, to) },
+// asLimit is a number that may be absent.
+var asLimit = kind[*float64]{asNumber.shape, func(d *decoder, at fieldPath, v any) *float64 {
+	n := d.number(at, v)
+	return &n
+}}
 
-	"primary":             ignored[Service](),
-	"canary":              ignored[Service](),
-	"headless":            ignored[Service](),
-	"backendTimeout":      ignored[Service](),
-	"trafficDistribution": ignored[Service](),
-	"unmanagedMetadata":   ignored[Service](),
-	"meshName":            ignored[Service](),
+var serviceFields = fields[Service]{
+	"name":          set(asText, func(to *Service) *string { return &to.Name }, "The app's Service.").or("the one that selects the target, else the target's name"),
+	"port":          set(asWhole("", 1, 65535), func(to *Service) *int { return &to.Port }, "Its port."),
+	"portName":      set(asText, func(to *Service) *string { return &to.PortName }, "The name of its port."),
+	"targetPort":    set(asText, func(to *Service) *string { return &to.TargetPort }, "The port of the pods, a number or a name."),
+	"appProtocol":   set(asText, func(to *Service) *string { return &to.AppProtocol }, "The protocol of its port, as in Kubernetes."),
+	"portDiscovery": set(asFlag, func(to *Service) *bool { return &to.PortDiscovery }, "Add all ports of the pods' containers.").or(false),
+	"gateways":      set(asTexts, func(to *Service) *[]string { return &to.Gateways }, "Istio gateways for incoming traffic; `mesh` is traffic inside the mesh.").or("mesh"),
+	"hosts":         set(asTexts, func(to *Service) *[]string { return &to.Hosts }, "Host names in addition to the Service's own."),
+	"delegation":    set(asFlag, func(to *Service) *bool { return &to.Delegation }, "Create a VirtualService that another one delegates to.").or(false),
+	"timeout":       set(asText, func(to *Service) *string { return &to.Timeout }, "How long a request may take, such as 15s."),
+	"retries":       set(asObject, func(to *Service) *map[string]any { return &to.Retries }, "Retries of a request: an HTTPRetry."),
+	"headers":       set(asObject, func(to *Service) *map[string]any { return &to.Headers }, "Headers to set, add or remove: Headers."),
+	"match":         set(asList, func(to *Service) *[]any { return &to.Match }, "Which requests are routed: a list of HTTPMatchRequest."),
+	"rewrite":       set(asObject, func(to *Service) *map[string]any { return &to.Rewrite }, "What requests are rewritten to: an HTTPRewrite."),
+	"corsPolicy":    set(asObject, func(to *Service) *map[string]any { return &to.CorsPolicy }, "Allowed origins: a CorsPolicy."),
+	"trafficPolicy": set(asObject, func(to *Service) *map[string]any { return &to.TrafficPolicy }, "Connection settings, in DestinationRules: a TrafficPolicy."),
+	"apex":          inside(apexFields, func(to *Service) *Service { return to }, "Labels and annotations of the generated Service and VirtualService."),
+
+	"primary":             ignored[Service]("there is no `-primary` Service"),
+	"canary":              ignored[Service]("the `-canary` Service has the labels and annotations of the app's Service"),
+	"headless":            ignored[Service]("a headless Service of the chart's stays as it is"),
+	"backendTimeout":      ignored[Service]("it is of the Gateway API"),
+	"trafficDistribution": ignored[Service]("a Service of the chart's stays as it is"),
+	"unmanagedMetadata":   ignored[Service]("fields that others set on a generated object are left alone"),
+	"meshName":            ignored[Service]("it is of App Mesh"),
 	"backends":            unsupported[Service]("an App Mesh backend"),
 	"gatewayRefs":         unsupported[Service]("a Gateway API gateway"),
 	"mirror":              unsupported[Service]("traffic mirroring"),
 }
 
 var apexFields = fields[Service]{
-	"labels":      func(d *decoder, at fieldPath, v any, to *Service) { to.Labels = d.textMap(at, v) },
-	"annotations": func(d *decoder, at fieldPath, v any, to *Service) { to.Annotations = d.textMap(at, v) },
+	"labels":      set(asTextMap, func(to *Service) *map[string]string { return &to.Labels }, "Labels."),
+	"annotations": set(asTextMap, func(to *Service) *map[string]string { return &to.Annotations }, "Annotations."),
 }
 
 func union[T any](tables ...fields[T]) fields[T] {
@@ -195,7 +219,7 @@ func union[T any](tables ...fields[T]) fields[T] {
 
 func readAnalysis(d *decoder, at fieldPath, v any, to *draft) {
 	if to.analysisAt != nil {
-		d.fail(at, "stands beside "+to.analysisAt.String(), "one of them")
+		d.fail(at, "can't be combined with "+to.analysisAt.String(), "one of them")
 		return
 	}
 	to.analysisAt = at
@@ -226,15 +250,6 @@ func readProvider(d *decoder, at fieldPath, v any, to *draft) {
 
 func readTarget(d *decoder, at fieldPath, v any, to *draft) {
 	decodeObject(d, at, v, targetFields, &to.policy.Target)
-}
-
-func readStrategy(d *decoder, at fieldPath, v any, to *draft) {
-	switch s := Strategy(d.text(at, v)); s {
-	case StrategyCanary, StrategyRolling:
-		to.strategy = s
-	default:
-		d.fail(at, "is "+shown(v), "Canary or Rolling")
-	}
 }
 
 // readStepWeight drops the stepWeights of a layer below, which say the same in another way. The other way round nothing has to be
@@ -287,14 +302,14 @@ func readMetric(d *decoder, at fieldPath, v any) Metric {
 	case m.Name == "":
 		d.fail(at.key("name"), "is missing", "the name of a check")
 	case md.ref != nil && m.Query != "":
-		d.fail(at.key("query"), "stands beside templateRef", "one of them")
+		d.fail(at.key("query"), "can't be combined with templateRef", "one of them")
 	case builtin != "" && md.ref != nil:
-		d.fail(at.key("templateRef"), "stands beside the built-in check "+m.Name, "another name, or no templateRef")
+		d.fail(at.key("templateRef"), "can't be combined with the built-in check "+m.Name, "another name, or no templateRef")
 	case builtin == "" && m.Query == "" && md.ref == nil:
 		names := slices.Collect(maps.Keys(builtinMetrics))
-		d.fail(at.key("name"), shown(m.Name)+" is no built-in check and has no query", "a query, or "+nearestOf(m.Name, names))
+		d.fail(at.key("name"), shown(m.Name)+" is not a built-in check and has no query", "a query, or "+nearestOf(m.Name, names))
 	case builtin != "" && m.Query != "":
-		d.fail(at.key("query"), "stands beside the built-in check "+m.Name, "another name, or no query")
+		d.fail(at.key("query"), "can't be combined with the built-in check "+m.Name, "another name, or no query")
 	}
 	if builtin != "" {
 		m.Name = builtin
@@ -313,7 +328,7 @@ func readMetric(d *decoder, at fieldPath, v any) Metric {
 func readLimits(d *decoder, at fieldPath, m *Metric, md metricDraft) {
 	switch {
 	case md.single != nil && md.ranged:
-		d.fail(at.key("thresholdRange"), "stands beside threshold", "one of them")
+		d.fail(at.key("thresholdRange"), "can't be combined with threshold", "one of them")
 	case md.single != nil && m.Name == metricSuccessRate:
 		m.Min = md.single
 	case md.single != nil:
@@ -325,6 +340,6 @@ func readLimits(d *decoder, at fieldPath, m *Metric, md metricDraft) {
 		d.fail(at.key("thresholdRange"), "min is greater than max", "min at most max")
 	}
 	if m.Name == metricSuccessRate && m.Min != nil && *m.Min > 100 {
-		d.fail(at, "asks for a success rate above 100 %, which never passes", "a percentage from 0 to 100")
+		d.fail(at, "requires a success rate above 100%, which never passes", "a percentage from 0 to 100")
 	}
 }

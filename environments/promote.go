@@ -172,7 +172,7 @@ func (to Promotion) check(app string) error {
 	case !chartName.MatchString(to.Chart):
 		return fmt.Errorf("%q is no chart name", to.Chart)
 	case !chartName.MatchString(app):
-		return fmt.Errorf("%q is no name of an app", app)
+		return fmt.Errorf("%q is not the name of an app", app)
 	case !versionFormat.MatchString(to.Version):
 		return fmt.Errorf("%q is no version", to.Version)
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"sigs.k8s.io/yaml"
 )
 
 func TestPromote(t *testing.T) {
@@ -128,4 +130,22 @@ func FuzzPromote(f *testing.F) {
 			}
 		}
 	})
+}
+
+// An image's tag is what its values say at the place given, a build's number among it.
+func TestAsks(t *testing.T) {
+	for values, want := range map[string]string{
+		"image: {tag: b2}": "b2", "image: {tag: 20261128}": "20261128", "image: {tag: '007'}": "007", "image: {tag: {a: b}}": "", "image: b2": "", "tag: b2": "",
+	} {
+		app := App{Chart: ChartRef{Version: "1.0.0"}, Image: ImagePaths{Tag: "image.tag"}}
+		if err := yaml.Unmarshal([]byte(values), &app.Values); err != nil {
+			t.Fatal(err)
+		}
+		if got := app.Asks(); got != want {
+			t.Errorf("%s: asks for %q, want %q", values, got, want)
+		}
+	}
+	if got := (&App{Chart: ChartRef{Version: "1.0.0"}}).Asks(); got != "1.0.0" {
+		t.Errorf("a chart's version is %q", got)
+	}
 }

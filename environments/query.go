@@ -48,28 +48,29 @@ func (r templateRef) String() string {
 }
 
 var templateRefFields = fields[templateRef]{
-	"name":      func(d *decoder, at fieldPath, v any, to *templateRef) { to.name = d.text(at, v) },
-	"namespace": func(d *decoder, at fieldPath, v any, to *templateRef) { to.namespace = d.text(at, v) },
+	"name":      set(asText, func(to *templateRef) *string { return &to.name }, "Its name.").needed(),
+	"namespace": set(asText, func(to *templateRef) *string { return &to.namespace }, "Its namespace.").or("the app's"),
 }
 
 // metricTemplate is the spec of a MetricTemplate.
 type metricTemplate struct{ query, provider string }
 
 var metricTemplateFields = fields[metricTemplate]{
-	"query": func(d *decoder, at fieldPath, v any, to *metricTemplate) { to.query = d.text(at, v) },
-	"provider": func(d *decoder, at fieldPath, v any, to *metricTemplate) {
-		decodeObject(d, at, v, metricProviderFields, to)
-	},
+	"query":    set(asText, func(to *metricTemplate) *string { return &to.query }, "PromQL with Flagger's variables.").needed(),
+	"provider": inside(metricProviderFields, func(to *metricTemplate) *metricTemplate { return to }, "The metrics provider."),
 }
 
-// metricProviderFields: which Prometheus is asked, and with which credentials, is the operator's to say.
+// elsewhere is why a MetricTemplate's provider says nothing: which Prometheus is asked, and with which credentials, is the operator's
+// to say.
+const elsewhere = "the operator sets the Prometheus in agent.yaml"
+
 var metricProviderFields = fields[metricTemplate]{
-	"type":               func(d *decoder, at fieldPath, v any, to *metricTemplate) { to.provider = d.text(at, v) },
-	"address":            ignored[metricTemplate](),
-	"secretRef":          ignored[metricTemplate](),
-	"region":             ignored[metricTemplate](),
-	"insecureSkipVerify": ignored[metricTemplate](),
-	"headers":            ignored[metricTemplate](),
+	"type":               set(asText, func(to *metricTemplate) *string { return &to.provider }, "`prometheus`; others are refused by name.").needed(),
+	"address":            ignored[metricTemplate](elsewhere),
+	"secretRef":          ignored[metricTemplate](elsewhere),
+	"region":             ignored[metricTemplate](elsewhere),
+	"insecureSkipVerify": ignored[metricTemplate](elsewhere),
+	"headers":            ignored[metricTemplate](elsewhere),
 }
 
 // template is the query of the MetricTemplate that a metric names; empty: that is not known, or it has a fault.
@@ -160,7 +161,7 @@ func (q *query) add(n parse.Node) {
 func (q *query) own(key string) {
 	value, said := q.variables[key]
 	if !said {
-		q.d.fail(q.at, "has the variable "+shown(key)+", which nobody says", "templateVariables with "+shown(key))
+		q.d.fail(q.at, "has the variable "+shown(key)+", which is not set", "templateVariables with "+shown(key))
 		return
 	}
 	q.verbatim("the variable "+shown(key), value)

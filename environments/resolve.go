@@ -92,7 +92,7 @@ func canaryValuesLayer(app *App, v any, around *surroundings) *layer {
 		d:      decoder{around: around},
 		source: "canary: in the values", at: fieldPath{"canary"}, table: canaryValuesFields,
 		place: "values of chart " + app.Chart.Name, locate: app.locateValue, strategy: StrategyCanary,
-		shared: true, given: app.Values,
+		shared: true, given: app.Values, instead: "apps." + app.Name + ".rollout.strategy",
 	}
 	if off, ok := v.(bool); ok && !off {
 		v = map[string]any{"enabled": false}

@@ -24,8 +24,8 @@ func addressFault(text []byte, values map[string]any) *Fault {
 	}
 	return &Fault{
 		Line: max(lineOf(text, at)-1, 0), Field: strings.Join(at, "."),
-		Problem:  "is the address of a secret, which jx replaces and Sluice does not",
-		Expected: "no secret in the values: a Secret that is in the cluster already, named here",
+		Problem:  "is an address of a secret that jx replaces, which Sluice does not support",
+		Expected: "the name of a Secret that is already in the cluster",
 	}
 }
 

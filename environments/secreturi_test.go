@@ -17,8 +17,8 @@ func TestAddressesOfSecrets(t *testing.T) {
 			got = doc.fault.Error()
 		}
 		if want != "" {
-			want += ": is the address of a secret, which jx replaces and Sluice does not; " +
-				"expected no secret in the values: a Secret that is in the cluster already, named here"
+			want += ": is an address of a secret that jx replaces, which Sluice does not support; " +
+				"expected the name of a Secret that is already in the cluster"
 		}
 		if got != want {
 			t.Errorf("%q:\n%s\nwant %s", text, got, want)

@@ -16,6 +16,8 @@ const settingsName = "sluice.yaml"
 // settings is sluice.yaml.
 type settings struct {
 	environment string
+	// line is where that stands.
+	line        int
 	namespace   string
 	releaseName string
 	writeBack   WriteBackMode
@@ -56,48 +58,49 @@ type appDraft struct {
 }
 
 var settingsFields = fields[settingsDraft]{
-	"apiVersion":  func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.apiVersion = d.text(at, v) },
-	"kind":        func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.kind = d.text(at, v) },
-	"environment": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.environment = d.label(at, v) },
-	"namespace":   func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.namespace = d.label(at, v) },
-	"releaseName": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.releaseName = d.releaseName(at, v) },
-	"writeBack": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
-		decodeObject(d, at, v, writeBackFields, &to.writeBack)
-	},
-	"rollout":  func(_ *decoder, _ fieldPath, v any, to *settingsDraft) { to.rolloutValue = v },
-	"windows":  func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.windows = d.windows(at, v) },
-	"upstream": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.upstream = d.upstream(at, v) },
-	"waves":    func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.waves = d.waves(at, v) },
-	"status": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
-		decodeObject(d, at, v, statusFields, &to.status)
-	},
-	"crds": func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.crds = d.crds(at, v) },
-	"apps": func(d *decoder, at fieldPath, v any, to *settingsDraft) {
-		to.appValues, _ = d.object(at, v)
-	},
+	"apiVersion": set(asJust(settingsAPIVersion), func(to *settingsDraft) *string { return &to.apiVersion }, "The version of this language.").needed(),
+	"kind":       set(asJust(settingsKind), func(to *settingsDraft) *string { return &to.kind }, "What the file is.").needed(),
+	"environment": set(asLabel, func(to *settingsDraft) *string { return &to.environment }, "The environment's name, the same as in agent.yaml.").
+		or("the name in agent.yaml or `--environment`"),
+	"namespace": set(asLabel, func(to *settingsDraft) *string { return &to.namespace },
+		"Namespace of the apps. agent.yaml must allow any other than the environment's own.").or("the one in agent.yaml, else `jx-<environment>`"),
+	"releaseName": set(asRelease, func(to *settingsDraft) *string { return &to.releaseName }, "The Helm release of all apps, such as `jx` of Jenkins X.").or("the app's name"),
+	"writeBack":   inside(writeBackFields, func(to *settingsDraft) *WriteBackMode { return &to.writeBack }, "How a failed release is reverted in git."),
+	"rollout": custom(rolloutShape, func(_ *decoder, _ fieldPath, v any, to *settingsDraft) { to.rolloutValue = v },
+		"The policy of all apps, overridden by their charts.").or("a rolling update"),
+	"windows":  set(asWindowSet, func(to *settingsDraft) **windows.Set { return &to.windows }, "When rollouts may start and advance.").or("at any time"),
+	"upstream": set(asUpstream, func(to *settingsDraft) *Upstream { return &to.upstream }, "How the environment gets new versions."),
+	"waves":    set(asWaves, func(to *settingsDraft) *Waves { return &to.waves }, "The order in which clusters get a release.").or("all together"),
+	"status":   inside(statusFields, func(to *settingsDraft) *statusSettings { return &to.status }, "Where the status branches are."),
+	"crds": set(asCRDs, func(to *settingsDraft) *CRDs { return &to.crds },
+		"How a chart's `crds/` folder is applied: `Create` only creates missing CRDs, `CreateReplace` applies all with each release.").or(CRDsCreate),
+	"apps": custom(appsShape, func(d *decoder, at fieldPath, v any, to *settingsDraft) { to.appValues, _ = d.object(at, v) }, "Settings of single apps, by name."),
 }
 
 var writeBackFields = fields[WriteBackMode]{
-	"mode": func(d *decoder, at fieldPath, v any, to *WriteBackMode) {
-		*to = WriteBackMode(d.text(at, v))
-		if *to != WriteBackCommit && *to != WriteBackPullRequest {
-			d.fail(at, "is "+shown(v), "Commit or PullRequest")
-		}
-	},
+	"mode": set(asOneOf(WriteBackCommit, WriteBackPullRequest), func(to *WriteBackMode) *WriteBackMode { return to },
+		"`Commit` on the environment branch, or a branch and a `PullRequest`.").or(WriteBackCommit),
 }
 
 var appFields = fields[appDraft]{
-	"releaseName": func(d *decoder, at fieldPath, v any, to *appDraft) { to.releaseName = d.releaseName(at, v) },
-	"namespace":   func(d *decoder, at fieldPath, v any, to *appDraft) { to.namespace = d.label(at, v) },
-	"crds":        func(d *decoder, at fieldPath, v any, to *appDraft) { to.crds = d.crds(at, v) },
-	"rollout":     func(_ *decoder, _ fieldPath, v any, to *appDraft) { to.rolloutValue = v },
-	"windows":     func(d *decoder, at fieldPath, v any, to *appDraft) { to.windows = d.windows(at, v) },
-	"upstream": func(d *decoder, at fieldPath, v any, to *appDraft) {
+	"releaseName": set(asRelease, func(to *appDraft) *string { return &to.releaseName }, "Its Helm release.").or("the environment's, else the app's name"),
+	"namespace":   set(asLabel, func(to *appDraft) *string { return &to.namespace }, "Its namespace. agent.yaml must allow it.").or("the environment's"),
+	"crds":        set(asCRDs, func(to *appDraft) *CRDs { return &to.crds }, "As `crds` of the environment.").or("the environment's"),
+	"rollout": custom(rolloutShape, func(_ *decoder, _ fieldPath, v any, to *appDraft) { to.rolloutValue = v },
+		"Its policy, overriding its chart.").or("its chart's, else the environment's"),
+	"windows": set(asWindowSet, func(to *appDraft) **windows.Set { return &to.windows }, "When it may be rolled out. The environment's windows must be open, too.").or("at any time"),
+	"upstream": custom(tableShape(appUpstreamFields), func(d *decoder, at fieldPath, v any, to *appDraft) {
 		to.upstream = &Upstream{}
 		decodeObject(d, at, v, appUpstreamFields, to.upstream)
-	},
-	"image": func(d *decoder, at fieldPath, v any, to *appDraft) { to.image = d.image(at, v) },
+	}, "How it gets new versions."),
+	"image": set(asImage, func(to *appDraft) *ImagePaths { return &to.image }, "Where its values set its image, if versions are image tags."),
 }
+
+var (
+	rolloutShape = named("rollout", tableShape(rolloutFields))
+	appsShape    = shape{noun: "map of objects", schema: objectOrNull, inner: appFields.abouts(), within: ".<app>"}
+	asCRDs       = asOneOf(CRDsCreate, CRDsCreateReplace)
+)
 
 // label reads a DNS label.
 func (d *decoder) label(at fieldPath, v any) string {
@@ -106,14 +109,6 @@ func (d *decoder) label(at fieldPath, v any) string {
 		d.fail(at, "is "+shown(v), expectedNamespace)
 	}
 	return s
-}
-
-func (d *decoder) crds(at fieldPath, v any) CRDs {
-	c := CRDs(d.text(at, v))
-	if c != CRDsCreate && c != CRDsCreateReplace {
-		d.fail(at, "is "+shown(v), oneOf([]string{string(CRDsCreate), string(CRDsCreateReplace)}))
-	}
-	return c
 }
 
 func (d *decoder) releaseName(at fieldPath, v any) string {
@@ -156,6 +151,9 @@ func parseSettings(file string, text []byte) (*settings, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if s.environment != "" {
+		s.line = lineOf(text, fieldPath{"environment"})
 	}
 	s.apps = parseAppSettings(file, text, sd.appValues)
 	return &s, nil

@@ -14,7 +14,8 @@ type statusSettings struct {
 }
 
 var statusFields = fields[statusSettings]{
-	"repository": func(d *decoder, at fieldPath, v any, to *statusSettings) { to.repository = d.gitAddress(at, v) },
+	"repository": set(asGit, func(to *statusSettings) *string { return &to.repository },
+		"Where the CLI looks for status branches and commands. The agent uses agent.yaml.").or("the environment repository"),
 }
 
 // StatusRepository is Environment.StatusRepository, of an environment that may be broken otherwise: that keeps nobody from asking for

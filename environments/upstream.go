@@ -76,24 +76,21 @@ func (env *Environment) StrategyOf(app string) PromotionStrategy {
 }
 
 var upstreamFields = fields[Upstream]{
-	"environment": func(d *decoder, at fieldPath, v any, to *Upstream) { to.Environment = d.label(at, v) },
-	"repository":  func(d *decoder, at fieldPath, v any, to *Upstream) { to.Repository = d.gitAddress(at, v) },
-	"strategy":    func(d *decoder, at fieldPath, v any, to *Upstream) { to.Strategy = d.strategy(at, v) },
-	"soak":        func(d *decoder, at fieldPath, v any, to *Upstream) { to.Soak = d.duration(at, v) },
+	"environment": set(asLabel, func(to *Upstream) *string { return &to.Environment }, "The environment whose promoted versions are proposed here."),
+	"repository":  set(asGit, func(to *Upstream) *string { return &to.Repository }, "The repository with its status branches. Set both, or neither."),
+	"strategy": set(asOneOf(strategies...), func(to *Upstream) *PromotionStrategy { return &to.Strategy },
+		"Who merges a promotion: `Auto` merges it once the forge's checks have passed, `Manual` leaves that to a person, `Never` refuses promotions.").
+		or("`Manual`; in environment staging `Auto`"),
+	"soak": set(asDuration, func(to *Upstream) *time.Duration { return &to.Soak },
+		"How long a version must run upstream before it is proposed.").or("not at all"),
 }
+
+var asUpstream = kind[Upstream]{tableShape(upstreamFields), (*decoder).upstream}
 
 // appUpstreamFields are those of one app, which comes from where the others come.
 var appUpstreamFields = fields[Upstream]{
-	"strategy": upstreamFields["strategy"],
-	"soak":     upstreamFields["soak"],
-}
-
-func (d *decoder) strategy(at fieldPath, v any) PromotionStrategy {
-	s := PromotionStrategy(d.text(at, v))
-	if !slices.Contains(strategies, s) {
-		d.fail(at, "is "+shown(v), "Auto, Manual or Never")
-	}
-	return s
+	"strategy": upstreamFields["strategy"].or("the environment's"),
+	"soak":     upstreamFields["soak"].or("the environment's"),
 }
 
 // gitAddress reads the URL of a repository, which has no credentials in it: they are the operator's to give.
@@ -101,7 +98,7 @@ func (d *decoder) gitAddress(at fieldPath, v any) string {
 	s := d.text(at, v)
 	if u, err := url.Parse(s); err == nil && u.User != nil {
 		if _, secret := u.User.Password(); secret || strings.HasPrefix(u.Scheme, "http") {
-			d.fail(at, "holds credentials", "the URL without them; agent.yaml has a place for them")
+			d.fail(at, "holds credentials", "the URL without them; they belong in agent.yaml")
 			return s
 		}
 	}
@@ -129,14 +126,18 @@ type ImagePaths struct {
 }
 
 var imageFields = fields[ImagePaths]{
-	"tag":        func(d *decoder, at fieldPath, v any, to *ImagePaths) { to.Tag = d.dotted(at, v) },
-	"repository": func(d *decoder, at fieldPath, v any, to *ImagePaths) { to.Repository = d.dotted(at, v) },
+	"tag": set(asDotted, func(to *ImagePaths) *string { return &to.Tag },
+		"Path of the tag in the app's values, such as image.tag. A promotion sets it instead of the chart's version.").needed(),
+	"repository": set(asDotted, func(to *ImagePaths) *string { return &to.Repository },
+		"Path of the image's repository; a promotion sets it too, if it names one."),
 }
+
+var asImage = kind[ImagePaths]{tableShape(imageFields), (*decoder).image}
 
 func (d *decoder) image(at fieldPath, v any) (p ImagePaths) {
 	decodeObject(d, at, v, imageFields, &p)
 	if p.Tag == "" {
-		d.fail(at.key("tag"), "is missing", "where the tag stands in the app's values, such as image.tag")
+		d.fail(at.key("tag"), "is missing", "the path of the tag in the app's values, such as image.tag")
 	}
 	return p
 }

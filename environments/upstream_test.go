@@ -67,7 +67,7 @@ func TestUpstreamOfAnAppIsItsFault(t *testing.T) {
 	if err := env.Apps[1].Fault; err == nil || !strings.Contains(err.Error(), "apps.db.upstream.environment") {
 		t.Errorf("db: %v", err)
 	}
-	if err := env.Apps[0].Fault; err == nil || !strings.Contains(err.Error(), "apps.web.image.tag: is missing; expected where the tag stands") {
+	if err := env.Apps[0].Fault; err == nil || !strings.Contains(err.Error(), "apps.web.image.tag: is missing; expected the path of the tag") {
 		t.Errorf("web: %v", err)
 	}
 }

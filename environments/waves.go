@@ -53,12 +53,23 @@ func (w Waves) String() string {
 }
 
 var waveFields = fields[Wave]{
-	"clusters": func(d *decoder, at fieldPath, v any, to *Wave) {
-		for i, e := range d.list(at, v) {
-			to.Clusters = append(to.Clusters, d.label(at.index(i), e))
-		}
-	},
-	"soak": func(d *decoder, at fieldPath, v any, to *Wave) { to.Soak = d.duration(at, v) },
+	"clusters": set(asLabels, func(to *Wave) *[]string { return &to.Clusters },
+		"Clusters that start together, by their names in agent.yaml. Each is in one wave.").needed(),
+	"soak": set(asDuration, func(to *Wave) *time.Duration { return &to.Soak },
+		"How long all of them must have run the release before the next wave starts.").or("not at all"),
+}
+
+var (
+	asLabels = kind[[]string]{listShape(asLabel.shape), (*decoder).labels}
+	asWaves  = kind[Waves]{tablesShape(waveFields), (*decoder).waves}
+)
+
+func (d *decoder) labels(at fieldPath, v any) []string {
+	var list []string
+	for i, e := range d.list(at, v) {
+		list = append(list, d.label(at.index(i), e))
+	}
+	return list
 }
 
 // waves reads the order of an environment's clusters. Each is in one wave.

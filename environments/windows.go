@@ -45,27 +45,32 @@ type windowDraft struct {
 }
 
 var windowFields = fields[windowDraft]{
-	"schedule": func(d *decoder, at fieldPath, v any, to *windowDraft) { to.schedule = d.text(at, v) },
-	"duration": func(d *decoder, at fieldPath, v any, to *windowDraft) {
-		faults := len(d.faults)
-		to.duration = d.duration(at, v)
-		if len(d.faults) == faults && (to.duration < time.Minute || to.duration > windows.MaxDuration) {
-			d.fail(at, "is "+shown(v), fmt.Sprintf("a time from 1m to %.0fh", windows.MaxDuration.Hours()))
-		}
-	},
-	"timezone": func(d *decoder, at fieldPath, v any, to *windowDraft) { to.zone = d.text(at, v) },
-	"reason":   func(d *decoder, at fieldPath, v any, to *windowDraft) { to.reason = d.text(at, v) },
+	"schedule": set(asText, func(to *windowDraft) *string { return &to.schedule },
+		"When it begins: a cron expression of five fields (minute, hour, day, month, day of the week), or `@daily` and the like.").needed(),
+	"duration": custom(durationShape, readWindowDuration, "Its length, from 1m to a year.").needed(),
+	"timezone": set(asText, func(to *windowDraft) *string { return &to.zone }, "Its time zone, an IANA name such as Europe/Berlin.").or("UTC"),
+	"reason":   set(asText, func(to *windowDraft) *string { return &to.reason }, "Shown while a rollout waits."),
+}
+
+func readWindowDuration(d *decoder, at fieldPath, v any, to *windowDraft) {
+	faults := len(d.faults)
+	to.duration = d.duration(at, v)
+	if len(d.faults) == faults && (to.duration < time.Minute || to.duration > windows.MaxDuration) {
+		d.fail(at, "is "+shown(v), fmt.Sprintf("a time from 1m to %.0fh", windows.MaxDuration.Hours()))
+	}
 }
 
 var windowsFields = fields[windows.Set]{
-	"allow": func(d *decoder, at fieldPath, v any, to *windows.Set) { to.Allow = d.windowList(at, v) },
-	"deny":  func(d *decoder, at fieldPath, v any, to *windows.Set) { to.Deny = d.windowList(at, v) },
-	"overrun": func(d *decoder, at fieldPath, v any, to *windows.Set) {
-		if to.Overrun = windows.Overrun(d.text(at, v)); to.Overrun != windows.Hold && to.Overrun != windows.Finish {
-			d.fail(at, "is "+shown(v), "Hold or Finish")
-		}
-	},
+	"allow": set(asWindows, func(to *windows.Set) *[]windows.Window { return &to.Allow }, "Outside of these no rollout starts or advances. Empty: always allowed."),
+	"deny":  set(asWindows, func(to *windows.Set) *[]windows.Window { return &to.Deny }, "During these no rollout starts or advances, even if also allowed."),
+	"overrun": set(asOneOf(windows.Hold, windows.Finish), func(to *windows.Set) *windows.Overrun { return &to.Overrun },
+		"What happens to a running rollout when the window closes: `Hold` keeps its weight until it opens again, `Finish` lets it finish.").or(windows.Hold),
 }
+
+var (
+	asWindows   = kind[[]windows.Window]{tablesShape(windowFields), (*decoder).windowList}
+	asWindowSet = kind[*windows.Set]{named("windows", tableShape(windowsFields)), (*decoder).windows}
+)
 
 // windows reads the windows of an environment or of an app.
 func (d *decoder) windows(at fieldPath, v any) *windows.Set {

@@ -143,7 +143,7 @@ func (s *Set) At(t time.Time) State {
 		open, next := w.at(t)
 		if open {
 			out.Open = false
-			out.Reason = "nothing is to begin or to get on in " + w.String()
+			out.Reason = "no rollout may start or advance in " + w.String()
 		}
 		out.Next = earliest(out.Next, next)
 	}

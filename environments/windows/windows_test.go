@@ -76,8 +76,8 @@ func TestReason(t *testing.T) {
 	named.Reason = "the Christmas freeze"
 	for want, s := range map[string]*Set{
 		"no window is open": {Allow: []Window{must(t, "0 9 * * *", time.Hour, "")}},
-		"nothing is to begin or to get on in the Christmas freeze":                 {Deny: []Window{named}},
-		`nothing is to begin or to get on in the window "0 0 20 12 *" of 336h0m0s`: {Deny: []Window{freeze}},
+		"no rollout may start or advance in the Christmas freeze":                 {Deny: []Window{named}},
+		`no rollout may start or advance in the window "0 0 20 12 *" of 336h0m0s`: {Deny: []Window{freeze}},
 	} {
 		if got := s.At(at(t, "2026-12-24T18:00:00Z")); got.Open || got.Reason != want {
 			t.Errorf("got %+v, want %q", got, want)
