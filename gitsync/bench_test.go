@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -126,4 +128,50 @@ func TestReadingOneFileIsLazy(t *testing.T) {
 	if allocs > 60 {
 		t.Errorf("%.0f allocations for one file", allocs)
 	}
+}
+
+// BenchmarkFiftyWriters is fifty agents that write to one repository over HTTP at the same moment, until all of them have: each to a
+// branch of its own, as they tell their status, or all to one, as they would take back fifty releases.
+func BenchmarkFiftyWriters(b *testing.B) {
+	for name, branch := range map[string]func(i int) string{
+		"branches": func(i int) string { return fmt.Sprint("sluice/status/", i) },
+		"branch":   func(int) string { return "main" },
+	} {
+		b.Run(name, func(b *testing.B) { fiftyWriters(b, branch) })
+	}
+}
+
+func fiftyWriters(b *testing.B, branch func(i int) string) {
+	const writers = 50
+	o := newOrigin(b)
+	o.git(o.dir, "config", "receive.autogc", "false") // no forge does that while somebody waits
+	o.commit("base", map[string]string{"README": "x"})
+	all := make([]*Writer, writers)
+	for i := range all {
+		r := o.serveHTTP("", "").remote()
+		r.Branch = branch(i)
+		all[i] = mustWriter(b, WriterConfig{Remote: r, Create: true})
+	}
+	var tries atomic.Int64
+	rounds := 0
+	for b.Loop() {
+		rounds++
+		var wg sync.WaitGroup
+		for i, w := range all {
+			wg.Go(func() {
+				_, err := w.Commit(b.Context(), func(*Snapshot) (*Change, error) {
+					tries.Add(1)
+					return &Change{Message: "write", Files: map[string][]byte{fmt.Sprint("w", i): fmt.Append(nil, rounds)}}, nil
+				})
+				if err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if got := o.git(o.dir, "rev-list", "--count", "--all"); got != fmt.Sprint(rounds*writers+1) {
+		b.Errorf("%s commits", got)
+	}
+	b.ReportMetric(float64(tries.Load())/float64(rounds*writers), "tries/write")
 }

@@ -43,13 +43,17 @@ type localRepo struct {
 }
 
 func openLocal(loc address.Address) (*localRepo, error) {
-	dir, common, bare := gitDirs(loc.Path)
+	path, err := filepath.Abs(loc.Path)
+	if err != nil {
+		return nil, fmt.Errorf("finding %s: %w", loc.Path, err)
+	}
+	dir, common, bare := gitDirs(path)
 	if fi, err := os.Stat(filepath.Join(common, "objects")); err != nil || !fi.IsDir() {
 		return nil, transport.ErrRepositoryNotFound
 	}
 	files := billy.Filesystem(sharedDir{osfs.New(common, osfs.WithBoundOS())})
 	if dir != common {
-		files = dotgit.NewRepositoryFilesystem(sharedDir{osfs.New(dir, osfs.WithBoundOS())}, files)
+		files = linkedTree{dotgit.NewRepositoryFilesystem(sharedDir{osfs.New(dir, osfs.WithBoundOS())}, files), common}
 	}
 	sto := filesystem.NewStorageWithOptions(files, cache.NewObjectLRU(8*cache.MiByte), filesystem.Options{
 		AlternatesFS: osfs.New(string(filepath.Separator), osfs.WithBoundOS()),
@@ -176,6 +180,21 @@ type named struct {
 
 // Hash implements plumbing.EncodedObject.
 func (n named) Hash() plumbing.Hash { return n.hash }
+
+// linkedTree is the git directory of a linked work tree, whose objects are in the common one. go-git opens a large object by the name
+// of its open pack, which is not relative, and then looks for it below the work tree's own.
+type linkedTree struct {
+	billy.Filesystem
+	common string
+}
+
+// Open implements billy.Filesystem.
+func (f linkedTree) Open(name string) (billy.File, error) {
+	if inside, ok := strings.CutPrefix(name, f.common+string(filepath.Separator)); ok {
+		name = inside
+	}
+	return f.Filesystem.Open(name)
+}
 
 // sharedDir is a repository's directory while others write to it.
 type sharedDir struct{ billy.Filesystem }

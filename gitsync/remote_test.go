@@ -95,7 +95,7 @@ func TestValidate(t *testing.T) {
 		{"remote helper", Remote{URL: "ext::sh -c touch% /tmp/x"}, []string{"helpers"}},
 		{"option as host", Remote{URL: "ssh://-oProxyCommand=x/env.git", Auth: key}, []string{"host"}},
 		{"option as path", Remote{URL: "git@example.com:--upload-pack=x", Auth: key}, []string{"path"}},
-		{"password in url", Remote{URL: "https://u:s3cr3t@example.com/env.git"}, []string{"use auth"}},
+		{"password in url", Remote{URL: "https://u:s3cr3t@example.com/env.git"}, []string{"--username and --password-file"}},
 		{"password in scp-like", Remote{URL: "u:s3cr3t@example.com:env.git"}, []string{"url"}},
 		{"token in url", Remote{URL: "https://s3cr3t@example.com/env.git"}, []string{"no password"}},
 		{"broken url", Remote{URL: "https://u:s3c/r3t@exa mple.com/%zz"}, []string{"not a valid URL"}},

@@ -387,6 +387,33 @@ func TestManyFetchesAreTidied(t *testing.T) {
 	}
 }
 
+// A linked work tree is read as what it is linked to is, packed and larger than what is kept in memory of it; and so is a path that
+// goes up.
+func TestLinkedWorkTree(t *testing.T) {
+	o := newOrigin(t)
+	text := make([]byte, 9<<20) // go-git keeps eight
+	_, _ = rand.NewChaCha8([32]byte{}).Read(text)
+	large := string(text)
+	o.commit("c", map[string]string{"f": large})
+	o.git(o.work, "repack", "-adq")
+	linked := filepath.Join(t.TempDir(), "linked")
+	o.git(o.work, "worktree", "add", "-q", "-b", "other", linked)
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := filepath.Rel(here, linked)
+	if err != nil || !strings.HasPrefix(up, "..") {
+		t.Fatalf("%s, %v", up, err)
+	}
+	for _, path := range []string{linked, up} {
+		s := mustFetch(t, mustOpen(t, Remote{URL: path, Branch: "other", AllowFile: true}))
+		if got, err := fs.ReadFile(s.FS(), "f"); err != nil || string(got) != large {
+			t.Errorf("%s: %d bytes of another text, %v", path, len(got), err)
+		}
+	}
+}
+
 // What was fetched is handed over though the store can't be put in order.
 func TestUntidyStoreIsFollowed(t *testing.T) {
 	o := newOrigin(t)

@@ -205,7 +205,7 @@ var agentKeys = sync.OnceValues(dialAgent)
 func dialAgent() (agent.ExtendedAgent, error) {
 	socket := os.Getenv("SSH_AUTH_SOCK")
 	if socket == "" {
-		return nil, errors.New("SSH_AUTH_SOCK is not set: start an ssh-agent and add a key to it, or name a key file")
+		return nil, errors.New("SSH_AUTH_SOCK is not set: start an ssh-agent and add a key to it, or name a key by --ssh-key-file, or sshKeyFile in agent.yaml")
 	}
 	conn, err := net.Dial("unix", socket) //nolint:noctx // on this machine, and for as long as the process
 	if err != nil {

@@ -101,10 +101,12 @@ func (l *link) fault(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &redact.Error{
-		Text: fmt.Sprintf("%s %s: %s", doing, l.remote, redact.Message(err.Error(), l.secrets()...)),
-		Err:  err,
+	// The library leaves a colon where a server says no more.
+	text := strings.TrimRight(redact.Message(err.Error(), l.secrets()...), ": \n")
+	if errors.Is(err, transport.ErrRepositoryNotFound) {
+		text += "; expected the address of a repository that these credentials may read"
 	}
+	return &redact.Error{Text: fmt.Sprintf("%s %s: %s", doing, l.remote, text), Err: err}
 }
 
 // secrets lists the secrets in use, for removal from messages.

@@ -26,14 +26,15 @@ type WriterConfig struct {
 	// Create permits to make the branch when the remote has none: its first commit has no parent.
 	Create bool
 	// Attempts is how often one Commit tries to win the race for the branch; default 30. With full jitter up to
-	// two seconds between them that is half a minute of losing.
+	// ten seconds between them that is two minutes of losing.
 	Attempts int
 }
 
 const (
-	// retryBase and retryCap bound the jittered pause after a lost race.
-	retryBase = 50 * time.Millisecond
-	retryCap  = 2 * time.Second
+	// retryBase and retryCap bound the window of the jittered pause after a lost race, which doubles up to maxDoublings times.
+	retryBase    = 20 * time.Millisecond
+	retryCap     = 10 * time.Second
+	maxDoublings = 6
 	// maxWriterPacks is the number of packs at which a Writer's store begins anew: it needs the tip only, and
 	// fetching that is cheap.
 	maxWriterPacks = 400
@@ -197,13 +198,16 @@ func (w *Writer) commit(ctx context.Context, edit func(*Snapshot) ([]*Change, er
 	}
 	var unanswered string // a commit that was pushed, perhaps
 	var lost error
+	var took time.Duration
 	for attempt := range w.cfg.Attempts {
 		if attempt > 0 {
-			if err := pause(ctx, attempt); err != nil {
+			if err := pause(ctx, attempt, took); err != nil {
 				return "", errors.Join(err, lost)
 			}
 		}
+		begun := time.Now()
 		hash, err := w.attempt(ctx, edit, unanswered)
+		took = time.Since(begun)
 		var push *pushError
 		if !errors.As(err, &push) {
 			if err != nil && lost != nil {
@@ -378,9 +382,12 @@ func (w *Writer) prune() error {
 	return w.store.reset("")
 }
 
-// pause waits with full jitter, so that writers who collided do not do so again.
-func pause(ctx context.Context, attempt int) error {
-	t := time.NewTimer(rand.N(min(retryCap, retryBase<<min(attempt, 16)))) //nolint:gosec // no secret
+// pause waits with full jitter, so that writers who collided do not do so again. As on an Ethernet the window doubles with each
+// collision and is counted in what an attempt takes: a server that many write to is slow because of them, and pauses that do not grow with
+// it keep it so.
+func pause(ctx context.Context, attempt int, took time.Duration) error {
+	window := min(retryCap, max(retryBase, took)<<min(attempt, maxDoublings))
+	t := time.NewTimer(rand.N(window)) //nolint:gosec // no secret
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

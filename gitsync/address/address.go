@@ -43,11 +43,15 @@ func Parse(raw string) (Address, error) {
 	if !ok {
 		user, host = "", before
 		if strings.Contains(path, "@") { // user:password@host:path
-			return Address{}, errors.New("holds a password, or a path with an @: use auth, or ssh://")
+			return Address{}, fmt.Errorf("%w; a path with an @ needs ssh://", errPassword)
 		}
 	}
 	return Address{Scheme: SSH, User: user, Host: host, Path: path}.check()
 }
+
+// errPassword is returned for an address with a password in it.
+var errPassword = errors.New("holds a password, which would end up in logs; expected the address alone, and --username and --password-file, " +
+	"or username and passwordFile in agent.yaml")
 
 func parseURL(raw string) (Address, error) {
 	u, err := url.Parse(raw)
@@ -60,7 +64,7 @@ func parseURL(raw string) (Address, error) {
 		return Address{}, fmt.Errorf("scheme %q is not supported: https, http, ssh or user@host:path expected", u.Scheme)
 	}
 	if _, ok := u.User.Password(); ok {
-		return Address{}, errors.New("holds a password, which would end up in logs: use auth")
+		return Address{}, errPassword
 	}
 	if u.RawQuery != "" || u.Fragment != "" {
 		return Address{}, errors.New("a query or fragment is not supported")
@@ -89,7 +93,7 @@ func (a Address) check() (Address, error) {
 	case strings.Trim(a.Path, "/") == "" || strings.HasPrefix(a.Path, "-"):
 		return Address{}, errors.New("path is missing or malformed")
 	case strings.Contains(a.User, ":"):
-		return Address{}, errors.New("holds a password, which would end up in logs: use auth")
+		return Address{}, errPassword
 	}
 	return a, nil
 }

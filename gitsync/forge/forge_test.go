@@ -47,6 +47,24 @@ func TestPlace(t *testing.T) {
 	}
 }
 
+// Pages of commits are found by the address alone, and hold no credential.
+func TestCommitPages(t *testing.T) {
+	for _, c := range []struct{ kind, address, want string }{
+		{"", "https://github.com/acme/prod.git", "https://github.com/acme/prod/commit/"},
+		{"", "git@github.com:acme/prod", "https://github.com/acme/prod/commit/"},
+		{"github", "https://git.example.com/acme/prod", "https://git.example.com/acme/prod/commit/"},
+		{"", "git@gitlab.com:acme/platform/prod.git", "https://gitlab.com/acme/platform/prod/-/commit/"},
+		{"gitea", "http://127.0.0.1:3000/forge/acme/prod.git", "http://127.0.0.1:3000/forge/acme/prod/commit/"},
+		{"", "https://git.example.com/acme/prod", ""},
+		{"gitea", "https://me:s3cr3t@git.example.com/acme/prod", ""},
+		{"", "/srv/git/prod", ""},
+	} {
+		if got := CommitPages(c.kind, c.address); got != c.want {
+			t.Errorf("%s %s: %q, want %q", c.kind, c.address, got, c.want)
+		}
+	}
+}
+
 func TestNewWantsOneCredential(t *testing.T) {
 	for want, o := range map[string]Options{
 		"no credentials":            {},

@@ -225,12 +225,8 @@ func (d *giteaDriver) mergeNow(ctx context.Context, api *gitea.Client, p Pull, o
 	if f == nil || !looking(f) {
 		return f, err
 	}
-	clean, err := d.looked(ctx, api, p)
-	switch {
-	case err != nil:
+	if err := d.looked(ctx, api, p); err != nil {
 		return nil, err
-	case !clean:
-		return nil, fmt.Errorf("%w: it does not go together with %s", ErrConflict, p.Base)
 	}
 	return d.ask(api, p, options)
 }
@@ -247,28 +243,41 @@ func looking(f *fault) bool {
 	return f.status == http.StatusMethodNotAllowed && strings.Contains(f.said, "try again later")
 }
 
-// Gitea looks for conflicts within moments, and does not say whether it has.
+// Gitea does not say whether it has looked for conflicts yet. It does within moments, but for a busy one, which is asked ever less
+// often.
 const (
-	giteaLooks  = 10 * time.Second
-	giteaGlance = 250 * time.Millisecond
+	giteaLooks    = 30 * time.Second
+	firstGlance   = 250 * time.Millisecond
+	longestGlance = 4 * time.Second
 )
 
-// looked waits until Gitea finds no conflict, and tells whether it does.
-func (d *giteaDriver) looked(ctx context.Context, api *gitea.Client, p Pull) (clean bool, err error) {
-	tick := time.NewTicker(giteaGlance)
-	defer tick.Stop()
-	for range giteaLooks / giteaGlance {
+// looked waits until Gitea finds no conflict. Where it does not, there is one: unless the base has moved meanwhile, for then Gitea looks
+// again, at each open pull request, one after the other.
+func (d *giteaDriver) looked(ctx context.Context, api *gitea.Client, p Pull) error {
+	bases := map[string]bool{}
+	pause := firstGlance
+	for waited := time.Duration(0); ; waited += pause {
 		now, _, err := api.GetPullRequest(d.place.owner, d.place.name, int64(p.Number))
 		if err != nil || now.Mergeable {
-			return true, err
+			return err
 		}
+		if now.Base != nil {
+			bases[now.Base.Sha] = true
+		}
+		switch {
+		case waited < giteaLooks:
+		case len(bases) > 1:
+			return fmt.Errorf("%w: %s moves, and Gitea looks again whether they go together", ErrNotReady, p.Base)
+		default:
+			return fmt.Errorf("%w: it does not go together with %s", ErrConflict, p.Base)
+		}
+		pause = min(2*pause, longestGlance)
 		select {
 		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-tick.C:
+			return ctx.Err()
+		case <-time.After(pause):
 		}
 	}
-	return false, nil
 }
 
 // mergeLater has Gitea merge once checks have passed. It waits for those that a rule of the branch asks for; where none does, it

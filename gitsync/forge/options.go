@@ -199,6 +199,27 @@ func (o Options) client(p place) *http.Client {
 	return client
 }
 
+// CommitPages is where the forge shows commits of a repository, by its address: a commit's hash is appended to it. Empty: the kind of
+// forge is not known.
+func CommitPages(kind, addr string) string {
+	p, err := Options{Kind: kind, Address: addr}.place()
+	if err != nil {
+		return ""
+	}
+	u := url.URL{Scheme: p.api.Scheme, Host: p.api.Host, Path: p.api.Path}
+	if p.kind == GitHub { // whose API is elsewhere than its pages
+		u.Path = ""
+		if p.host == "github.com" {
+			u.Host = p.host
+		}
+	}
+	dir := "commit"
+	if p.kind == GitLab {
+		dir = "-/commit"
+	}
+	return u.JoinPath(p.owner, p.name, dir).String() + "/"
+}
+
 // KindOf tells the kind of forge by the host of a repository's address; empty: it can be any, or none.
 func KindOf(addr string) string {
 	a, err := address.Parse(addr)
