@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
@@ -20,7 +21,7 @@ func (t *turn) starting() {
 		// It was ready, and waited for stable until now: its pods have a whole deadline again.
 		t.enter(Starting)
 	case !t.suspended() && t.overdue():
-		t.fail(because(fmt.Sprintf("the canary is not ready within %s", t.deadline()), canary), nil)
+		t.fail(because(fmt.Sprintf("the canary was not ready within %s", t.deadline()), canary), nil)
 	}
 }
 
@@ -32,7 +33,7 @@ func (t *turn) expose() {
 	case t.Pause != nil && t.Peak == 0:
 	case t.skipsAnalysis():
 		t.skip()
-	case t.o.Stable.Available && t.Peak == 0 && !t.open(AtStep):
+	case t.o.Stable.Available && t.Peak == 0 && !(t.admitted() && t.open(AtStep)):
 	case t.o.Stable.Available:
 		t.enter(Analyzing)
 		t.setWeight(t.entryWeight())
@@ -40,6 +41,28 @@ func (t *turn) expose() {
 	case t.overdue():
 		t.degrade(because(t.stableAway()+", so that nothing can be compared with it", t.o.Stable))
 	}
+}
+
+// admitted reports whether the pre-rollout webhooks let the canary have its first traffic. An answer that they don't is a failed
+// check, and counts once.
+func (t *turn) admitted() bool {
+	v := t.o.Admission
+	switch {
+	case len(t.o.Plan.Hooks(environments.PreRollout)) == 0:
+		return true
+	case v == nil || v.At.After(t.o.Now) || !v.At.After(t.LastCheck):
+		return false
+	case v.Outcome == analysis.Pass:
+		t.decided()
+		return true
+	}
+	t.LastCheck = v.At
+	if v.Outcome == analysis.Fail {
+		t.checkFailed(*v)
+	} else {
+		t.checkInconclusive(*v)
+	}
+	return false
 }
 
 func (t *turn) stableAway() string { return label(t.Stable) + " is not available" }
@@ -69,7 +92,7 @@ func (t *turn) analyzing() {
 	case canary.Failed:
 		t.fail(because("the canary failed", canary), nil)
 	case t.StepSince.IsZero() && t.overdue():
-		t.fail(fmt.Sprintf("the cluster does not hold weight %d within %s", t.Weight, t.deadline()), nil)
+		t.fail(fmt.Sprintf("the cluster did not reach %s within %s", Percent(t.Weight), t.deadline()), nil)
 	case !canary.Available && t.o.Stable.Available:
 		t.lose()
 	case !canary.Available:
@@ -78,6 +101,20 @@ func (t *turn) analyzing() {
 		t.skip()
 	case t.counts(t.o.Verdict):
 		t.judge(*t.o.Verdict)
+	default:
+		t.suspense()
+	}
+}
+
+// suspense tells at once that the policy suspends what is being judged, and that it no longer does: the next check may be long in coming.
+func (t *turn) suspense() {
+	told := slices.Contains(strings.Split(t.Waiting, ", "), SuspendGate)
+	switch {
+	case t.o.Plan.Suspend && !told:
+		t.open(AtStep) // which it is not
+	case !t.o.Plan.Suspend && told:
+		t.Waiting = ""
+		t.tell(WaitingEnded, "")
 	}
 }
 
@@ -119,7 +156,7 @@ func (t *turn) judge(v analysis.Verdict) {
 		v.Reason = because(t.stableAway(), t.o.Stable)
 		t.checkInconclusive(v)
 	case v.Outcome == analysis.Pass && !t.o.Applied:
-		v.Reason = "the cluster does not hold all that is judged"
+		v.Reason = "what the checks judge is not fully applied yet"
 		t.checkInconclusive(v)
 	case v.Outcome == analysis.Pass:
 		t.checkPassed(v)
@@ -147,9 +184,11 @@ func (t *turn) nextStep() (i int, ok bool) {
 	return i, i >= 0
 }
 
-func (t *turn) lastStep() bool {
-	_, more := t.nextStep()
-	return !more
+func (t *turn) lastStep() bool { return t.LastStep(t.o.Plan) }
+
+// LastStep reports whether a plan has no more weight for the canary than it has.
+func (s State) LastStep(p Plan) bool {
+	return !slices.ContainsFunc(p.steps(), func(step Step) bool { return step.Weight > s.Weight })
 }
 
 // rise takes the next step, or promotes after the last.

@@ -143,9 +143,9 @@ func (t *turn) try(c Command) (refusal string) {
 	case c.Unfit != "":
 		return c.Unfit
 	case !known:
-		return "nobody knows this command"
+		return "unknown command"
 	case !c.Expires.IsZero() && !t.o.Now.Before(c.Expires):
-		return "it has expired at " + c.Expires.UTC().Format(time.RFC3339)
+		return "it expired at " + c.Expires.UTC().Format(time.RFC3339)
 	case t.o.Removed && c.Kind != Unhold: // which is taken of an app that may be listed again
 		return "git no longer lists the app"
 	default:
@@ -165,9 +165,9 @@ func (t *turn) tell(typ EventType, reason string) {
 func (t *turn) pause(c Command) string {
 	switch {
 	case !t.Phase.trait().pausable:
-		return "no canary is under judgement"
+		return "no canary is being analyzed"
 	case t.Pause != nil:
-		return "it is paused already, by " + t.Pause.String()
+		return "it is already paused by " + t.Pause.String()
 	}
 	t.Pause = c.asked(t.o.Now)
 	t.tell(Paused, c.Reason)
@@ -190,7 +190,7 @@ func (t *turn) advanceNow(c Command) string {
 	case t.Phase == Starting:
 		return "the canary has no traffic yet"
 	case t.Phase != Analyzing:
-		return "no canary is under judgement"
+		return "no canary is being analyzed"
 	case !t.o.Canary.Available:
 		return because("the canary is not available", t.o.Canary)
 	}
@@ -208,7 +208,7 @@ func (t *turn) advanceNow(c Command) string {
 func (t *turn) advanceFully(c Command) string {
 	switch {
 	case !t.Phase.trait().pausable:
-		return "no canary is under judgement"
+		return "no canary is being analyzed"
 	case !t.o.Canary.Ready:
 		return because("the canary is not ready", t.o.Canary)
 	}
@@ -221,10 +221,10 @@ func (t *turn) advanceFully(c Command) string {
 
 func (t *turn) abort(c Command) string {
 	if !t.Phase.trait().divertible {
-		return "no rollout is under way that could go back"
+		return "no rollout is under way that could be rolled back"
 	}
 	if t.Following {
-		return fmt.Sprintf("git has gone back to %s already: ask git for another release instead", label(t.Target))
+		return fmt.Sprintf("this is already a rollback to %s: change the version in git instead", label(t.Target))
 	}
 	t.fail(c.words("aborted"), nil)
 	return ""
@@ -234,7 +234,7 @@ func (t *turn) abort(c Command) string {
 // been pushed all the same, git is seen to go back to Stable, which aborts.
 func (t *turn) retry(c Command) string {
 	if t.o.Desired.IsZero() || !t.rejected(t.o.Desired) {
-		return "what git asks for was not rejected"
+		return "the release in git was not rejected"
 	}
 	t.Rejected = slices.DeleteFunc(t.Rejected, func(x Rejection) bool {
 		return x.Release.Digest == t.o.Desired.Digest
@@ -247,11 +247,11 @@ func (t *turn) retry(c Command) string {
 	return ""
 }
 
-func (t *turn) accept(Command) string { return "nothing of this app waits for it" }
+func (t *turn) accept(Command) string { return "nothing of this app waits to be accepted" }
 
 func (t *turn) hold(c Command) string {
 	if t.Hold != nil {
-		return "it is held already, by " + t.Hold.String()
+		return "it is already held by " + t.Hold.String()
 	}
 	t.Hold = c.asked(t.o.Now)
 	t.tell(Held, c.Reason)

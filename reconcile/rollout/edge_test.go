@@ -3,7 +3,9 @@ package rollout_test
 import (
 	"reflect"
 	"testing"
+	"time"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -127,5 +129,25 @@ func BenchmarkWalk(b *testing.B) {
 	}
 	for i := 0; b.Loop(); i++ {
 		walk(b, inputs[i%len(inputs)])
+	}
+}
+
+// TestToldByItsOwnPolicy: who is told of an event goes by the plan of the release that it is about, also once git asks for another one.
+func TestToldByItsOwnPolicy(t *testing.T) {
+	plan := func(hook string) rollout.Plan {
+		return rollout.Plan{Strategy: environments.StrategyCanary, Webhooks: []environments.Webhook{{Name: hook, Type: environments.OnEvent}}}
+	}
+	served, failing := plan("served"), plan("failing")
+	s := rollout.State{
+		Phase: rollout.Analyzing, Stable: rollout.Release{Digest: "1", Commit: "c1"}, Target: rollout.Release{Digest: "2", Commit: "c2"}, StablePlan: &served, Plan: &failing,
+		Exposure: rollout.Exposure{Weight: 10}, Peak: 10, Rollouts: 1,
+	}
+	ready := rollout.Track{Ready: true}
+	o := rollout.Observation{
+		Now: time.Unix(1000, 0), Desired: s.Stable, FromTarget: rollout.ChangePods, Plan: served, Applied: true, Exposed: true, Stable: ready, Canary: ready,
+	}
+	next, _ := rollout.Next(s, o) // git has gone back
+	if len(next.Untold) != 1 || next.Untold[0].Hooks[0].Name != "failing" {
+		t.Errorf("of what becomes of the rollout are told %+v", next.Untold)
 	}
 }

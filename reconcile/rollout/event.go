@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/sluice-cd/sluice/analysis"
@@ -42,7 +43,7 @@ const (
 	RollbackRequested EventType = "RollbackRequested" // a person wants git put back to a release of long ago
 	CommandRefused    EventType = "CommandRefused"    // what a person asked makes no sense now
 	Waiting           EventType = "Waiting"           // gates are closed that must open first
-	WaitingEnded      EventType = "WaitingEnded"      // nothing is to begin any more that gates have kept from it
+	WaitingEnded      EventType = "WaitingEnded"      // nothing is to begin any more that gates have kept from it, or what is judged is no longer suspended
 	Degraded          EventType = "Degraded"          // past the deadline, and only time or a person can mend it
 )
 
@@ -73,3 +74,6 @@ type Event struct {
 	Command  string `json:"command,omitempty"`
 	Verified bool   `json:"verified,omitempty"`
 }
+
+// Percent tells a weight, such as "50%". Whoever tells one tells it so.
+func Percent(weight int) string { return strconv.Itoa(weight) + "%" }

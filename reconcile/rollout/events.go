@@ -23,6 +23,32 @@ func (t *turn) record(e Event) {
 	e.By, e.Command, e.Verified = t.asking.By, t.asking.ID, t.asking.Verified
 	t.Outbox = append(t.Outbox, e)
 	t.events = append(t.events, e)
+	if hooks := t.under().Tells(e); len(hooks) > 0 {
+		e.Results = nil // which nobody is told
+		t.Untold = append(t.Untold, Untold{e, hooks})
+		t.Untold = t.Untold[max(0, len(t.Untold)-maxUntold):]
+	}
+}
+
+// under is the plan under which something happens: that of the release under way, at rest of what git asks for.
+func (t *turn) under() Plan {
+	if t.Plan != nil && t.InFlight() && t.o.Desired.Digest != t.Target.Digest {
+		return *t.Plan
+	}
+	return t.o.Plan
+}
+
+// maxUntold bounds State.Untold. A webhook that takes so long has to do without the oldest.
+const maxUntold = 100
+
+// hear drops what the webhooks have been told of.
+func (t *turn) hear() {
+	if len(t.Untold) > 0 && t.Untold[0].Seq <= t.o.Told {
+		t.Untold = slices.DeleteFunc(t.Untold, func(e Untold) bool { return e.Seq <= t.o.Told })
+	}
+	if len(t.Untold) == 0 {
+		t.Untold = nil
+	}
 }
 
 // rollout is the number of the rollout under way; 0 outside one.
@@ -92,8 +118,8 @@ func (t *turn) closeRevert(typ EventType, reason string, written *Reverted) {
 // label names a release for people.
 func label(r Release) string {
 	switch {
-	case r.Version != "":
-		return r.Version
+	case r.Name() != "":
+		return r.Name()
 	case len(r.Digest) > 12:
 		return r.Digest[:12]
 	default:

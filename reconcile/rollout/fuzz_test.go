@@ -60,7 +60,7 @@ func FuzzBroken(f *testing.F) {
 
 // checkDue: a State that rests under o rests until the instant that Due names.
 func checkDue(t testing.TB, s rollout.State, o rollout.Observation) {
-	o.Verdict, o.Reverted = nil, nil
+	o.Verdict, o.Reverted, o.Admission = nil, nil, nil
 	resting := false
 	for range 20 {
 		next, _ := rollout.Next(s, o)
@@ -251,6 +251,9 @@ func (d *dice) state() rollout.State {
 		s.LastSeq++
 		s.Outbox = append(s.Outbox, rollout.Event{Seq: s.LastSeq})
 	}
+	for seq := s.LastSeq - int64(d.n(9)) + 6; seq > 0 && seq <= s.LastSeq; seq++ {
+		s.Untold = append(s.Untold, rollout.Untold{Event: rollout.Event{Seq: seq}})
+	}
 	for range d.n(12) {
 		if len(s.Rejected) < 10 {
 			s.Rejected = append(s.Rejected, rollout.Rejection{Release: d.release()})
@@ -294,6 +297,7 @@ func (d *dice) broken() rollout.State {
 	}
 	for range d.n(3) {
 		s.Outbox = append(s.Outbox, rollout.Event{Seq: int64(extremes[d.n(len(extremes))])})
+		s.Untold = append(s.Untold, rollout.Untold{Event: rollout.Event{Seq: int64(extremes[d.n(len(extremes))])}})
 	}
 	for range d.n(20) {
 		s.Rejected = append(s.Rejected, rollout.Rejection{})
@@ -309,7 +313,7 @@ func (d *dice) observation() rollout.Observation {
 	o := rollout.Observation{
 		Now: d.now(), Removed: d.n(12) == 11, FromStable: changes[d.n(3)], FromTarget: changes[d.n(3)],
 		Plan: d.plan(), Applied: d.n(4) > 0, Exposed: d.n(4) > 0, WatchedSince: d.instant(), Stable: d.track(), Canary: d.track(),
-		Recorded: int64(d.n(20)), Ahead: int64(max(0, d.n(40)-20)),
+		Recorded: int64(d.n(20)), Told: int64(d.n(20)), Ahead: int64(max(0, d.n(40)-20)),
 	}
 	if d.n(4) > 0 {
 		o.Desired = d.release()
@@ -324,6 +328,13 @@ func (d *dice) observation() rollout.Observation {
 	}
 	if d.n(8) == 7 {
 		o.Unfit = "unfit"
+	}
+	if d.n(8) == 7 {
+		o.Recall = "webhook halt says so"
+	}
+	if d.n(4) == 3 {
+		outcomes := []analysis.Outcome{analysis.Pass, analysis.Fail, analysis.Inconclusive, ""}
+		o.Admission = &analysis.Verdict{Outcome: outcomes[d.n(4)], Reason: "why", At: d.instant()}
 	}
 	for i := range d.n(40) - 15 {
 		o.Taken = append(o.Taken, fmt.Sprint("ConfigMap production/", i))
@@ -367,6 +378,9 @@ func (d *dice) plan() rollout.Plan {
 	}
 	for range d.n(5) {
 		p.Analysis.StepWeights = append(p.Analysis.StepWeights, d.n(140)-10)
+	}
+	if d.n(4) == 3 {
+		p.Analysis.Webhooks = []environments.Webhook{{Name: "acceptance", Type: environments.PreRollout}, {Name: "log", Type: environments.OnEvent}}
 	}
 	return rollout.NewPlan(p)
 }

@@ -61,18 +61,29 @@ func (s State) overridden(o Observation, at Moment) bool {
 // override lets the release that is under way, or is to begin, pass what is closed.
 func (t *turn) override(c Command) string {
 	r := t.passing(t.o, t.now())
-	closed := slices.ContainsFunc(t.o.Gates, func(g Gate) bool { return g.Overridable && !g.Open })
+	closed := closedNames(t.o.Gates)
 	switch {
 	case r.IsZero() || t.Phase == Idle && r.Digest == t.Stable.Digest || !t.Phase.trait().divertible && t.Phase != Idle && t.Phase != Installing:
-		return "there is nothing that could get on"
-	case !closed:
-		return "no window is closed, nothing is frozen, and no wave is waited for"
+		return "there is no rollout to let pass"
+	case len(closed) == 0:
+		return "no window is closed, nothing is frozen and no earlier wave is pending"
 	case t.overridden(t.o, t.now()):
-		return label(r) + " may pass already, by " + t.Override.String()
+		return label(r) + " may already pass, by " + t.Override.String()
 	}
 	t.Override = &Override{r.Digest, *c.asked(t.o.Now)}
-	t.tell(Overridden, c.Reason)
+	t.tell(Overridden, because("may pass "+strings.Join(closed, ", "), Track{Message: c.Reason}))
 	return ""
+}
+
+// closedNames are the gates that an override is of use for, each once.
+func closedNames(gates []Gate) []string {
+	var names []string
+	for _, g := range gates {
+		if g.Overridable && !g.Open && !slices.Contains(names, g.Name) {
+			names = append(names, g.Name)
+		}
+	}
+	return names
 }
 
 // now is the moment that the app is before.
@@ -101,7 +112,7 @@ func (s State) gates(o Observation) []Gate {
 		}
 	}
 	for _, at := range o.Plan.Approval {
-		gates = append(gates, Gate{Name: ApprovalGate, At: at, Open: s.approved(s.passing(o, at), at), Reason: "nobody has approved it yet"})
+		gates = append(gates, Gate{Name: ApprovalGate, At: at, Open: s.approved(s.passing(o, at), at), Reason: "not approved yet"})
 	}
 	return gates
 }
@@ -125,15 +136,15 @@ func (t *turn) approve(c Command) string {
 	case r.IsZero() || at == AtBegin && r.Digest == t.Stable.Digest || at == AtPromotion && !t.Phase.trait().pausable:
 		return "there is nothing to approve"
 	case !slices.Contains(t.o.Plan.Approval, at):
-		return "no approval is asked for " + approvedFor[at]
+		return "the policy asks no approval for " + approvedFor[at]
 	case c.To != "" && c.To != r.Version:
-		return label(r) + " waits for it, and not " + c.To
+		return label(r) + " waits for approval, not " + c.To
 	case t.approved(r, at):
 		return label(r) + " is approved already"
 	case t.o.Plan.FourEyes && r.By == "":
-		return "nobody knows who asked for " + label(r) + ", and somebody else has to approve it"
+		return "it is not known who asked for " + label(r) + ", and the approver must be somebody else"
 	case t.o.Plan.FourEyes && r.By == c.By:
-		return Name(c.By) + " asked for " + label(r) + ": somebody else has to approve it"
+		return Name(c.By) + " asked for " + label(r) + ": somebody else must approve it"
 	}
 	t.Approved = slices.DeleteFunc(slices.Clone(t.Approved), func(a Approval) bool { return a.Digest != r.Digest })
 	t.Approved = append(t.Approved, Approval{r.Digest, at, *c.asked(t.o.Now)})
@@ -142,7 +153,7 @@ func (t *turn) approve(c Command) string {
 }
 
 // approvedFor says what a moment is approved for.
-var approvedFor = map[Moment]string{AtBegin: "the beginning of a rollout", AtPromotion: "a promotion"}
+var approvedFor = map[Moment]string{AtBegin: "the start of a rollout", AtPromotion: "a promotion"}
 
 // closed says which gates are closed at a moment, and why; empty: none.
 func (t *turn) closed(at Moment) string {

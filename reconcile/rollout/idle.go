@@ -68,9 +68,8 @@ func (t *turn) takeOver() {
 
 // Awaits reports whether a release is to begin in this State, or in place of the one under way, as far as git and people say.
 func (s State) Awaits(r Release) bool {
-	t := &turn{State: s}
 	return (s.Phase == Idle || s.Phase.trait().rollout) && s.Hold == nil && !r.IsZero() && r.Digest != s.Stable.Digest &&
-		r.Digest != s.Target.Digest && !t.rejected(r)
+		r.Digest != s.Target.Digest && !s.rejected(r)
 }
 
 // mayBegin reports whether a rollout to Desired begins once the gates let it.
@@ -78,10 +77,10 @@ func (t *turn) mayBegin() bool { return t.Pause == nil && !t.rejected(t.o.Desire
 
 // rejected reports whether a release failed before and nobody has asked for it anew since. A Revert that git has not
 // answered yet says the same of the release that it takes back.
-func (t *turn) rejected(r Release) bool {
+func (s State) rejected(r Release) bool {
 	same := func(x Release) bool { return x.Digest == r.Digest && x.Commit == r.Commit }
-	return t.Revert != nil && same(t.Revert.From) ||
-		slices.ContainsFunc(t.Rejected, func(x Rejection) bool { return same(x.Release) })
+	return s.Revert != nil && same(s.Revert.From) ||
+		slices.ContainsFunc(s.Rejected, func(x Rejection) bool { return same(x.Release) })
 }
 
 // dropRevertOf calls off the pending rollback commit if it would take back r.
@@ -93,11 +92,9 @@ func (t *turn) dropRevertOf(r Release, reason string) {
 
 // begin starts a rollout to Desired at step 0, with the strategy of its policy.
 func (t *turn) begin() {
-	t.dropRevertOf(t.o.Desired, "asked for again by commit "+t.o.Desired.Commit)
+	t.dropRevertOf(t.o.Desired, "requested again by commit "+t.o.Desired.Commit)
 	t.clearRun()
-	if t.Phase == Idle {
-		t.StablePlan = t.Plan
-	}
+	t.StablePlan = t.ServingPlan()
 	t.Target = t.o.Desired
 	t.Rollouts++
 	if t.o.Plan.Canary() {
@@ -136,7 +133,7 @@ func (t *turn) installing() {
 	case stable.Failed:
 		t.degrade(because(label(t.Target)+" failed to start", stable))
 	case t.overdue():
-		t.degrade(because(fmt.Sprintf("%s is not ready within %s", label(t.Target), t.deadline()), stable))
+		t.degrade(because(fmt.Sprintf("%s was not ready within %s", label(t.Target), t.deadline()), stable))
 	}
 }
 
@@ -151,7 +148,7 @@ func (t *turn) updating() {
 	case stable.Failed:
 		t.miss(because("the update failed", stable))
 	case t.overdue():
-		t.miss(because(fmt.Sprintf("the update is not ready within %s", t.deadline()), stable))
+		t.miss(because(fmt.Sprintf("the update was not ready within %s", t.deadline()), stable))
 	}
 }
 
@@ -195,7 +192,7 @@ func (t *turn) remove() {
 func (t *turn) removing() {
 	if !t.o.Applied {
 		if t.overdue() {
-			t.degrade(fmt.Sprintf("not all of its objects are gone within %s", t.deadline()))
+			t.degrade(fmt.Sprintf("not all of its objects were deleted within %s", t.deadline()))
 		}
 		return
 	}

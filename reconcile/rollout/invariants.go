@@ -1,8 +1,10 @@
 package rollout
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/sluice-cd/sluice/analysis"
@@ -35,6 +37,8 @@ func Check(s State) error {
 	must(len(s.Served) <= maxServed, "%d releases that served", len(s.Served))
 	must(!s.Following || s.Returning, "following, and not going back")
 	must(!s.Returning || s.Phase == Updating || s.Phase == Draining, "going back in %s", s.Phase)
+	must(len(s.Untold) <= maxUntold, "%d events that webhooks are to be told of", len(s.Untold))
+	must(slices.IsSortedFunc(s.Untold, func(a, b Untold) int { return cmp.Compare(a.Seq, b.Seq) }), "webhooks are to be told of events out of order")
 	for i, e := range s.Outbox {
 		want := s.LastSeq - int64(len(s.Outbox)-1-i)
 		must(e.Seq == want && e.Seq > 0, "event %d stands where %d belongs", e.Seq, want)
@@ -53,8 +57,17 @@ func CheckTransition(before State, o Observation, after State, events []Event) e
 	return errors.Join(
 		Check(after), checkWeight(before, o, after), checkTracks(before, o, after),
 		checkNumbers(before, o, after, events), checkDecisions(before, o, after, events), checkGates(before, o, after, events),
-		checkCommands(before, o, after, events),
+		checkCommands(before, o, after, events), checkPlan(before, o, after),
 	)
+}
+
+// checkPlan: whoever goes on with what served before goes on with its plan, whatever git says of what failed.
+func checkPlan(before State, o Observation, after State) error {
+	if !before.InFlight() || after.InFlight() || before.StablePlan == nil || after.Stable.Digest != before.Stable.Digest ||
+		o.Desired.Digest == after.Stable.Digest || reflect.DeepEqual(after.Plan, before.StablePlan) {
+		return nil
+	}
+	return errors.New("at rest on what served before, by another plan")
 }
 
 // asks reports whether the next command is one of a kind.
@@ -122,6 +135,8 @@ func checkWeight(before State, o Observation, after State) error {
 	steps := o.Plan.steps()
 	exposed := before.Phase == Starting && after.Phase == Analyzing && (o.Canary.Ready && o.Stable.takesTraffic())
 	switch {
+	case exposed && before.Peak == 0 && len(o.Plan.Hooks(environments.PreRollout)) > 0 && (o.Admission == nil || o.Admission.Outcome != analysis.Pass):
+		return errors.New("traffic before the pre-rollout webhooks have let it")
 	case exposed && before.Peak == 0 && after.Step == 0 && after.Weight == steps[0].Weight:
 		return nil
 	case exposed && after.Weight <= before.Peak:
@@ -222,7 +237,7 @@ func checkDecisions(before State, o Observation, after State, events []Event) er
 			must(after.Following || after.Revert != nil && after.Revert.From.Digest == e.To.Digest, "git is not asked to take back what failed")
 			must(slices.ContainsFunc(after.Rejected, func(r Rejection) bool { return r.Release.Digest == e.To.Digest }),
 				"what failed is not remembered")
-			must(before.Phase != Analyzing || failedIn(before, o) || before.asks(o, Abort) || before.asks(o, Rollback), "rolled back and nothing had failed")
+			must(before.Phase != Analyzing || failedIn(before, o) || before.asks(o, Abort) || before.asks(o, Rollback) || o.Recall != "", "rolled back and nothing had failed")
 		default:
 		}
 	}

@@ -14,6 +14,7 @@ import (
 //	             Reverted answers Revert                          Revert is done            Rollback|Committed|Proposed|Skipped
 //	             a command                                        see commands              that says so, or CommandRefused
 //	             Recorded                                         those leave the Outbox
+//	             Told                                             those leave Untold
 //	             a gate that is asked and closed                  waits on                  Waiting (once)
 //	             at Idle nothing is to begin any more             waits for nothing         WaitingEnded
 //	Idle         no Stable, not Hold                              Installing                InstallStarted
@@ -31,6 +32,9 @@ import (
 //	               and Following                                  waits on                  Degraded (once)
 //	Starting     canary Failed, or not Ready by the deadline      RollingBack               RollbackStarted
 //	             canary Ready, SkipAnalysis                       Promoting                 PromotionStarted
+//	             no traffic yet, pre-rollout webhook fails:
+//	               the Threshold-th failed check                  RollingBack               RollbackStarted
+//	               else, or it does not answer                    waits on                  CheckFailed|Inconclusive
 //	             canary Ready, stable Available                   Analyzing, Step's weight  Advanced
 //	             canary Ready, stable not by the deadline         waits on                  Degraded (once)
 //	Analyzing    canary Failed                                    RollingBack               RollbackStarted
@@ -39,6 +43,7 @@ import (
 //	               the first time since a check passed or failed  Starting, weight 0        CanaryAway
 //	               again                                          counts as a failed check  CanaryAway|RollbackStarted
 //	             SkipAnalysis                                     Promoting                 PromotionStarted
+//	             Suspend, or it is over, and no check counts      waits on, or no longer    Waiting|WaitingEnded (once)
 //	             check decisively failed, or the Threshold-th     RollingBack               RollbackStarted
 //	             check failed                                     weight stays              CheckFailed
 //	             check inconclusive; stable not Available;
@@ -71,6 +76,8 @@ import (
 //	  is not away under traffic                                   Target = Desired          Applied
 //	Desired is a third release, rejected before                   RollingBack               Aborted
 //	Desired is a third release                                    restart at step 0         Superseded, RolloutStarted
+//	a rollback webhook says so, in Draining too, and no rollout
+//	  goes back to what served before                             RollingBack               RollbackStarted
 //
 // A third release takes a rollout's place at once while its canary never had traffic, or while a rolling update is
 // replaced by another, and no gate keeps it from beginning. In every other case the present canary is drained first, by RollingBack, and the third release
@@ -98,9 +105,10 @@ func Next(s State, o Observation) (State, []Event) {
 	o.Canary.Available = o.Canary.Available || o.Canary.Ready
 	o = o.fit(s)
 	t := &turn{State: s, o: o}
-	t.Outbox = slices.Clone(s.Outbox)
+	t.Outbox, t.Untold = slices.Clone(s.Outbox), slices.Clone(s.Untold)
 	t.Rejected = slices.Clone(s.Rejected)
 	t.acknowledge()
+	t.hear()
 	t.settleRevert()
 	t.mark()
 	if !t.obey() {
@@ -147,14 +155,22 @@ func (s State) Governed(desired Release, p Plan) State {
 }
 
 // Takes reports whether Next would take o.Desired over, as the release of a track. Then it has to be known to be fit, and
-// to have its number, before Next is asked.
+// to have its number, before Next is asked. A command that comes first may be refused for what is observed after that.
 func (s State) Takes(o Observation) bool {
 	wanted := o.Desired.Digest
 	if wanted == "" || s.Stable.Digest == wanted || s.Target.Digest == wanted {
 		return false
 	}
-	next, _ := Next(s, o)
-	return next.Stable.Digest == wanted || next.Target.Digest == wanted
+	takes := func(o Observation) bool {
+		next, _ := Next(s, o)
+		return next.Stable.Digest == wanted || next.Target.Digest == wanted
+	}
+	if takes(o) {
+		return true
+	}
+	unasked := o
+	unasked.Commands = nil
+	return len(o.Commands) > 0 && takes(unasked)
 }
 
 // turn is one call of Next: the State that becomes the answer, and what is seen.
@@ -172,7 +188,7 @@ func (t *turn) decide() {
 		t.remove()
 		return
 	}
-	if t.redirect() {
+	if t.redirect() || t.recall() {
 		return
 	}
 	if row, ok := t.Phase.traits(); ok {

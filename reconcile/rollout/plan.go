@@ -41,6 +41,8 @@ type Plan struct {
 	InconclusiveLimit int `json:"inconclusiveLimit,omitempty"`
 	// Metrics are the checks.
 	Metrics []environments.Metric `json:"metrics,omitempty"`
+	// Webhooks are asked in the course of a rollout.
+	Webhooks []environments.Webhook `json:"webhooks,omitempty"`
 	// SkipAnalysis promotes a ready canary without judging it. Suspend keeps it from getting on.
 	SkipAnalysis bool `json:"skipAnalysis,omitempty"`
 	// Approval are the moments that a person has to approve; FourEyes: another one than who asked for the release.
@@ -65,7 +67,7 @@ func NewPlan(p environments.Policy) Plan {
 	plan := Plan{
 		Strategy: p.Strategy, Provider: p.Provider, Target: p.Target, Service: p.Service, StepBack: p.Analysis.StepWeightPromotion,
 		Interval: p.Analysis.Interval, Deadline: p.ProgressDeadline, RollbackWindow: p.RollbackWindow,
-		Threshold: p.Analysis.Threshold, InconclusiveLimit: p.Analysis.InconclusiveLimit, Metrics: p.Analysis.Metrics,
+		Threshold: p.Analysis.Threshold, InconclusiveLimit: p.Analysis.InconclusiveLimit, Metrics: p.Analysis.Metrics, Webhooks: p.Analysis.Webhooks,
 		SkipAnalysis: p.SkipAnalysis, Suspend: p.Suspend, FourEyes: p.Analysis.FourEyes,
 	}
 	for _, a := range p.Analysis.Approval {
@@ -82,6 +84,25 @@ func NewPlan(p environments.Policy) Plan {
 }
 
 var approvals = map[environments.Approval]Moment{environments.ApproveBegin: AtBegin, environments.ApprovePromote: AtPromotion}
+
+// Hooks are the webhooks of a type.
+func (p Plan) Hooks(of environments.HookType) (hooks []environments.Webhook) {
+	for _, w := range p.Webhooks {
+		if w.Type == of {
+			hooks = append(hooks, w)
+		}
+	}
+	return hooks
+}
+
+// Tells are the webhooks that are told of an event.
+func (p Plan) Tells(e Event) []environments.Webhook {
+	told := p.Hooks(environments.OnEvent)
+	if e.Type == Promoted || e.Type == RolledBack || e.Type == Aborted {
+		told = append(told, p.Hooks(environments.PostRollout)...)
+	}
+	return told
+}
 
 // Canary reports whether the release is judged beside the one that serves.
 func (p Plan) Canary() bool { return p.Strategy == environments.StrategyCanary }
@@ -116,6 +137,31 @@ func (p Plan) steps() []Step {
 		return []Step{{Exposure{Weight: 100}}}
 	}
 	return p.Steps
+}
+
+// Progress is how far a canary is by its plan; zero where none is judged.
+type Progress struct {
+	// Step of Steps that it has; 0: it has no traffic yet.
+	Step, Steps int
+	// FailedChecks so far; the Threshold-th rolls back.
+	FailedChecks, Threshold int
+	// Interval between two looks at the checks.
+	Interval time.Duration
+}
+
+// Progress is that of the canary under way.
+func (s State) Progress() Progress {
+	if !s.InFlight() || s.Stable.IsZero() || s.Plan == nil || !s.Plan.Canary() || s.Plan.SkipAnalysis {
+		return Progress{}
+	}
+	p := Progress{FailedChecks: s.FailedChecks, Threshold: s.Plan.threshold(), Interval: s.Plan.interval()}
+	for _, step := range s.Plan.steps() {
+		p.Steps++
+		if step.Weight <= s.Weight {
+			p.Step++
+		}
+	}
+	return p
 }
 
 func positive[T int | time.Duration](v, otherwise T) T {

@@ -58,7 +58,7 @@ func (t *turn) draining() {
 
 // promotionLate says that the stable track did not take the release in time.
 func (t *turn) promotionLate() string {
-	return because(fmt.Sprintf("the promotion failed: the stable track is not ready within %s", t.deadline()), t.o.Stable)
+	return because(fmt.Sprintf("the promotion failed: the stable track was not ready within %s", t.deadline()), t.o.Stable)
 }
 
 // lowerWeight moves one step of traffic back to the stable track; all of it without StepBack.

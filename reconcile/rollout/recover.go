@@ -4,6 +4,8 @@ package rollout
 type Found struct {
 	// Stable is the release that serves, Target one that was being installed, rolled out or removed; zero: there is none.
 	Stable, Target Release
+	// Plan by which users are led: Stable's or, where there is none, Target's. Nil: it is not known, but by git asking for it now.
+	Plan *Plan
 	// Lost: Sluice had delivered the app, so that there was a State once. Else another tool did.
 	Lost bool
 	// Removing: Target was being removed.
@@ -20,7 +22,8 @@ type Found struct {
 // what git asks for. An install, or a removal, goes on. An app that git does not list is removed, if it was Sluice that
 // delivered it.
 //
-// Of the observation it takes Removed, Now, and how far the audit log is, after whose events these are numbered.
+// Of the observation it takes Removed, Now, the Plan, by which webhooks are to be told, and how far the audit log is, after whose
+// events these are numbered.
 func Recover(f Found, o Observation) (State, []Event) {
 	const reason = "its saved state is gone"
 	t := &turn{o: o}
@@ -36,14 +39,15 @@ func Recover(f Found, o Observation) (State, []Event) {
 		t.Stable, t.Target = f.Stable, f.Target
 		t.enter(Removing)
 	case f.Stable.IsZero():
-		t.Target = f.Target
+		t.Target, t.Plan = f.Target, f.Plan
 		t.enter(Installing)
 		t.emit(InstallStarted, reason, nil)
 	case f.Target.IsZero():
-		t.Stable = f.Stable
+		t.Stable, t.Plan = f.Stable, f.Plan
 		t.record(Event{Type: Recovered, From: f.Stable, Reason: reason})
 	default:
 		t.Stable, t.Target = f.Stable, f.Target
+		t.StablePlan = f.Plan
 		t.giveUp(f.Canary, reason)
 	}
 	return t.State, t.events

@@ -11,9 +11,9 @@ func (t *turn) redirect() bool {
 	case t.Returning && t.rejected(d):
 		return false // git still asks for what a person has taken back
 	case d.Digest == t.Stable.Digest:
-		t.retreat(Aborted, Aborted, "git went back to "+label(t.Stable), nil)
+		t.retreat(Aborted, Aborted, "git asks for "+label(t.Stable)+" again", nil)
 	case t.o.FromStable == ChangePlain:
-		t.retreat(Aborted, Aborted, fmt.Sprintf("git went back to the pods of %s", label(t.Stable)), nil)
+		t.retreat(Aborted, Aborted, fmt.Sprintf("git asks for the pods of %s again", label(t.Stable)), nil)
 	case t.Phase == Draining:
 		return false // the release is as good as promoted; what comes next is measured against it
 	case t.o.FromTarget == ChangePlain && t.Weight > 0 && !t.o.Canary.Available && t.o.Stable.Available:
@@ -33,7 +33,7 @@ func (t *turn) redirect() bool {
 
 // supersede lets a third release take the place of the one under way.
 func (t *turn) supersede() {
-	reason := label(t.o.Desired) + " takes its place"
+	reason := "replaced by " + label(t.o.Desired)
 	if !t.replaceable() {
 		t.retreat(Superseded, Superseded, reason, nil)
 		return
@@ -45,7 +45,7 @@ func (t *turn) supersede() {
 
 // replaceable reports whether the third release can take over the track of the one under way as it is.
 func (t *turn) replaceable() bool {
-	if gates, _ := t.State.closed(t.o, AtBegin); len(gates) > 0 || t.suspended() || t.Hold != nil {
+	if gates, _ := t.State.closed(t.o, AtBegin); len(gates) > 0 || t.suspended() || t.Hold != nil || t.takesBack(t.o) {
 		return false
 	}
 	switch t.Phase {

@@ -19,6 +19,18 @@ func (t *turn) fail(reason string, results []analysis.Result) {
 	t.retreat(RolledBack, RollbackStarted, reason, results)
 }
 
+// recall goes back where somebody says so who is asked all along, and reports whether it did.
+func (t *turn) recall() bool {
+	if t.o.Recall == "" || !t.Recallable() {
+		return false
+	}
+	t.fail(t.o.Recall, nil)
+	return true
+}
+
+// Recallable reports whether a rollout is under way that can go back, and does not do so already.
+func (s State) Recallable() bool { return s.Phase.trait().divertible && !s.Returning && !s.Following }
+
 // miss ends a rolling update, or the end of a promotion, that has not come to what it is to be. Of one that follows git back to what
 // served before nothing is taken back: what git would say then is what failed elsewhere. It is waited for.
 func (t *turn) miss(reason string) {
@@ -96,9 +108,9 @@ func (t *turn) giveBack() {
 
 func (t *turn) stableLate() string {
 	if t.o.Stable.Available {
-		return fmt.Sprintf("the cluster does not hold the rollback to %s within %s", label(t.Stable), t.deadline())
+		return fmt.Sprintf("the rollback to %s did not complete within %s", label(t.Stable), t.deadline())
 	}
-	what := fmt.Sprintf("%s is not available again within %s of the rollback", label(t.Stable), t.deadline())
+	what := fmt.Sprintf("%s was not available again within %s of the rollback", label(t.Stable), t.deadline())
 	return because(what, t.o.Stable)
 }
 
@@ -106,6 +118,9 @@ func (t *turn) stableLate() string {
 func (t *turn) rolledBack() {
 	if t.Outcome == RolledBack {
 		t.emit(RolledBack, t.Reason, nil)
+	}
+	if t.StablePlan != nil {
+		t.Plan = t.StablePlan // git may say for long what the rejected release's is
 	}
 	t.rest()
 }

@@ -1,15 +1,19 @@
 package rollout
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
 )
 
 // Release identifies one app at one commit.
 type Release struct {
 	// Version of the chart.
 	Version string `json:"version,omitempty"`
+	// Image is the tag of its image, where the environment says where that stands; promotions go by it then.
+	Image string `json:"image,omitempty"`
 	// Digest is the release's identity; equal digests hold equal objects. Empty: no release.
 	Digest string `json:"digest,omitempty"`
 	// Commit of the environment branch that asked for it: the cause. It is the commit that last changed what decides
@@ -23,6 +27,9 @@ type Release struct {
 	// project.Stamp. It comes with Revision.
 	Stamp string `json:"stamp,omitempty"`
 }
+
+// Name is the version as people name it: the image's tag where there is one, else the chart's.
+func (r Release) Name() string { return cmp.Or(r.Image, r.Version) }
 
 // IsZero reports whether there is no release.
 func (r Release) IsZero() bool { return r.Digest == "" }
@@ -94,6 +101,17 @@ type State struct {
 	// LastSeq is the number of the newest event; Outbox holds the events that the audit log has not accepted yet.
 	LastSeq int64   `json:"lastSeq,omitempty"`
 	Outbox  []Event `json:"outbox,omitempty"`
+	// Untold are the events that webhooks have still to be told of, oldest first, at most 100. They have their numbers
+	// for themselves, so that git and a webhook wait for each other in nothing.
+	Untold []Untold `json:"untold,omitempty"`
+}
+
+// ServingPlan is the plan by which Stable is served, also while another release is under way; nil: not known.
+func (s State) ServingPlan() *Plan {
+	if s.InFlight() {
+		return s.StablePlan
+	}
+	return s.Plan
 }
 
 // Served is a release that was stable, until another took its place, and the plan that its projection followed; nil: not known.
@@ -101,6 +119,13 @@ type Served struct {
 	Release Release   `json:"release"`
 	Until   time.Time `json:"until"`
 	Plan    *Plan     `json:"plan,omitempty"`
+}
+
+// Untold is an event and who is to be told of it: the webhooks of the plan under which it happened, whatever git says by the time that
+// they are asked.
+type Untold struct {
+	Event
+	Hooks []environments.Webhook `json:"hooks,omitempty"`
 }
 
 // Rejection remembers a release that failed. It is not tried again until git asks anew (another Commit) or a
@@ -195,10 +220,17 @@ type Observation struct {
 	Taken []string
 	// Verdict of a round of checks asked since the last Next; nil: none. Ask when State.CheckDue.
 	Verdict *analysis.Verdict
+	// Admission is the verdict of the plan's pre-rollout webhooks on a canary that has had no traffic; nil: not all have answered yet.
+	Admission *analysis.Verdict
+	// Recall is why a rollback webhook of the plan would have the rollout go back; empty: none would.
+	Recall string
 	// Reverted is the git writer's answer to State.Revert; nil: none yet.
 	Reverted *Reverted
 	// Recorded is the highest event number that the audit log holds.
 	Recorded int64
+	// Told is the number of the newest of State.Untold that all whom it concerns have been told of, or that is of no use to try again;
+	// 0: none.
+	Told int64
 	// Ahead is the audit log's last number where it belongs to an earlier incarnation of the app, and the Outbox is to be
 	// numbered on after it: the State was lost, or the app was removed and is listed again. 0: it does not.
 	Ahead int64

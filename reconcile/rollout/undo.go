@@ -38,16 +38,16 @@ func (t *turn) undo(c Command) string {
 		t.fail(c.words("rolled back"), nil)
 		return ""
 	case t.InFlight():
-		return fmt.Sprintf("%s is under way, and goes back to nothing else than %s", label(t.Target), label(t.Stable))
+		return fmt.Sprintf("%s is under way and can only be rolled back to %s", label(t.Target), label(t.Stable))
 	case !d.IsZero() && d.Digest != t.Stable.Digest:
-		return fmt.Sprintf("git asks for %s, and not for %s, which serves: take that back there first", label(d), label(t.Stable))
+		return fmt.Sprintf("git asks for %s while %s serves: revert that in git first", label(d), label(t.Stable))
 	}
 	back, ok := t.back(c.To)
 	switch {
 	case !ok && c.To == "":
-		return "no release is known that served before " + label(t.Stable)
+		return "no release from before " + label(t.Stable) + " is known"
 	case !ok:
-		return fmt.Sprintf("%s is none of the last %d releases that served", c.To, maxServed)
+		return fmt.Sprintf("%s is not one of the last %d releases that served", c.To, maxServed)
 	}
 	bad := t.Stable
 	if !d.IsZero() {
@@ -83,9 +83,13 @@ func (t *turn) goBack(bad, to Release, reason string) {
 
 // takenBack reports whether git has gone back from what serves because it failed in another cluster, to what served here before, and
 // not too long ago. Then that is gone back to at once: it has been judged, and what serves has failed. Of whom the commit is nobody
-// has to know for that: it can bring back nothing but what has served, and only in place of what it names.
-func (s State) takenBack(o Observation) bool {
-	if s.Phase != Idle || s.Hold != nil || s.Stable.IsZero() || o.Desired.Digest == s.Stable.Digest {
+// has to know for that: it can bring back nothing but what has served, and only in place of what it names. Where that was begun as any
+// other rollout, and has failed or was aborted, git is put back instead.
+func (s State) takenBack(o Observation) bool { return s.Phase == Idle && s.takesBack(o) }
+
+// takesBack is takenBack once nothing is under way any more.
+func (s State) takesBack(o Observation) bool {
+	if s.Hold != nil || s.Stable.IsZero() || o.Desired.Digest == s.Stable.Digest || s.rejected(o.Desired) {
 		return false
 	}
 	i := s.servedAs(o.Desired)
