@@ -14,6 +14,8 @@ import (
 // app is one app as its objects show it.
 type app struct {
 	in Input
+	// says is how users are led, by the policy.
+	says environments.Service
 	tracks
 	// stable is the release that serves before promotion.
 	stable list
@@ -31,7 +33,7 @@ type app struct {
 }
 
 func newApp(in Input, t tracks) (*app, error) {
-	a := &app{in: in, stable: applied(in.Stable), tracks: t}
+	a := &app{in: in, says: in.service(), stable: applied(in.Stable), tracks: t}
 	source := t.release
 	if len(t.coming) > 0 {
 		source = t.coming
@@ -53,7 +55,7 @@ func newApp(in Input, t tracks) (*app, error) {
 	if a.made != nil {
 		a.services = append(a.services, a.made)
 	}
-	if a.provider, err = providerOf(in.Plan.Provider); err != nil {
+	if a.provider, err = providerOf(in.provider()); err != nil {
 		return nil, err
 	}
 	if a.router, err = a.provider.new(a); err != nil {

@@ -100,6 +100,9 @@ func (a *app) canariesOfServing() ([]*unstructured.Unstructured, error) {
 		if other := a.coming.find(objects.KeyOf(service)); other != nil && serviceSelector(other).Matches(a.split.stable[0]) {
 			continue
 		}
+		if service == a.made {
+			service = a.comingService()
+		}
 		canary, err := a.canaryService(service)
 		if err != nil {
 			return nil, fmt.Errorf("making the canary of %s: %w", describe(service), err)
@@ -114,6 +117,20 @@ func (a *app) canariesOfServing() ([]*unstructured.Unstructured, error) {
 		made = append(made, peers...)
 	}
 	return made, nil
+}
+
+// comingService is the Service that the policy asks for as the release under way has it, with the ports of the one before.
+func (a *app) comingService() *unstructured.Unstructured {
+	c := copyOf(a.made)
+	if s := a.in.Plan.Service; s.Port > 0 {
+		setAt(c.Object, servicePorts(s, a.workload), "spec", "ports")
+	}
+	if before := a.in.State.StablePlan; before != nil && before.Service.Port > 0 {
+		old := copyOf(a.made)
+		setAt(old.Object, servicePorts(before.Service, a.servingWorkload()), "spec", "ports")
+		keepPorts(mapAt(c.Object, "spec"), old)
+	}
+	return c
 }
 
 func one(obj *unstructured.Unstructured) []*unstructured.Unstructured {
@@ -290,6 +307,8 @@ func (a *app) deferred() []string {
 		switch {
 		case old == nil && isWorkload(obj) && obj != a.workload:
 			warn("%s is new and comes with promotion; the canary of %s runs without it", describe(obj), describe(a.workload))
+		case old != nil && isWorkload(obj) && obj != a.workload && !equalTemplates(old, obj):
+			warn("%s changes too: it comes with promotion, and nothing judges it; the canary of %s runs beside the present one", describe(obj), describe(a.workload))
 		case old != nil && slices.Contains(broughtForward, objects.GroupKind(obj)) && !sameContent(old, obj):
 			warn("%s changes with promotion; the canary runs with its present content", describe(obj))
 		}
@@ -298,7 +317,7 @@ func (a *app) deferred() []string {
 		warn("%s has the strategy Recreate, as if two versions must not run at once, but its canary runs beside it",
 			describe(a.workload))
 	}
-	return warnings
+	return append(warnings, a.contended()...)
 }
 
 // sameContent compares two objects but for their labels, which charts change with every version.

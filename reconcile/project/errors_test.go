@@ -42,6 +42,13 @@ func TestProjectErrors(t *testing.T) {
 		want                  string
 	}{
 		{"weight", plain, "", rollout.Analyzing, 101, "weight 101 in phase Analyzing, expected 0 to 100"},
+		{"every host of the mesh", plain, "service: {hosts: ['*']}", rollout.Starting, 0, "service.hosts has * for callers in the mesh"},
+		{"every host of the mesh, too", plain, "service: {hosts: ['*'], gateways: [public, mesh]}", rollout.Starting, 0, "service.hosts has * for callers in the mesh"},
+		{
+			"matches at other gateways", plain + strings.Replace(service("two", web), "ports: [{port: 80}]", "ports: [{port: 80}, {port: 81}]", 1),
+			"service: {name: two, gateways: [public, mesh], match: [{uri: {prefix: /}, gateways: [private]}]}", rollout.Starting, 0,
+			"no route is left: each of service.match names gateways that service.gateways does not",
+		},
 		{"phase", plain, "", "Dancing", 0, `unknown phase "Dancing"`},
 		{"nothing to promote", "", "", rollout.Promoting, 0, "phase Promoting without objects of the release under way"},
 		{
@@ -56,6 +63,14 @@ func TestProjectErrors(t *testing.T) {
 		{
 			"target is not there", plain + deployment("job", "{app: job}", "{matchLabels: {app: job}}"), "target: {name: wep}", rollout.Idle, 0,
 			"targetRef names workload wep, which is not a workload of the release",
+		},
+		{
+			"target of another group", plain, "target: {apiVersion: argoproj.io/v1alpha1, kind: Deployment, name: web}", rollout.Starting, 0,
+			"targetRef names argoproj.io/v1alpha1 Deployment web, which is not a workload of the release",
+		},
+		{
+			"target of no version", plain, "target: {apiVersion: a/b/c, name: web}", rollout.Starting, 0,
+			"targetRef names a/b/c workload web, which is not a workload of the release",
 		},
 		{"no workload to promote", service("web", web), "", rollout.Starting, 0, "no Deployment to make a canary of"},
 		{
@@ -349,5 +364,15 @@ func TestProviders(t *testing.T) {
 	}
 	if len(environments.Providers) != len(providers) {
 		t.Errorf("%d providers are there, and a policy may name %d", len(providers), len(environments.Providers))
+	}
+}
+
+// TestTargetVersion: a target is found by the group of its API version, in whichever version the chart writes it.
+func TestTargetVersion(t *testing.T) {
+	objs := parse(t, deployment("web", web, matchWeb))
+	for _, version := range []string{"", "apps/v1", "apps/v1beta2", "extensions/v1beta1"} {
+		if w, err := FindTarget(objs, environments.Target{APIVersion: version, Name: "web"}); err != nil || w == nil {
+			t.Errorf("apiVersion %q: %v", version, err)
+		}
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render/objects"
 )
@@ -56,6 +59,8 @@ type meshRouting struct {
 	main string
 	// brought reports whether the stable track brings a VirtualService that routes to the app.
 	brought bool
+	// own are the VirtualServices by which the app's users are led, once somebody has asked.
+	own func() list
 }
 
 // newMesh decides how the app is routed.
@@ -72,6 +77,7 @@ func newMesh(a *app) (router, error) {
 	}
 	var err error
 	r.main, err = a.mainService(routed)
+	r.own = sync.OnceValue(r.leading)
 	return r, err
 }
 
@@ -80,18 +86,83 @@ func (r *meshRouting) service() string { return r.main }
 // replicas: a canary has as many as its release asks for, whatever its share.
 func (r *meshRouting) replicas() (n int, ok bool) { return 0, false }
 
-// warnings: rules that the release brings stand before those of the policy, and one route can't be for HTTP and TCP.
+// warnings: rules that the release brings stand before those of the policy, and sidecars lead past a headless Service.
 func (r *meshRouting) warnings() (out []string) {
-	if r.main != "" && !r.brought && r.app.in.Plan.Service.AppProtocol == "" && !r.speaksTCP(place{}) {
-		for _, port := range mapsAt(r.app.service(r.main).Object, "spec", "ports") {
-			if takenForTCP(port) {
-				out = append(out, fmt.Sprintf("Service %s has port %v beside others, which Istio takes for TCP: its connections stay with stable until promotion",
-					r.main, at(port, "port")))
-			}
+	if r.main != "" && stringAt(r.app.service(r.main).Object, "spec", "clusterIP") == "None" {
+		out = append(out, fmt.Sprintf("Service %s is headless: callers in the mesh reach the pod whose address they have looked up, past the canary's weights",
+			r.main))
+	}
+	for _, s := range r.app.services {
+		if ports := r.leavingPorts(s.GetName()); len(ports) > 0 {
+			out = append(out, fmt.Sprintf("Service %s has port %s no more after promotion, and routes name it: their requests go unanswered at promotion "+
+				"until Istio has both the new Service and the new routes, some tenths of a second", s.GetName(), strings.Join(ports, ", ")))
+		}
+		if stringAt(s.Object, "spec", "type") == "LoadBalancer" {
+			out = append(out, fmt.Sprintf("Service %s is of type LoadBalancer: users that come by it go past the canary's weights", s.GetName()))
+		}
+	}
+	for _, obj := range r.app.serving {
+		if objects.GroupKind(obj) == virtualService {
+			out = append(out, r.unknown(obj)...)
+		} else if name := r.goesPast(obj); name != "" {
+			out = append(out, fmt.Sprintf("%s leads to Service %s past the canary's weights, unless its controller is in the mesh", describe(obj), name))
+		} else if name := r.app.calledBy(obj); name != "" {
+			out = append(out, fmt.Sprintf("%s has the API server call Service %s, past the canary's weights: it is not in the mesh", describe(obj), name))
 		}
 	}
 	if brought := r.app.rulesFor(r.app.serving, r.main); len(brought) > 0 && len(r.app.in.Plan.Service.TrafficPolicy) > 0 && r.main != "" {
 		out = append(out, fmt.Sprintf("service.trafficPolicy does not apply to Service %s: the release brings %s", r.main, describe(brought[0])))
+	}
+	return out
+}
+
+// goesPast names the Service of the app to which an object of the release leads users by itself; empty: none.
+func (r *meshRouting) goesPast(obj *unstructured.Unstructured) string {
+	if roleOf(obj).does != routes {
+		return ""
+	}
+	for _, s := range r.app.services {
+		if sameNamespace(obj, s) && says(obj.Object["spec"], s.GetName()) {
+			return s.GetName()
+		}
+	}
+	return ""
+}
+
+// calledBy names the Service of the app that the API server calls because of an object of the release: an aggregated API, an admission
+// or a conversion webhook; empty: none.
+func (a *app) calledBy(obj *unstructured.Unstructured) string {
+	var callees []map[string]any
+	switch objects.GroupKind(obj) {
+	case schema.GroupKind{Group: "apiregistration.k8s.io", Kind: "APIService"}:
+		callees = append(callees, mapAt(obj.Object, "spec", "service"))
+	case schema.GroupKind{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"},
+		schema.GroupKind{Group: "admissionregistration.k8s.io", Kind: "MutatingWebhookConfiguration"}:
+		for _, webhook := range mapsAt(obj.Object, "webhooks") {
+			callees = append(callees, mapAt(webhook, "clientConfig", "service"))
+		}
+	case objects.CRD:
+		callees = append(callees, mapAt(obj.Object, "spec", "conversion", "webhook", "clientConfig", "service"))
+	}
+	for _, callee := range callees {
+		if name := stringAt(callee, "name"); name != "" && stringAt(callee, "namespace") == a.namespace() && a.service(name) != nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// unknown warns of destinations by which people mean a Service of the app, and Istio none: it completes names without a dot alone.
+func (r *meshRouting) unknown(vs *unstructured.Unstructured) (out []string) {
+	for _, route := range routesOf(vs) {
+		for _, d := range mapsAt(route, "route") {
+			host := stringAt(d, "destination", "host")
+			name, rest, ok := r.app.serviceOf(host, vs)
+			if ns := r.app.namespace(); ok && (rest == ns || rest == ns+".svc") {
+				out = append(out, fmt.Sprintf("%s routes to %s, which Istio does not know: it gets no request; expected %s or %s.%s.svc.cluster.local",
+					describe(vs), host, name, name, ns))
+			}
+		}
 	}
 	return out
 }
@@ -106,8 +177,15 @@ func (r *meshRouting) counterpart(obj *unstructured.Unstructured) []*unstructure
 func (r *meshRouting) warns(obj *unstructured.Unstructured) string {
 	switch objects.GroupKind(obj) {
 	case virtualService:
+		if r.delegatesHere(obj) {
+			return ""
+		}
 		if name := r.routesTo(obj); name != "" {
 			return fmt.Sprintf("routes to Service %s, past the weights of the canary", name)
+		}
+		if host := r.sharesHost(obj); host != "" {
+			return fmt.Sprintf("routes host %s, as the app's own routing does: Istio takes the older one, and where that is not the app's, the canary gets no share",
+				host)
 		}
 	case destinationRule:
 		if name, _, ok := r.app.serviceOf(stringAt(obj.Object, "spec", "host"), obj); ok {
@@ -128,7 +206,7 @@ func (r *meshRouting) inject(obj *unstructured.Unstructured) (*unstructured.Unst
 		return c, nil
 	}
 	for _, route := range routesOf(c) {
-		shared, err := r.share(mapsAt(route, "route"), c)
+		shared, err := r.share(mapsAt(route, "route"), c, atGateways(c, route))
 		if err != nil {
 			return nil, fmt.Errorf("sharing the routes of %s: %w", describe(obj), err)
 		}
@@ -142,6 +220,14 @@ func (r *meshRouting) inject(obj *unstructured.Unstructured) (*unstructured.Unst
 // routesOf returns the HTTP, TCP and TLS routes of a VirtualService.
 func routesOf(vs *unstructured.Unstructured) []map[string]any {
 	return slices.Concat(mapsAt(vs.Object, "spec", "http"), mapsAt(vs.Object, "spec", "tcp"), mapsAt(vs.Object, "spec", "tls"))
+}
+
+// atGateways reports whether a route of a VirtualService is for gateways alone, and not for callers in the mesh.
+func atGateways(vs *unstructured.Unstructured, route map[string]any) bool {
+	only := func(gateways []any) bool { return len(gateways) > 0 && !slices.Contains(gateways, any(mesh)) }
+	matches := mapsAt(route, "match")
+	return only(listAt(vs.Object, "spec", "gateways")) ||
+		len(matches) > 0 && !slices.ContainsFunc(matches, func(m map[string]any) bool { return !only(listAt(m, "gateways")) })
 }
 
 // routesTo names the first of the app's Services that a VirtualService routes to; empty when there is none.
@@ -178,8 +264,8 @@ func canaryHost(name, rest string) string {
 }
 
 // share replaces each destination of a route that points at the app by two, for the stable and for the canary track,
-// whose weights add up to its own. It returns nil when none does.
-func (r *meshRouting) share(destinations []map[string]any, vs *unstructured.Unstructured) ([]any, error) {
+// whose weights add up to its own. It returns nil when none does. outside: the route is for gateways alone.
+func (r *meshRouting) share(destinations []map[string]any, vs *unstructured.Unstructured, outside bool) ([]any, error) {
 	factor, err := r.factor(destinations, vs)
 	if err != nil || factor == 0 {
 		return nil, err
@@ -213,6 +299,9 @@ func (r *meshRouting) share(destinations []map[string]any, vs *unstructured.Unst
 		if subset := stringAt(d, "destination", "subset"); subset != "" && r.app.leavesOut(name, subset) {
 			delete(mapAt(d, "destination"), "subset")
 		}
+		if outside && r.app.movesPort(name) {
+			delete(mapAt(d, "destination"), "port")
+		}
 		d["weight"], canary["weight"] = int64(whole-part), int64(part)
 		result = append(result, d, canary)
 	}
@@ -235,6 +324,86 @@ func (a *app) impliedPort(service string) any {
 		return nil
 	}
 	return at(ports[0], "port")
+}
+
+// versions of one of the app's Services: as it is before promotion, and after it. Nil: that release has none.
+func (a *app) versions(service string) (before, after *unstructured.Unstructured) {
+	s := a.service(service)
+	if s != a.made {
+		return a.stable.find(objects.KeyOf(s)), a.coming.find(objects.KeyOf(s))
+	}
+	of := func(said environments.Service, workload *unstructured.Unstructured) *unstructured.Unstructured {
+		if said.Port <= 0 {
+			return nil
+		}
+		c := copyOf(s)
+		setAt(c.Object, servicePorts(said, workload), "spec", "ports")
+		return c
+	}
+	if plan := a.in.State.StablePlan; plan != nil {
+		before = of(plan.Service, a.servingWorkload())
+	}
+	return before, of(a.in.Plan.Service, a.workload)
+}
+
+// movesPort reports whether the only port of one of the app's Services has another number after promotion. The Service is applied before
+// the routes, so that one of them would name a port that is not there. As long as both tracks are there, a gateway's routes name none to
+// the stable one: Istio takes the only one that there is, whichever that is by then. A sidecar would take the port that the caller asked
+// for, so there is no such way inside the mesh. Keeping both ports on the Service is none either: its ports would need other names, and
+// until its EndpointSlices have those too, nothing is behind them.
+func (a *app) movesPort(service string) bool {
+	if a.split == nil {
+		return false
+	}
+	before, after := a.versions(service)
+	if before == nil || after == nil {
+		return false
+	}
+	old, ports := mapsAt(before.Object, "spec", "ports"), mapsAt(after.Object, "spec", "ports")
+	return len(old) == 1 && len(ports) == 1 && at(old[0], "port") != at(ports[0], "port")
+}
+
+// leavingPorts are the ports of one of the app's Services that routes have to name until promotion, and that have no such number after it.
+func (r *meshRouting) leavingPorts(service string) (numbers []string) {
+	before, after := r.app.versions(service)
+	if r.app.split == nil || before == nil || after == nil {
+		return nil
+	}
+	ports := mapsAt(after.Object, "spec", "ports")
+	for _, p := range mapsAt(before.Object, "spec", "ports") {
+		number, _ := intAt(p, "port")
+		stays := slices.ContainsFunc(ports, func(q map[string]any) bool { return at(q, "port") == at(p, "port") })
+		if !stays && r.namesPort(service, number) {
+			numbers = append(numbers, strconv.Itoa(number))
+		}
+	}
+	return numbers
+}
+
+// namesPort reports whether a route to one of the app's Services has to name a port, be it the release's or a generated one.
+func (r *meshRouting) namesPort(service string, port int) bool {
+	moves := r.app.movesPort(service)
+	if !r.brought {
+		places, err := r.places()
+		return err == nil && service == r.main && slices.ContainsFunc(places, func(p place) bool { return p.port == port && !(moves && r.outside(p)) })
+	}
+	for _, obj := range r.app.serving {
+		if objects.GroupKind(obj) != virtualService {
+			continue
+		}
+		for _, route := range routesOf(obj) {
+			if moves && atGateways(obj, route) {
+				continue
+			}
+			for _, d := range mapsAt(route, "route") {
+				name, _, ok := r.app.serviceOf(stringAt(d, "destination", "host"), obj)
+				if number, said := intAt(d, "destination", "port", "number"); ok && said && name == service && number == port {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // factor is what the weights of a route are multiplied by, so that the canary's parts are whole numbers: rounded, the

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,7 +26,7 @@ import (
 
 // generate returns the routing objects that the release does not bring.
 func (r *meshRouting) generate() ([]*unstructured.Unstructured, error) {
-	plan := r.app.in.Plan
+	plan := r.app.in.leading()
 	if r.main == "" || r.app.split == nil && !plan.Canary() && !plan.Public() {
 		return nil, nil // nothing is shared, and a Service leads to the pods by itself
 	}
@@ -100,7 +101,7 @@ func decodeSome[T any, P interface {
 
 // virtualService fills in the generated VirtualService, as Flagger makes it.
 func (r *meshRouting) virtualService(spec *networking.VirtualService) error {
-	s := r.app.in.Plan.Service
+	s := r.app.says
 	if !s.Delegation {
 		spec.Hosts = slices.Clone(s.Hosts)
 		if !slices.Contains(spec.Hosts, r.main) && !slices.Contains(spec.Hosts, "*") {
@@ -108,6 +109,10 @@ func (r *meshRouting) virtualService(spec *networking.VirtualService) error {
 		}
 		if spec.Gateways = slices.Clone(s.Gateways); len(spec.Gateways) == 0 {
 			spec.Gateways = []string{mesh}
+		}
+		if slices.Contains(spec.Hosts, "*") && slices.Contains(spec.Gateways, mesh) {
+			return errors.New("service.hosts has * for callers in the mesh: Istio refuses that, and else would lead all of them here; " +
+				"expected service.gateways without mesh, or hosts by name")
 		}
 	}
 	places, err := r.places()
@@ -132,13 +137,50 @@ func (r *meshRouting) virtualService(spec *networking.VirtualService) error {
 		if route != nil {
 			spec.Http = append(spec.Http, route)
 		}
+		beside, err := r.connections(p)
+		if err != nil {
+			return err
+		}
+		spec.Tcp = append(spec.Tcp, beside...)
+	}
+	if len(spec.Http)+len(spec.Tcp) == 0 {
+		return errors.New("no route is left: each of service.match names gateways that service.gateways does not; expected one that it does, or none")
 	}
 	return nil
 }
 
+// connections are the routes for those ports of a place that Istio takes for TCP, where others are for HTTP: Istio passes over an HTTP
+// route for them.
+func (r *meshRouting) connections(p place) (routes []*networking.TCPRoute, err error) {
+	if p.port > 0 || r.app.says.AppProtocol != "" {
+		return nil, nil
+	}
+	for _, port := range mapsAt(r.app.service(r.main).Object, "spec", "ports") {
+		number, ok := intAt(port, "port")
+		if !ok || !takenForTCP(port) {
+			continue
+		}
+		route, err := r.tcpRoute(place{p.gateways, number})
+		if err != nil {
+			return nil, err
+		}
+		if route == nil {
+			continue
+		}
+		if len(route.Match) == 0 {
+			route.Match = []*networking.L4MatchAttributes{{}}
+		}
+		for _, match := range route.Match {
+			match.Port = uint32(number)
+		}
+		routes = append(routes, route)
+	}
+	return routes, nil
+}
+
 // speaksTCP reports whether Istio would pass over an HTTP route for a place: by what the policy says, else by the Service's ports.
 func (r *meshRouting) speaksTCP(p place) bool {
-	if said := r.app.in.Plan.Service.AppProtocol; said != "" {
+	if said := r.app.says.AppProtocol; said != "" {
 		return strings.EqualFold(said, "TCP")
 	}
 	ports := slices.DeleteFunc(mapsAt(r.app.service(r.main).Object, "spec", "ports"), func(port map[string]any) bool {
@@ -168,9 +210,9 @@ type place struct {
 // places of the routes of the generated VirtualService. One names the port that the policy means. Inside the mesh, where
 // the Service has several or the policy discovers them, a request has to keep the port that it came for, so there the
 // destination names none; at a gateway it has to name one, since the gateway's own port says nothing about the Service's.
-// With both there are two routes.
+// With both there are two routes, as where the Service's only port moves, which only a gateway's can leave out.
 func (r *meshRouting) places() ([]place, error) {
-	s := r.app.in.Plan.Service
+	s := r.app.says
 	inside := !s.Delegation && (len(s.Gateways) == 0 || slices.Contains(s.Gateways, mesh))
 	outside := slices.DeleteFunc(slices.Clone(s.Gateways), func(name string) bool { return name == mesh })
 	keep := inside && (s.PortDiscovery || len(mapsAt(r.app.service(r.main).Object, "spec", "ports")) > 1)
@@ -181,10 +223,23 @@ func (r *meshRouting) places() ([]place, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !keep {
+	switch {
+	case keep:
+		return []place{{outside, port}, {[]string{mesh}, 0}}, nil
+	case inside && len(outside) > 0 && r.app.movesPort(r.main):
+		return []place{{outside, port}, {[]string{mesh}, port}}, nil
+	default:
 		return []place{{port: port}}, nil
 	}
-	return []place{{outside, port}, {[]string{mesh}, 0}}, nil
+}
+
+// outside reports whether a place is for gateways alone.
+func (r *meshRouting) outside(p place) bool {
+	gateways := p.gateways
+	if s := r.app.says; gateways == nil && !s.Delegation {
+		gateways = s.Gateways
+	}
+	return len(gateways) > 0 && !slices.Contains(gateways, mesh)
 }
 
 // at restricts the gateways of a match to those of the place; ok is false when the match is for none of them.
@@ -232,7 +287,7 @@ func matchesAt[T any, P interface {
 
 // httpRoute is the route for a place; nil when the policy's matches are for none of its gateways.
 func (r *meshRouting) httpRoute(p place) (route *networking.HTTPRoute, err error) {
-	s := r.app.in.Plan.Service
+	s := r.app.says
 	route = &networking.HTTPRoute{}
 	gateways := func(m *networking.HTTPMatchRequest) *[]string { return &m.Gateways }
 	var ok bool
@@ -262,7 +317,7 @@ func (r *meshRouting) httpRoute(p place) (route *networking.HTTPRoute, err error
 		}
 		route.Timeout = durationpb.New(timeout)
 	}
-	for _, d := range r.destinations(p.port) {
+	for _, d := range r.destinations(p) {
 		route.Route = append(route.Route, &networking.HTTPRouteDestination{Destination: d.to, Weight: d.weight})
 	}
 	return route, nil
@@ -282,10 +337,10 @@ func (r *meshRouting) tcpRoute(p place) (*networking.TCPRoute, error) {
 	gateways := func(m *networking.L4MatchAttributes) *[]string { return &m.Gateways }
 	var ok bool
 	var err error
-	if route.Match, ok, err = matchesAt(p, r.app.in.Plan.Service.Match, l4, gateways); err != nil || !ok {
+	if route.Match, ok, err = matchesAt(p, r.app.says.Match, l4, gateways); err != nil || !ok {
 		return nil, err
 	}
-	for _, d := range r.destinations(p.port) {
+	for _, d := range r.destinations(p) {
 		route.Route = append(route.Route, &networking.RouteDestination{Destination: d.to, Weight: d.weight})
 	}
 	return route, nil
@@ -298,11 +353,11 @@ type weighted struct {
 }
 
 // destinations of the generated route: the stable track alone at rest, both tracks in a rollout.
-func (r *meshRouting) destinations(port int) []weighted {
+func (r *meshRouting) destinations(p place) []weighted {
 	to := func(host string, weight int) weighted {
 		d := &networking.Destination{Host: host}
-		if port > 0 {
-			d.Port = &networking.PortSelector{Number: uint32(port)}
+		if p.port > 0 {
+			d.Port = &networking.PortSelector{Number: uint32(p.port)}
 		}
 		return weighted{d, int32(weight)}
 	}
@@ -310,14 +365,18 @@ func (r *meshRouting) destinations(port int) []weighted {
 		return []weighted{to(r.main, 100)}
 	}
 	weight := r.app.in.State.Weight
-	return []weighted{to(r.main, 100-weight), to(canaryName(r.main), weight)}
+	shared := []weighted{to(r.main, 100-weight), to(canaryName(r.main), weight)}
+	if r.outside(p) && r.app.movesPort(r.main) {
+		shared[0].to.Port = nil
+	}
+	return shared
 }
 
 // port is the Service's port that the policy means. Flagger makes the Service, so its service.port may be anything;
 // charts that were written for it, the talk's among them, say there what their pods listen on. So it is the port of that
 // number, else the one that leads to it, else the only one; without a service.port the first.
 func (r *meshRouting) port() (int, error) {
-	wanted := r.app.in.Plan.Service.Port
+	wanted := r.app.says.Port
 	service := r.app.service(r.main)
 	var ports, leading []int
 	for _, p := range mapsAt(service.Object, "spec", "ports") {
@@ -346,35 +405,33 @@ func (r *meshRouting) port() (int, error) {
 	}
 }
 
-// destinationRules carries the policy's trafficPolicy to both tracks.
+// destinationRules carries the trafficPolicy of each track's policy to it.
 func (r *meshRouting) destinationRules() ([]*unstructured.Unstructured, error) {
-	policy := r.app.in.Plan.Service.TrafficPolicy
-	if len(policy) == 0 {
-		return nil, nil
-	}
-	var hosts []string
-	if len(r.app.rulesFor(r.app.serving, r.main)) == 0 {
-		hosts = append(hosts, r.main)
-	}
-	if r.app.split != nil && len(r.app.rulesFor(r.app.coming, r.main)) == 0 {
-		hosts = append(hosts, canaryName(r.main))
-	}
-	traffic, err := decode[networking.TrafficPolicy]("trafficPolicy", policy)
-	if err != nil {
-		return nil, err
-	}
 	var rules []*unstructured.Unstructured
-	for _, host := range hosts {
+	add := func(host string, policy map[string]any) error {
+		traffic, err := decodeSome[networking.TrafficPolicy]("trafficPolicy", policy)
+		if err != nil || traffic == nil {
+			return err
+		}
 		rule := r.app.newObject(istioVersion, "DestinationRule", host)
 		if other := r.app.serving.find(objects.KeyOf(rule)); other != nil {
-			return nil, fmt.Errorf("%s is not for Service %s, expected it to be so or to have another name", describe(other), host)
+			return fmt.Errorf("%s is not for Service %s, expected it to be so or to have another name", describe(other), host)
 		}
 		r.app.addMetadata(rule)
+		rules = append(rules, rule)
 		typed := istioapi.DestinationRule{Spec: networking.DestinationRule{Host: host, TrafficPolicy: traffic}}
-		if err := setSpec(rule, &typed.Spec); err != nil {
+		return setSpec(rule, &typed.Spec)
+	}
+	if len(r.app.rulesFor(r.app.serving, r.main)) == 0 {
+		if err := add(r.main, r.app.says.TrafficPolicy); err != nil {
 			return nil, err
 		}
-		rules = append(rules, rule)
+	}
+	if r.app.split != nil && len(r.app.rulesFor(r.app.coming, r.main)) == 0 {
+		// The canary is for the users who are given to it: what its release says of them holds for them at once.
+		if err := add(canaryName(r.main), r.app.in.Plan.Service.TrafficPolicy); err != nil {
+			return nil, err
+		}
 	}
 	return rules, nil
 }

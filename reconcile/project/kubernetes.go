@@ -100,13 +100,13 @@ func (r *podShares) warnings() []string {
 	var parts []string
 	for _, step := range r.app.in.Plan.Steps {
 		n := r.pods(step.Weight)
-		parts = append(parts, fmt.Sprintf("%d%% is %d of %d (%.0f%%)", step.Weight, n, n+r.stable, 100*float64(n)/float64(n+r.stable)))
+		parts = append(parts, fmt.Sprintf("%s is %d of %d (%.0f%%)", rollout.Percent(step.Weight), n, n+r.stable, 100*float64(n)/float64(n+r.stable)))
 	}
 	var all []string
 	if len(parts) > 0 {
 		all = append(all, "traffic is shared by pods: "+strings.Join(parts, ", "))
 	}
-	if s := r.app.in.Plan.Service; len(s.Hosts)+len(s.Gateways) > 0 {
+	if s := r.app.says; len(s.Hosts)+len(s.Gateways) > 0 {
 		all = append(all, "service.hosts and service.gateways do not apply: provider kubernetes makes no routes")
 	}
 	return all

@@ -87,7 +87,7 @@ func project(in Input) (Desired, error) {
 	if err != nil {
 		return Desired{}, err
 	}
-	if len(t.coming) == 0 && (len(t.serving) == 0 || !in.Plan.Canary() && !in.routed(t)) {
+	if len(t.coming) == 0 && (len(t.serving) == 0 || !in.leading().Canary() && !in.routed(t)) {
 		return t.atRest(), nil
 	}
 	a, err := newApp(in, t)
@@ -107,17 +107,25 @@ func project(in Input) (Desired, error) {
 
 // Check reports why a rollout from in.Stable to in.Target could not be carried through; nil when it can: its canary, if
 // the policy wants one, can't be projected in some phase, or the API server would refuse to change a selector. Ask
-// before one is begun. State is not looked at.
+// before one is begun. Of State the StablePlan counts.
 func Check(in Input) error {
-	phases := []rollout.Phase{rollout.Updating}
+	states := []rollout.State{{Phase: rollout.Updating}}
 	if in.Plan.Canary() {
-		phases = []rollout.Phase{rollout.Starting, rollout.Promoting, rollout.RollingBack}
+		states = []rollout.State{{Phase: rollout.Starting}, {Phase: rollout.Promoting}, {Phase: rollout.Draining, Drained: true}, {Phase: rollout.RollingBack}}
 	}
-	for _, phase := range phases {
-		in.State = rollout.State{Phase: phase}
+	if scales := ScalesCopy(in.Target); scales != "" {
+		return fmt.Errorf("projecting app %s: %s", in.App, scales)
+	}
+	before := in.State.StablePlan
+	for _, state := range states {
+		state.StablePlan = before
+		in.State = state
 		if _, err := Project(in); err != nil {
 			return err
 		}
+	}
+	if err := in.sameTarget(); err != nil {
+		return fmt.Errorf("projecting app %s: %w", in.App, err)
 	}
 	stable := applied(in.Stable)
 	for _, obj := range applied(in.Target) {
@@ -128,6 +136,24 @@ func Check(in Input) error {
 		}
 	}
 	return nil
+}
+
+// sameTarget reports that the policy turns to another workload while the one that it was about goes on: users would be led to the other
+// one, from the rollout's beginning, and what judges it is the other's too.
+func (in Input) sameTarget() error {
+	before := in.State.StablePlan
+	if before == nil || !before.Canary() && !before.Routed() || !in.Plan.Canary() {
+		return nil
+	}
+	stable, target := applied(in.Stable), applied(in.Target)
+	from, err := FindTarget(stable, before.Target)
+	to, other := FindTarget(target, in.Plan.Target)
+	if err != nil || other != nil || from == nil || to == nil || objects.KeyOf(from) == objects.KeyOf(to) ||
+		target.find(objects.KeyOf(from)) == nil || stable.find(objects.KeyOf(to)) == nil {
+		return nil //nolint:nilerr // what stands against the projection is told by that
+	}
+	return fmt.Errorf("targetRef goes from %s to %s, and the release has both: users would be led to the other one before anything judged it; "+
+		"expected that in a commit of its own, which changes no pods and holds at once", describe(from), describe(to))
 }
 
 // spelled is a workload's selector for people.
@@ -191,7 +217,7 @@ func (a *app) project(stable, target list) (Desired, error) {
 // routed reports whether users are led by the policy to what serves, though no canary is asked for. Where no canary could be made of
 // what serves, no routing was ever generated for it.
 func (in Input) routed(t tracks) bool {
-	if !in.Plan.Routed() {
+	if !in.leading().Routed() {
 		return false
 	}
 	workload, err := in.workload(t.serving, true)

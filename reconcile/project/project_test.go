@@ -23,7 +23,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the wanted sections of testdata")
 
 // TestProject runs testdata/*.txtar. Sections: stable.yaml and canary.yaml are the two releases (canary.yaml may be
-// absent), policy.yaml a rollout.Plan, states a list of "<phase> <weight>" (and "drained") with one wanted section each.
+// absent), policy.yaml a rollout.Plan, policy-before.yaml that of stable.yaml where it is another, states a list of "<phase> <weight>" (and "drained") with one wanted section each.
 func TestProject(t *testing.T) {
 	for _, file := range glob(t, "testdata/*.txtar") {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
@@ -34,7 +34,9 @@ func TestProject(t *testing.T) {
 			in := input(t, archive)
 			var before Desired
 			for _, state := range strings.Split(strings.TrimSpace(section(archive, "states")), "\n") {
+				plan := in.State.StablePlan
 				in.State = parseState(t, state)
+				in.State.StablePlan = plan
 				var got string
 				got, before = show(in, before)
 				checkPure(t, in)
@@ -189,6 +191,12 @@ func input(t testing.TB, archive *txtar.Archive) Input {
 	in.Plan = rollout.Plan{Strategy: environments.StrategyCanary}
 	if err := yaml.UnmarshalStrict([]byte(section(archive, "policy.yaml")), &in.Plan); err != nil {
 		t.Fatal(err)
+	}
+	if before := section(archive, "policy-before.yaml"); before != "" {
+		in.State.StablePlan = &rollout.Plan{Strategy: environments.StrategyCanary}
+		if err := yaml.UnmarshalStrict([]byte(before), in.State.StablePlan); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return in
 }

@@ -1,10 +1,12 @@
 package project
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/render/objects"
@@ -71,16 +73,31 @@ func FindTarget(objs []*unstructured.Unstructured, target environments.Target) (
 	}
 }
 
-// names reports whether target means the workload obj. A target without a kind means any workload of that name.
+// names reports whether target means the workload obj. A target without a kind, or an API version, means any workload of that name.
 func names(target environments.Target, obj *unstructured.Unstructured) bool {
-	return target.Name == obj.GetName() && (target.Kind == "" || target.Kind == obj.GetKind())
+	return target.Name == obj.GetName() && (target.Kind == "" || target.Kind == obj.GetKind()) &&
+		(target.APIVersion == "" || sameGroup(target.APIVersion, obj.GetAPIVersion()))
 }
 
-func targetKind(target environments.Target) string {
-	if target.Kind == "" {
-		return "workload"
+// sameGroup compares API versions but for the version, in which an object may be written otherwise than somebody names it. What is in apps
+// now was in extensions before.
+func sameGroup(x, y string) bool {
+	group := func(apiVersion string) string {
+		gv, err := schema.ParseGroupVersion(apiVersion)
+		if err != nil {
+			return apiVersion // no object's
+		}
+		if gv.Group == "extensions" {
+			return "apps"
+		}
+		return gv.Group
 	}
-	return target.Kind
+	return group(x) == group(y)
+}
+
+// targetKind is a target's kind for people.
+func targetKind(target environments.Target) string {
+	return strings.TrimSpace(target.APIVersion + " " + cmp.Or(target.Kind, "workload"))
 }
 
 func listNames(objs []*unstructured.Unstructured) string {

@@ -2,13 +2,18 @@ package project
 
 import (
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/txtar"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // TestRoutePort: the generated routes go to ports that the chart's Service has, whatever service.port says.
@@ -82,4 +87,83 @@ func routePorts(in Input) string {
 		routes = append(routes, text)
 	}
 	return strings.Join(routes, "; ")
+}
+
+// TestNowhereInBetween: Services are applied before routes. Whichever state follows upon another, each route of the one before that names a
+// port of one of the app's Services names one that is still there, unless people were warned.
+func TestNowhereInBetween(t *testing.T) {
+	step := func(phase rollout.Phase, weight int, drained bool) rollout.State {
+		return rollout.State{Phase: phase, Exposure: rollout.Exposure{Weight: weight}, Drained: drained}
+	}
+	promoted := []rollout.State{
+		step(rollout.Idle, 0, false), step(rollout.Starting, 0, false), step(rollout.Analyzing, 50, false),
+		step(rollout.Promoting, 50, false), step(rollout.Draining, 0, false), step(rollout.Draining, 0, true),
+	}
+	courses := map[string][]rollout.State{
+		"promoted":    promoted,
+		"rolled back": append(slices.Clone(promoted[:4]), step(rollout.RollingBack, 50, false), step(rollout.RollingBack, 0, true), step(rollout.Idle, 0, false)),
+		"given up":    append(slices.Clone(promoted[:4]), step(rollout.RollingBack, 0, true), step(rollout.Idle, 0, false)),
+	}
+	for _, file := range glob(t, "testdata/*.txtar") {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := input(t, archive)
+		if len(in.Target) == 0 {
+			continue
+		}
+		warnings, err := Warnings(in, nil)
+		if err != nil {
+			continue
+		}
+		warned := strings.Contains(strings.Join(warnings, ""), "go unanswered")
+		if expected := slices.Contains([]string{"service-changes.txtar", "policy-changes.txtar"}, filepath.Base(file)); warned != expected {
+			t.Errorf("%s: warned of a gap: %t, want %t", file, warned, expected)
+		}
+		if warned {
+			continue
+		}
+		for name, course := range courses {
+			var before Desired
+			for i, state := range course {
+				in := in
+				if state.StablePlan = in.State.StablePlan; state.Phase == rollout.Idle && state.StablePlan != nil {
+					in.Plan = *state.StablePlan
+				}
+				in.State = state
+				after, err := Project(in)
+				if err != nil {
+					break
+				}
+				if fault := leadsNowhere(slices.Concat(after.Stable, after.Canary, after.Routing), before.Routing); i > 0 && fault != "" {
+					t.Errorf("%s, %s, on the way to %s: %s", file, name, state.Phase, fault)
+				}
+				before = after
+			}
+		}
+	}
+}
+
+// leadsNowhere finds a route that names a port which the Service that it names does not have; empty: none.
+func leadsNowhere(held, routing []*unstructured.Unstructured) string {
+	for _, vs := range routing {
+		if objects.GroupKind(vs) != virtualService {
+			continue
+		}
+		for _, route := range routesOf(vs) {
+			for _, d := range mapsAt(route, "route") {
+				host, port := stringAt(d, "destination", "host"), at(d, "destination", "port", "number")
+				i := slices.IndexFunc(held, func(o *unstructured.Unstructured) bool { return isService(o) && o.GetName() == host })
+				if i < 0 || port == nil {
+					continue
+				}
+				has := slices.ContainsFunc(mapsAt(held[i].Object, "spec", "ports"), func(p map[string]any) bool { return fmt.Sprint(at(p, "port")) == fmt.Sprint(port) })
+				if !has {
+					return fmt.Sprintf("%s leads to port %v of Service %s", describe(vs), port, host)
+				}
+			}
+		}
+	}
+	return ""
 }

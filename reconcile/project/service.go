@@ -8,13 +8,67 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/sluice-cd/sluice/environments"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render/objects"
 )
+
+// leading is the plan by which users are led. A new release's is it from its promotion on: until then the users of the one that serves are
+// led as they were, and the canary gets its share of them. Where no policy has led them, the new one does from the start, or nobody would
+// come.
+func (in Input) leading() rollout.Plan {
+	switch before := in.State.StablePlan; in.State.Phase {
+	case rollout.Starting, rollout.Analyzing, rollout.RollingBack:
+		if before != nil && (before.Canary() || before.Routed()) {
+			return *before
+		}
+	default:
+	}
+	return in.Plan
+}
+
+// service says how users are led. What said nothing to the provider by which they were led says nothing to another one either.
+func (in Input) service() environments.Service {
+	plan := in.leading()
+	if s := plan.Service; routeless(plan) && !routeless(rollout.Plan{Provider: in.provider()}) {
+		return environments.Service{
+			Name: s.Name, Port: s.Port, PortName: s.PortName, TargetPort: s.TargetPort, AppProtocol: s.AppProtocol,
+			PortDiscovery: s.PortDiscovery, Labels: s.Labels, Annotations: s.Annotations,
+		}
+	}
+	return plan.Service
+}
+
+// provider shares the app's traffic. Where users come by routes that it has generated, it is that of the release which serves until no
+// canary is there any more: another one would take the routes away in the middle of a rollout, and its canary's pods have other labels.
+// Else the new release's may have what it needs from the start.
+func (in Input) provider() string {
+	before := in.State.StablePlan
+	if before == nil || !before.Canary() && !before.Public() || routeless(*before) {
+		return in.Plan.Provider
+	}
+	switch in.State.Phase {
+	case rollout.Starting, rollout.Analyzing, rollout.RollingBack, rollout.Promoting:
+		return before.Provider
+	case rollout.Draining:
+		if !in.State.Drained {
+			return before.Provider
+		}
+	default:
+	}
+	return in.Plan.Provider
+}
+
+// routeless reports whether the provider that a plan names makes no routes.
+func routeless(p rollout.Plan) bool {
+	provider, err := providerOf(p.Provider)
+	return err == nil && len(provider.generates) == 0
+}
 
 // mainService names the Service that users address: the policy's, else the one named as the workload, else the one
 // that a VirtualService routes to, else the only one that is not headless; empty when there is none.
 func (a *app) mainService(routed string) (string, error) {
-	if name := a.in.Plan.Service.Name; name != "" {
+	if name := a.says.Name; name != "" {
 		return name, nil
 	}
 	workload := a.servingWorkload().GetName()
@@ -41,7 +95,7 @@ func (a *app) mainService(routed string) (string, error) {
 // missingService returns the Service that the policy asks for and the release does not have: the one that it names,
 // or with a port alone one named as the workload. It is nil when nothing is missing.
 func (a *app) missingService() (*unstructured.Unstructured, error) {
-	s := a.in.Plan.Service
+	s := a.says
 	switch {
 	case s.Name != "" && a.service(s.Name) == nil:
 		return a.generateService(s.Name)
@@ -54,7 +108,7 @@ func (a *app) missingService() (*unstructured.Unstructured, error) {
 
 // generateService makes the policy's Service. It selects what the workload selects.
 func (a *app) generateService(name string) (*unstructured.Unstructured, error) {
-	s := a.in.Plan.Service
+	s := a.says
 	workload := a.servingWorkload()
 	if other := a.serving.find(objects.Key{Kind: "Service", Namespace: a.namespace(), Name: name}); other != nil {
 		return nil, fmt.Errorf("%s does not select the pods of %s, expected the Service of the app", describe(other), describe(workload))
@@ -68,13 +122,12 @@ func (a *app) generateService(name string) (*unstructured.Unstructured, error) {
 	}
 	c := a.newObject("v1", "Service", name)
 	a.addMetadata(c)
-	c.Object["spec"] = map[string]any{"type": "ClusterIP", "selector": anyMap(selector), "ports": a.servicePorts(workload)}
+	c.Object["spec"] = map[string]any{"type": "ClusterIP", "selector": anyMap(selector), "ports": servicePorts(s, workload)}
 	return c, nil
 }
 
 // servicePorts are the policy's port and, with portDiscovery, the other ports that the pods' containers declare.
-func (a *app) servicePorts(workload *unstructured.Unstructured) []any {
-	s := a.in.Plan.Service
+func servicePorts(s environments.Service, workload *unstructured.Unstructured) []any {
 	var target any = int64(s.Port)
 	if s.TargetPort != "" {
 		target = s.TargetPort
@@ -145,10 +198,10 @@ func (a *app) newObject(apiVersion, kind, name string) *unstructured.Unstructure
 
 // addMetadata puts the policy's labels and annotations on a generated object.
 func (a *app) addMetadata(obj *unstructured.Unstructured) {
-	if labels := a.in.Plan.Service.Labels; len(labels) > 0 {
+	if labels := a.says.Labels; len(labels) > 0 {
 		setAt(obj.Object, anyMap(labels), "metadata", "labels")
 	}
-	if annotations := a.in.Plan.Service.Annotations; len(annotations) > 0 {
+	if annotations := a.says.Annotations; len(annotations) > 0 {
 		setAt(obj.Object, anyMap(annotations), "metadata", "annotations")
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // Trial is all that a rollout from in.Stable to in.Target would bring, so that the API server can be asked before any of it is
-// there: the release as it would serve and, with a canary, that and its routing. Of in.State the names of both releases count.
+// there: the release as it would serve and, with a canary, that and its routing. Of in.State the names of both releases and the StablePlan count.
 func Trial(in Input, canary bool) (Desired, error) {
 	after := in
 	after.Stable, after.Target, after.State = in.Target, nil, rollout.State{Stable: in.State.Target}

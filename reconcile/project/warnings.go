@@ -31,7 +31,7 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	if !in.Plan.Canary() {
 		return nil, nil
 	}
-	in.State = rollout.State{Phase: rollout.Starting}
+	in.State = rollout.State{Phase: rollout.Starting, StablePlan: in.State.StablePlan}
 	if len(in.Target) == 0 {
 		in.Target = in.Stable
 	}
@@ -54,17 +54,18 @@ func warnings(in Input, live []*unstructured.Unstructured) ([]string, error) {
 	if a.split, err = newSplit(a.workload, stable, target, a.provider.joins); err != nil {
 		return nil, err
 	}
-	own := map[objects.Key]bool{}
+	known := map[objects.Key]bool{}
 	for _, objs := range [][]*unstructured.Unstructured{stable, target, projected.Canary, projected.Routing} {
 		for _, obj := range objs {
-			own[objects.KeyOf(obj)] = true
+			known[objects.KeyOf(obj)] = true
 		}
 	}
 	all := slices.Clone(projected.Warnings)
 	for _, obj := range live {
-		if obj == nil || own[objects.KeyOf(obj)] {
+		if obj == nil || known[objects.KeyOf(obj)] {
 			continue
 		}
+		known[objects.KeyOf(obj)] = true // it may be there twice
 		if w := a.warning(obj); w != "" {
 			all = append(all, fmt.Sprintf("%s in %s, which is not of the release, %s", describe(obj), obj.GetNamespace(), w))
 		}
@@ -86,6 +87,9 @@ func WarningKinds() []schema.GroupKind {
 	}
 	return kinds
 }
+
+// EverywhereKinds are those of WarningKinds that matter in whichever namespace they are: a host is one mesh's or one gateway's.
+func EverywhereKinds() []schema.GroupKind { return []schema.GroupKind{destinationRule, virtualService} }
 
 // warning says what an object outside the release does; empty when it does not matter to the canary.
 func (a *app) warning(obj *unstructured.Unstructured) string {
