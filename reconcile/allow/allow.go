@@ -43,12 +43,14 @@ type Rules struct {
 	ClusterKinds []string
 	// ChartRepositories are the URLs below which charts may come from; nil: everywhere.
 	ChartRepositories []string
+	// Webhooks that its policies may have asked: hosts, hosts with a port, or URLs below which they are; nil: none.
+	Webhooks []string
 	// AnyQuery: queries of its policies may ask for other namespaces than their app's.
 	AnyQuery bool
 }
 
 // Everything is allowed.
-var Everything = Rules{Namespaces: []string{Any}, ClusterKinds: []string{Any}, AnyQuery: true}
+var Everything = Rules{Namespaces: []string{Any}, ClusterKinds: []string{Any}, Webhooks: []string{Any}, AnyQuery: true}
 
 // Error says what is not allowed, by which rule.
 type Error struct {
@@ -125,6 +127,21 @@ func (r Rules) Repository(address string) error {
 	return &Error{What: "chart repository " + address, Rule: "allow.chartRepositories", Holds: address + " or a folder above it"}
 }
 
+// Webhook refuses the address of a webhook, of which no more than the host is told.
+func (r Rules) Webhook(name, address string) error {
+	u, err := url.Parse(address)
+	if err == nil && slices.ContainsFunc(r.Webhooks, func(allowed string) bool {
+		return allowed == Any || strings.EqualFold(allowed, u.Host) || strings.EqualFold(allowed, u.Hostname()) || below(allowed, address)
+	}) {
+		return nil
+	}
+	host := "its host"
+	if err == nil {
+		host = u.Host
+	}
+	return &Error{What: "webhook " + name, Rule: "allow.webhooks", Holds: host}
+}
+
 // below reports whether an address is a prefix, or is in a folder of it: of the same scheme and host, and of no host that
 // only begins with the same letters.
 func below(prefix, address string) bool {
@@ -136,5 +153,10 @@ func below(prefix, address string) bool {
 	if err != nil || a.Scheme != p.Scheme || !strings.EqualFold(a.Host, p.Host) {
 		return false
 	}
-	return strings.HasPrefix(path.Clean("/"+a.Path)+"/", strings.TrimSuffix(path.Clean("/"+p.Path), "/")+"/")
+	// A server may read an escaped slash as one, or as a letter like any other: it has to be below for both.
+	return belowPath(p.Path, a.Path) && belowPath(p.EscapedPath(), a.EscapedPath())
+}
+
+func belowPath(folder, name string) bool {
+	return strings.HasPrefix(path.Clean("/"+name)+"/", strings.TrimSuffix(path.Clean("/"+folder), "/")+"/")
 }

@@ -54,6 +54,32 @@ func TestObject(t *testing.T) {
 	}
 }
 
+func TestWebhook(t *testing.T) {
+	r := Rules{Webhooks: []string{"loadtester.test", "gate.test:8080", "https://hooks.example.com/team"}}
+	for address, want := range map[string]bool{
+		"http://loadtester.test/": true, "http://LOADTESTER.test:8080/gate/check": true, "http://gate.test:8080/": true,
+		"https://hooks.example.com/team/a": true,
+		"http://gate.test/":                false, "http://loadtester.test.evil.com/": false, "http://evil.com/loadtester.test": false,
+		"http://hooks.example.com/team/a": false, "https://hooks.example.com/teams": false, "https://hooks.example.com/team/../x": false,
+		"https://hooks.example.com/team/%2e%2e/x": false, "https://hooks.example.com/team/..%2fx": false, "https://hooks.example.com/team%2fa": false,
+		"http://loadtester.test@evil.com/": false, "::": false, "": false,
+	} {
+		if err := r.Webhook("load", address); (err == nil) != want {
+			t.Errorf("%s: %v", address, err)
+		}
+		if err := (Rules{}).Webhook("load", address); err == nil {
+			t.Errorf("without a rule %s is allowed", address)
+		}
+	}
+	const want = "webhook load is not allowed by agent.yaml, allow.webhooks; it would have to hold hooks.test"
+	if err := r.Webhook("load", "https://hooks.test/T0K3N?key=s3cret"); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := Everything.Webhook("load", "http://x/"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRepository(t *testing.T) {
 	r := Rules{ChartRepositories: []string{"https://charts.example.com/team", "oci://registry.example.com/charts/"}}
 	for address, want := range map[string]bool{

@@ -74,12 +74,14 @@ func (c *Charts) policy(src source.Commit, app *environments.App, rel *release.R
 	if c.CheckInterval > 0 {
 		policy = policy.WithInterval(c.CheckInterval)
 	}
-	if policy.Strategy == environments.StrategyCanary && project.Empty(rel.Objects, policy.Target) {
+	if podless(rel, policy) {
 		policy.Strategy = environments.StrategyRolling
-		rel.Warnings = append(rel.Warnings, "it is to have no pods, so it is rolled out without a canary")
+		rel.Warnings = append(rel.Warnings, podlessWarning)
 	}
-	rel.Warnings = append(rel.Warnings, unmade(rel)...)
-	if err := c.allowed(app, rel); err != nil {
+	for _, awaited := range delivery.AwaitedBy(rel) {
+		rel.Warnings = append(rel.Warnings, awaited.String())
+	}
+	if err := c.allowed(app, rel, policy); err != nil {
 		return environments.Policy{}, err
 	}
 	return policy, deliverable(app, rel, policy, c.rules().AnyQuery)
@@ -91,8 +93,23 @@ func (c *Charts) Explain(src source.Commit, app *environments.App, rel *release.
 	if err != nil {
 		return nil, err
 	}
-	return environments.Explain(src.Env, app, chart)
+	fields, err := environments.Explain(src.Env, app, chart)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := environments.ResolvePolicy(src.Env, app, chart)
+	if err == nil && podless(rel, policy) {
+		fields[0].Value, fields[0].Source = string(environments.StrategyRolling), fields[0].Source+" says "+fields[0].Value+"; "+podlessWarning
+	}
+	return fields, err
 }
+
+// podless reports whether a release gets no canary though its policy says one.
+func podless(rel *release.Release, p environments.Policy) bool {
+	return p.Strategy == environments.StrategyCanary && project.Empty(rel.Objects, p.Target)
+}
+
+const podlessWarning = "it has no pods, so it is rolled out without a canary"
 
 // rules are the environment's; where nobody has given any, everything is allowed.
 func (c *Charts) rules() allow.Rules {
@@ -103,11 +120,14 @@ func (c *Charts) rules() allow.Rules {
 }
 
 // allowed says before anything begins what of a release its environment may not touch.
-func (c *Charts) allowed(app *environments.App, rel *release.Release) error {
+func (c *Charts) allowed(app *environments.App, rel *release.Release, p environments.Policy) error {
 	rules := c.rules()
 	faults := []error{rules.Namespace(app.Namespace)}
 	for _, o := range project.Applied(rel.Objects) {
 		faults = append(faults, rules.Object(o, o.GetNamespace() == ""))
+	}
+	for _, w := range p.Analysis.Webhooks {
+		faults = append(faults, rules.Webhook(w.Name, w.URL))
 	}
 	return errors.Join(faults...)
 }
@@ -143,7 +163,7 @@ func (c *Charts) render(ctx context.Context, src source.Commit, app *environment
 			return nil, fmt.Errorf("asking the cluster what it serves: %w", err)
 		}
 	}
-	if in.Chart, err = c.chart(ctx, src, app); err != nil {
+	if in.Chart, err = c.Chart(ctx, src, app); err != nil {
 		return nil, err
 	}
 	if on, err := c.on(ctx, src, app); err != nil || !on {
@@ -203,7 +223,7 @@ func (c *Charts) on(ctx context.Context, src source.Commit, app *environments.Ap
 		for i := range src.Env.Apps {
 			if other := &src.Env.Apps[i]; other.Name == name && err == nil {
 				var chart *render.Chart
-				if chart, err = c.chart(ctx, src, other); err == nil {
+				if chart, err = c.Chart(ctx, src, other); err == nil {
 					return chart.Values()
 				}
 				err = fmt.Errorf("the condition of %s looks at the values of %s: %w", app.Name, name, err)
@@ -229,7 +249,7 @@ func (c *Charts) peers(ctx context.Context, src source.Commit, app *environments
 		}
 		var chart *render.Chart
 		if err == nil && on {
-			chart, err = c.chart(ctx, src, other)
+			chart, err = c.Chart(ctx, src, other)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s depends on the chart of %s: %w", app.Name, other.Name, err)
@@ -247,7 +267,7 @@ func unencrypted(app *environments.App) []string {
 	if err != nil || u.Scheme != "http" || render.Loopback(u.Hostname()) {
 		return nil
 	}
-	return []string{fmt.Sprintf("the chart comes from %s unencrypted: whoever is on the way can change it", u.Host)}
+	return []string{fmt.Sprintf("the chart comes from %s unencrypted: anybody on the network path can change it", u.Host)}
 }
 
 // maskSource is what must not be told of an app that is rendered. The defaults of a chart are public, but for those of the
@@ -266,8 +286,8 @@ func maskSource(src source.Commit, app *environments.App, chart *render.Chart) m
 	return s
 }
 
-// chart fetches the app's chart, or loads it from the repository.
-func (c *Charts) chart(ctx context.Context, src source.Commit, app *environments.App) (*render.Chart, error) {
+// Chart fetches the app's chart, or loads it from the repository.
+func (c *Charts) Chart(ctx context.Context, src source.Commit, app *environments.App) (*render.Chart, error) {
 	if app.Chart.Path == "" {
 		return c.Fetcher.Fetch(ctx, render.Ref{
 			Name: app.Chart.Name, Version: app.Chart.Version, Repository: app.Chart.Repository,

@@ -284,19 +284,50 @@ spec: {type: slack, channel: general}
 	}
 }
 
+// TestWebhooksHaveToBeAllowed: a policy with a webhook that agent.yaml does not allow is a fault that says what to allow, and nothing
+// of what the address holds.
+func TestWebhooksHaveToBeAllowed(t *testing.T) {
+	const objects = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: web}]}}
+`
+	rel, err := released(t, map[string]string{
+		"values.yaml":      "canary: {analysis: {stepWeight: 20, webhooks: [{name: load, url: 'http://loadtester.test/T0K3N'}]}}",
+		"templates/a.yaml": objects,
+	}, "{}", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &environments.App{Name: "web", Namespace: "jx-production"}
+	src := source.Commit{Env: &environments.Environment{}}
+	_, err = (&Charts{Allow: &allow.Rules{Own: app.Namespace}}).policy(src, app, rel)
+	const want = "webhook load is not allowed by agent.yaml, allow.webhooks; it would have to hold loadtester.test"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	p, err := (&Charts{Allow: &allow.Rules{Own: app.Namespace, Webhooks: []string{"loadtester.test"}}}).policy(src, app, rel)
+	if err != nil || len(p.Analysis.Webhooks) != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 // TestUnmadeSecrets: a Secret that pods need and a hook alone would make is told, with the hook; others are not.
 func TestUnmadeSecrets(t *testing.T) {
 	const pods = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  selector: {matchLabels: {app: web}}\n  template:\n" +
 		"    metadata: {labels: {app: web}}\n    spec:\n      volumes: [{name: a, secret: {secretName: web-cert%s}}]\n      containers: [{name: c, image: web}]\n"
 	const hook = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: %s, annotations: {helm.sh/hook: %s}}\nspec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: c, args: [%s]}]}}}\n"
 	certgen, other := fmt.Sprintf(hook, "certgen", "pre-install", "web-cert"), fmt.Sprintf(hook, "backup", "pre-upgrade", "all")
-	const warning = "pods need Secret web-cert, which nothing of the release makes but perhaps its hook Job %s (%s), which is not run; expected the Secret to be there, or in the chart"
+	const warning = "pods need Secret web-cert, which nothing of the release makes but%s its hook Job %s (%s), which is not run; expected the Secret to be there, or in the chart"
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  string
 	}{
-		"a hook":           {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": other, "c.yaml": certgen}, fmt.Sprintf(warning, "certgen", "pre-install")},
-		"a hook, perhaps":  {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": other}, fmt.Sprintf(warning, "backup", "pre-upgrade")},
+		"a hook":           {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": other, "c.yaml": certgen}, fmt.Sprintf(warning, "", "certgen", "pre-install")},
+		"a hook, perhaps":  {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": other}, fmt.Sprintf(warning, " perhaps", "backup", "pre-upgrade")},
 		"no hook":          {map[string]string{"a.yaml": fmt.Sprintf(pods, "")}, ""},
 		"a test":           {map[string]string{"a.yaml": fmt.Sprintf(pods, ""), "b.yaml": fmt.Sprintf(hook, "probe", "test", "web-cert")}, ""},
 		"done without":     {map[string]string{"a.yaml": fmt.Sprintf(pods, ", optional: true"), "b.yaml": certgen}, ""},

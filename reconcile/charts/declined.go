@@ -12,7 +12,7 @@ import (
 )
 
 // declinedWarning says that canary: in the values is not read.
-const declinedWarning = "the chart has a template for a Canary object and renders none here, which says no: canary: in the values is not read"
+const declinedWarning = "the chart has a template for a Canary object and renders none here, so canary: in the values is ignored"
 
 // said is what a chart says of its policy. A chart that has a template for
 // one and renders none has said no: its canary: section is that template's input, and reading it past the template would canary

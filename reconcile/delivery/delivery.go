@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,13 +19,15 @@ import (
 	"github.com/sluice-cd/sluice/render/release"
 )
 
-// Delivery looks at apps. All its fields but AnyQuery are required.
+// Delivery looks at apps. All its fields but Hooks and AnyQuery are required.
 type Delivery struct {
 	Objects Objects
 	States  States
 	Records Records
 	Metrics Metrics
 	History History
+	// Hooks asks webhooks; nil: none is ever answered.
+	Hooks Hooks
 	// AnyQuery: what policies ask metrics for themselves may be of other namespaces than their app's.
 	AnyQuery bool
 	// Now is the clock.
@@ -162,11 +165,19 @@ func (l *look) decide(ctx context.Context) (dec Decision, err error) {
 	if err != nil {
 		return l.unfinished(dec, err)
 	}
+	if l.takesOver() {
+		if _, err := l.leftToUs(ctx, brought(before)); err != nil {
+			return l.unfinished(dec, err)
+		}
+	}
 	o, err := l.observation(ctx, dec.Seen)
 	if err != nil {
 		return l.unfinished(dec, err)
 	}
+	l.tell(&o)
+	l.confirmBegin(&o)
 	unprepared := l.prepare(ctx, &o)
+	l.confirmCourse(&o)
 	l.check(ctx, before, &o)
 	next, events := rollout.Next(l.state, o)
 	if l.Removed && over(next) {
@@ -220,7 +231,16 @@ func (l *look) adopt(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for what there is of %s already: %w", l.app.Name, err)
 	}
-	l.state, l.recovered = rollout.Recover(found, l.known())
+	known := l.known()
+	if found.Lost && !found.Removing {
+		if found.Plan, err = l.remember(ctx, cmp.Or(found.Stable, found.Target)); err != nil {
+			return err
+		}
+		if l.Desired == nil && found.Plan != nil {
+			known.Plan = *found.Plan
+		}
+	}
+	l.state, l.recovered = rollout.Recover(found, known)
 	l.govern()
 	if l.state.Plan == nil || l.fits(ctx) {
 		return nil
@@ -229,22 +249,58 @@ func (l *look) adopt(ctx context.Context) error {
 	// because it names another workload, and the release has but one.
 	plan := *l.state.Plan
 	plan.Target = environments.Target{}
-	if l.state.Plan = &plan; l.fits(ctx) {
-		return nil
+	for _, stable := range []*rollout.Plan{l.state.StablePlan, nil} {
+		if l.state.Plan, l.state.StablePlan = &plan, stable; l.fits(ctx) {
+			return nil
+		}
 	}
 	// Then nobody knows what a canary of it was; whatever it is, it goes.
 	if !found.Stable.IsZero() {
 		found.Target = rollout.Release{}
 	}
+	l.state, l.recovered = rollout.Recover(found, known)
+	if l.govern(); found.Plan != nil && l.fits(ctx) {
+		return nil
+	}
+	found.Plan = nil
 	l.state, l.recovered = rollout.Recover(found, l.known())
 	plan.Strategy = environments.StrategyRolling
 	l.state.Plan = &plan
 	return nil
 }
 
+// remember finds the plan of a release whose state was lost: that of the commit which asked for it. Where git does not tell, it stays
+// unknown, and what git asks for now has to do; one that is still to be read is waited for.
+func (l *look) remember(ctx context.Context, r rollout.Release) (*rollout.Plan, error) {
+	if r.IsZero() || l.Removed || l.Desired != nil && l.Desired.ID.Digest == r.Digest {
+		return nil, nil // it is not needed, or known
+	}
+	past, err := l.History.Again(ctx, l.app.Name, r)
+	switch {
+	case errors.Is(err, ErrOrdered):
+		return nil, fmt.Errorf("reading the policy of release %s of %s, whose state is lost: %w", r.Version, l.app.Name, err)
+	case err != nil:
+		l.Log.Warn("the policy of what serves is not known: that of what git asks for now is taken for it", "app", l.app.Name, "release", r.Version,
+			"error", l.mask.Error(err))
+		return nil, nil
+	default:
+		return &past.Plan, nil
+	}
+}
+
+// takesOver reports whether what serves is another tool's yet. What is saved next is acted upon, whatever is refused of what git
+// asks for, so that before it is saved all of it has to be left to the app.
+func (l *look) takesOver() bool {
+	return len(l.recovered) == 0 && l.Saved.State.Stable.IsZero() && !l.state.Stable.IsZero()
+}
+
 // known is what a recovery takes of an observation.
 func (l *look) known() rollout.Observation {
-	return rollout.Observation{Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead}
+	o := rollout.Observation{Now: l.Now(), Removed: l.Removed, Recorded: l.Recorded, Ahead: l.Ahead}
+	if l.Desired != nil {
+		o.Plan = l.Desired.Plan
+	}
+	return o
 }
 
 // fits reports whether the policy fits the releases, as far as they can be read.
@@ -398,9 +454,11 @@ func (l *look) objects(ctx context.Context, r rollout.Release) ([]*unstructured.
 	objs, err := l.Records.ReleaseObjects(ctx, l.app, r.Revision)
 	if errors.Is(err, ErrReleaseLost) {
 		lost := err
-		if objs, err = l.History.Again(ctx, l.app.Name, r); err != nil && !errors.Is(err, ErrOrdered) {
+		var past Past
+		if past, err = l.History.Again(ctx, l.app.Name, r); err != nil && !errors.Is(err, ErrOrdered) {
 			err = errors.Join(lost, err)
 		}
+		objs = past.Objects
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading release %s (revision %d) of %s: %w", r.Version, r.Revision, l.app.Name, err)

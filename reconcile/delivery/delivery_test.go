@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render/mask"
+	kube "github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -36,12 +38,20 @@ type cluster struct {
 	another bool
 	// tried is what was asked about.
 	tried []project.Desired
+	// live is what else is in the namespace.
+	live []*unstructured.Unstructured
+	// missing are objects that are not there.
+	missing []kube.Key
 	// taken are objects that were left to the app.
 	taken []string
 	// What they answer.
 	foreign, refused, unlisted, unkept, unsaved, unapplied, lost, away error
-	// again is why a lost release can't be rendered again.
+	// hooks are the answers of webhooks, by name, and questions what they were asked.
+	hooks     map[string]Answer
+	questions []Question
+	// again is why a lost release can't be rendered again; past is its plan where it can.
 	again error
+	past  rollout.Plan
 }
 
 func (c *cluster) Observe(context.Context, App, project.Desired) (Seen, error) { return c.seen, c.away }
@@ -51,7 +61,7 @@ func (c *cluster) Apply(context.Context, App, rollout.State, project.Desired) (i
 }
 
 func (c *cluster) Outside(context.Context, string, []schema.GroupKind) ([]*unstructured.Unstructured, error) {
-	return nil, c.unlisted
+	return c.live, c.unlisted
 }
 
 func (c *cluster) Existing(context.Context, App, []*unstructured.Unstructured) ([]string, error) {
@@ -61,6 +71,10 @@ func (c *cluster) Existing(context.Context, App, []*unstructured.Unstructured) (
 func (c *cluster) Try(_ context.Context, _ App, d project.Desired) error {
 	c.tried = append(c.tried, d)
 	return c.refused
+}
+
+func (c *cluster) Has(_ context.Context, k kube.Key) (bool, error) {
+	return !slices.Contains(c.missing, k), c.unlisted
 }
 
 func (c *cluster) LoadState(context.Context, App) (Saved, bool, error) { return Saved{}, false, nil }
@@ -96,8 +110,8 @@ func (c *cluster) Ask(_ context.Context, checks []analysis.Check) []analysis.Sam
 	return make([]analysis.Sample, len(checks))
 }
 
-func (c *cluster) Again(context.Context, string, rollout.Release) ([]*unstructured.Unstructured, error) {
-	return nil, c.again
+func (c *cluster) Again(context.Context, string, rollout.Release) (Past, error) {
+	return Past{Plan: c.past}, c.again
 }
 
 const oldSecret = "0ldP4ssword"
@@ -141,7 +155,7 @@ func decide(t *testing.T, c *cluster, f Facts, s rollout.State) (Decision, error
 	t.Helper()
 	f.Saved = Saved{App: App{Name: "web", Namespace: "production", ReleaseName: "web"}, State: s}
 	d := &Delivery{
-		Objects: c, States: c, Records: c, Metrics: c, History: c, Log: slog.New(slog.DiscardHandler),
+		Objects: c, States: c, Records: c, Metrics: c, History: c, Hooks: hooks{c}, Log: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) },
 	}
 	return d.Decide(t.Context(), f)
@@ -245,6 +259,33 @@ func TestSomebodyElsesObject(t *testing.T) {
 		got, err = decide(t, c, Facts{Desired: asks(3)}, s)
 		if err != nil || got.Fault != nil || len(got.Events) != 2 || got.Events[1].Type != rollout.Adopted || got.Events[1].Reason != "ConfigMap production/web" {
 			t.Errorf("left to it: fault %v, %v, events %+v", got.Fault, err, got.Events)
+		}
+	}
+}
+
+// While Flagger steers the workload nothing is taken over, whether there was anything before or not.
+func TestSteeredByFlagger(t *testing.T) {
+	canary := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": map[string]any{"name": "web", "namespace": "production"},
+		"spec": map[string]any{"targetRef": map[string]any{"kind": "Deployment", "name": "web"}},
+	}}
+	ready := rollout.Track{Ready: true}
+	for _, s := range []rollout.State{under(rollout.Idle), {Phase: rollout.Idle, Plan: &plan}} {
+		c := &cluster{live: []*unstructured.Unstructured{canary}, seen: Seen{Applied: true, Stable: ready, Canary: ready}}
+		got, err := decide(t, c, Facts{Desired: asks(3)}, s)
+		if !errors.Is(err, ErrNotOurs) || !errors.Is(got.Fault, ErrNotOurs) || got.Saved.State.InFlight() {
+			t.Errorf("%q, fault %v, %v", got.Saved.State.Phase, got.Fault, err)
+		}
+		if c.live = nil; s.Stable.IsZero() {
+			// What another tool has deployed, too: nothing of it is saved, or applied.
+			c := &cluster{live: []*unstructured.Unstructured{canary}, found: rollout.Found{Stable: id(1)}}
+			got, err := decide(t, c, Facts{Desired: asks(3)}, s)
+			if !errors.Is(err, ErrNotOurs) || !errors.Is(got.Fault, ErrNotOurs) || got.Acts() || !c.saved.Stable.IsZero() {
+				t.Errorf("another tool's: fault %v, %v, saved %+v", got.Fault, err, c.saved)
+			}
+		}
+		if got, err = decide(t, c, Facts{Desired: asks(3)}, s); err != nil || got.Fault != nil || len(got.Events) == 0 {
+			t.Errorf("let go: fault %v, %v, events %+v", got.Fault, err, got.Events)
 		}
 	}
 }
@@ -396,8 +437,22 @@ func TestLostState(t *testing.T) {
 	if len(got.Events) != 1 || got.Events[0].Type != rollout.Recovered {
 		t.Errorf("events %+v", got.Events)
 	}
-	// The policy that it had is lost as well. Where that of what git asks for now does not fit it, there is a way out.
+	// The policy that it had is the one of the commit that asked for it, which may have to be read first.
 	other := asks(3)
+	c.past = rollout.Plan{Strategy: environments.StrategyCanary, Service: environments.Service{Port: 80, Timeout: "5s"}}
+	if _, err = decide(t, c, Facts{Desired: other}, rollout.State{}); err != nil || c.saved.StablePlan == nil || c.saved.StablePlan.Service.Timeout != "5s" {
+		t.Errorf("git has moved on: saved %+v, %v", c.saved, err)
+	}
+	c.found.Target = rollout.Release{}
+	if _, err = decide(t, c, Facts{Desired: other}, rollout.State{}); err != nil || c.saved.Phase != rollout.Idle || c.saved.Plan.Service.Timeout != "5s" {
+		t.Errorf("git has moved on, at rest: saved %+v, %v", c.saved, err)
+	}
+	c.saved, c.again, c.found.Target = rollout.State{}, ErrOrdered, id(2)
+	if got, err = decide(t, c, Facts{Desired: other}, rollout.State{}); !errors.Is(err, ErrOrdered) || got.Fault != nil || got.Moved {
+		t.Errorf("not read yet: saved %+v, %v", c.saved, err)
+	}
+	// Where git does not tell it, it is that of what git asks for now. Where that of what git asks for now does not fit it, there is a way out.
+	c.again = errors.New("no commit is known that asked for it")
 	other.Plan.Target = environments.Target{Kind: "Deployment", Name: "another"}
 	got, err = decide(t, c, Facts{Desired: other}, rollout.State{})
 	if err != nil || c.saved.Phase != rollout.RollingBack || c.saved.Plan.Target != (environments.Target{}) {

@@ -54,7 +54,14 @@ func (l *look) check(ctx context.Context, d project.Desired, o *rollout.Observat
 	if !l.state.CheckDue(*o, due) {
 		return
 	}
-	v := l.judge(ctx, d, o.Governing(l.state))
+	p := o.Governing(l.state)
+	v := l.judge(ctx, d, p)
+	if hooks, all := l.hookResults(p); len(hooks) > 0 || !all {
+		v = analysis.Sum(append(hooks, v.Results...), v.At)
+		if !all && v.Outcome != analysis.Fail {
+			return // the rest of the answers may be bad; what they hold up is this app's
+		}
+	}
 	// Next trusts no verdict from its future, so the clock is read again.
 	o.Verdict, o.Now = &v, l.Now()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	kube "github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -56,8 +57,20 @@ type Objects interface {
 	// Try asks the API server whether it would take what is desired, and changes nothing. What it refuses is told with ErrRefused,
 	// of each object; another error says that it has not answered.
 	Try(ctx context.Context, app App, d project.Desired) error
-	// Outside lists what lives in a namespace of some kinds. What can't be listed is left out; err says why, for people,
-	// and comes with all the rest.
+	Others
+}
+
+// Others are the objects that are there, whoever made them.
+type Others interface {
+	// Has reports whether an object is there; so it does where the agent may not see it.
+	Has(ctx context.Context, k kube.Key) (bool, error)
+	Outsiders
+}
+
+// Outsiders are the objects that are not of an app.
+type Outsiders interface {
+	// Outside lists what lives in a namespace, or with none in all of them, of some kinds. What can't be listed is left out; err
+	// says why, for people, and comes with all the rest.
 	Outside(ctx context.Context, namespace string, kinds []schema.GroupKind) ([]*unstructured.Unstructured, error)
 }
 
@@ -93,8 +106,14 @@ type Metrics interface {
 	Ask(ctx context.Context, checks []analysis.Check) []analysis.Sample
 }
 
+// Past is a release as the commit that asked for it has it, and the plan that its policy comes to there.
+type Past struct {
+	Objects []*unstructured.Unstructured
+	Plan    rollout.Plan
+}
+
 // History renders a release again from the commit that asked for it.
 type History interface {
 	// Again never waits for a rendering: it returns ErrOrdered until there is one.
-	Again(ctx context.Context, app string, r rollout.Release) ([]*unstructured.Unstructured, error)
+	Again(ctx context.Context, app string, r rollout.Release) (Past, error)
 }

@@ -2,7 +2,12 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -39,29 +44,41 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	if err := Moved(l.app.Name, l.app.Namespace, l.Desired.Release.Namespace); err != nil {
 		return &unfitError{err}
 	}
-	taken, refused := l.Objects.Existing(ctx, l.app, project.Applied(l.Desired.Release.Objects))
-	if refused != nil {
-		return refused // whoever has the objects may let go of them
-	}
-	o.Taken = taken
-	if s.Stable.IsZero() {
-		return nil // nothing serves that could be kept
-	}
 	stable, err := l.objects(ctx, s.Stable)
 	if err != nil {
 		return err
 	}
 	in := project.Input{
 		App: l.app.Name, Namespace: l.app.Namespace, Stable: stable, Target: l.Desired.Release.Objects, Plan: l.Desired.Plan,
+		State: rollout.State{Stable: s.Stable, Target: l.Desired.ID, StablePlan: s.ServingPlan()},
 	}
-	rolls := s.InFlight() || o.FromStable == rollout.ChangePods
+	rolls := !s.Stable.IsZero() && (s.InFlight() || o.FromStable == rollout.ChangePods)
+	all, unfit := project.Trial(in, rolls && in.Plan.Canary())
+	objs := brought(all)
+	if len(objs) == 0 { // nobody knows what the release comes to
+		objs = project.Applied(in.Target)
+	}
+	if o.Taken, err = l.leftToUs(ctx, objs); err != nil {
+		return err // whoever has the objects may let go of them
+	}
+	if err := l.supplied(ctx); err != nil {
+		return fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Name(), err)
+	}
+	if s.Stable.IsZero() {
+		return nil // nothing serves that could be kept
+	}
 	if rolls {
 		if err := project.Check(in); err != nil {
-			return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Version, err)}
+			return &unfitError{fmt.Errorf("beginning a rollout to %s: %w", o.Desired.Name(), err)}
 		}
 	}
-	if err := l.try(ctx, in, rolls); err != nil {
-		return err
+	if unfit != nil {
+		return &unfitError{unfit}
+	}
+	// The API server is asked about all that a rollout would bring, before any of it is there. What it refuses may be another
+	// commit's to mend, or somebody's in the cluster.
+	if err := l.Objects.Try(ctx, l.app, all); err != nil {
+		return fmt.Errorf("beginning a rollout to %s: %w", l.Desired.ID.Name(), err)
 	}
 	if rolls {
 		o.Warnings = append(o.Warnings, l.mask.Texts(kube.Twice(in.Target))...)
@@ -72,18 +89,21 @@ func (l *look) fit(ctx context.Context, o *rollout.Observation) error {
 	return nil
 }
 
-// try asks the API server about all that a rollout would bring, before any of it is there: the release as it would serve, and
-// the canary with its routing. What it refuses may be another commit's to mend, or somebody's in the cluster.
-func (l *look) try(ctx context.Context, in project.Input, rolls bool) error {
-	in.State = rollout.State{Stable: l.state.Stable, Target: l.Desired.ID}
-	all, err := project.Trial(in, rolls && in.Plan.Canary())
-	if err != nil {
-		return &unfitError{err}
+// brought are all objects of a projection.
+func brought(d project.Desired) []*unstructured.Unstructured {
+	return slices.Concat(d.Stable, d.Canary, d.Routing)
+}
+
+// leftToUs reports who else has some objects, or steers them; nil: nobody. Taken are those that somebody has left to the app.
+func (l *look) leftToUs(ctx context.Context, objs []*unstructured.Unstructured) (taken []string, err error) {
+	canaries, _ := l.Objects.Outside(ctx, l.app.Namespace, []schema.GroupKind{project.FlaggerCanary}) // who may not list them is told so by the doctor
+	if steered := project.Steered(objs, canaries); steered != "" {
+		return nil, fmt.Errorf("%w: %s", ErrNotOurs, steered)
 	}
-	if err := l.Objects.Try(ctx, l.app, all); err != nil {
-		return fmt.Errorf("beginning a rollout to %s: %w", l.Desired.ID.Version, err)
+	if scales := project.ScalesCopy(objs); scales != "" {
+		return nil, fmt.Errorf("%w: %s", ErrNotOurs, scales)
 	}
-	return nil
+	return l.Objects.Existing(ctx, l.app, objs)
 }
 
 // Moved refuses that an app changes its namespace; nil: it does not. Objects can't move: its own would be deleted while
@@ -100,7 +120,7 @@ func Moved(app, from, to string) error {
 // warnings tell of live objects that would not treat the canary like the stable pods. What can't be listed is told as
 // well: it is no reason not to begin.
 func (l *look) warnings(ctx context.Context, in project.Input) []string {
-	live, unlisted := l.Objects.Outside(ctx, l.app.Namespace, project.WarningKinds())
+	live, unlisted := Beside(ctx, l.Objects, l.app.Namespace)
 	warnings, err := project.Warnings(in, live)
 	for _, err := range []error{err, unlisted} {
 		if err != nil {
@@ -108,6 +128,13 @@ func (l *look) warnings(ctx context.Context, in project.Input) []string {
 		}
 	}
 	return warnings
+}
+
+// Beside lists what lives beside an app and may matter to its canary.
+func Beside(ctx context.Context, objs Outsiders, namespace string) ([]*unstructured.Unstructured, error) {
+	here, err := objs.Outside(ctx, namespace, project.WarningKinds())
+	everywhere, more := objs.Outside(ctx, "", project.EverywhereKinds())
+	return slices.Concat(here, everywhere), errors.Join(err, more)
 }
 
 // number gives a release the stamp that makes its pods known from those that serve, keeps its manifests, and gives it the
