@@ -242,7 +242,10 @@ func (c *Client) applyAll(ctx context.Context, m *memory, phase rollout.Phase, p
 		if p.track == trackRouting && missing && phase.Rising() {
 			return false, false, append(faults, fmt.Errorf("routing of %s waits for the objects that it refers to", m.app.Name))
 		}
-		out, err := c.applyOne(ctx, m, p, r)
+		out, err := refused, c.heldBack(ctx, m, plan, p)
+		if err == nil {
+			out, err = c.applyOne(ctx, m, p, r)
+		}
 		if err != nil {
 			faults = append(faults, err)
 		}
@@ -304,7 +307,7 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 	case p.fault != nil:
 		return absent, objectError("applying", p.key, p.fault)
 	}
-	if exists && c.unchanged(m, p, l) {
+	if exists && c.unchanged(m, p, l) || !exists && c.expired(m, p) {
 		return settled, nil
 	}
 	c.setBusy(m, p.key)
@@ -322,8 +325,13 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		action, before = met.action, met.version
 	}
 	sent := p
-	if !exists {
+	switch {
+	case !exists:
 		sent.object = begun(p.object)
+	case c.item(m, p.key).Applied == "":
+		if sent.object, err = c.scaledUp(ctx, t, p); err != nil {
+			return failed, objectError("taking over", p.key, err)
+		}
 	}
 	got, err := c.put(ctx, t, sent)
 	if p.crds == objects.CRDsCreate && apierrors.IsConflict(err) {
@@ -342,11 +350,11 @@ func (c *Client) applyOne(ctx context.Context, m *memory, p planned, r *Result) 
 		if got, action, err = c.meetLate(ctx, t, p, got); err != nil {
 			return refused, err
 		}
-		if sent.object != p.object {
-			// The number was for the beginning; from now on it is the scaler's.
-			if _, err := c.takeOver(ctx, t, p, got); err != nil && !apierrors.IsConflict(err) {
-				return refused, objectError("letting go of the replicas of", p.key, err)
-			}
+	}
+	if sent.object != p.object {
+		// The number was for the beginning; from now on it is the scaler's.
+		if _, err := c.takeOver(ctx, t, p, got); err != nil && !apierrors.IsConflict(err) {
+			return refused, objectError("letting go of the replicas of", p.key, err)
 		}
 	}
 	l = t.feed.record(got)
@@ -366,6 +374,11 @@ func begun(o *unstructured.Unstructured) *unstructured.Unstructured {
 	if _, said, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", "replicas"); n == 0 || said {
 		return o
 	}
+	return sized(o, n)
+}
+
+// sized is a workload with a number of pods.
+func sized(o *unstructured.Unstructured, n int64) *unstructured.Unstructured {
 	o = o.DeepCopy()
 	spec, _ := o.Object["spec"].(map[string]any)
 	spec["replicas"] = n
@@ -407,6 +420,15 @@ func (c *Client) unchanged(m *memory, p planned, l live) bool {
 	i := c.item(m, p.key)
 	other := i.Other && p.crds == "" // stays as it is, whatever is wanted of it
 	return (other || i.Applied == p.hash && i.Mark == l.mark) && i.UID == l.uid
+}
+
+// expired: a Job is missing that was made as it is desired, and that Kubernetes deletes by itself some time after it has finished. Made
+// again it would run again.
+func (c *Client) expired(m *memory, p planned) bool {
+	gk := p.key.GroupKind()
+	_, goes, _ := unstructured.NestedFieldNoCopy(p.object.Object, "spec", "ttlSecondsAfterFinished")
+	i := c.item(m, p.key)
+	return gk.Group == "batch" && gk.Kind == "Job" && goes && i.UID != "" && i.Applied == p.hash
 }
 
 // meeting is what came of looking at an object before applying it.

@@ -39,6 +39,22 @@ func (c *Client) Existing(ctx context.Context, app delivery.App, desired []*unst
 	return taken, errors.Join(faults...)
 }
 
+// Has implements delivery.Objects, with the agent's own rights and nothing of the object but its metadata.
+func (c *Client) Has(ctx context.Context, k objects.Key) (bool, error) {
+	mapping, err := c.kinds.mapper.RESTMapping(k.GroupKind())
+	if err != nil {
+		return false, fmt.Errorf("looking up kind %s: %w", k.GroupKind(), err)
+	}
+	_, err = c.metadata.Resource(mapping.Resource).Namespace(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err != nil && !apierrors.IsForbidden(err):
+		return false, objectError("looking for", k, err)
+	}
+	return true, nil
+}
+
 // meetAll reads those of some objects that exist and are not known to be the app's, and passes on the ones that it may have.
 func (c *Client) meetAll(ctx context.Context, m *memory, desired []*unstructured.Unstructured, visit func(objects.Key, *unstructured.Unstructured)) (refused []error) {
 	for _, o := range desired {

@@ -12,6 +12,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/render/objects"
 )
 
 // An object that somebody else made is neither changed nor, later, deleted, until he leaves it to the app. It names its owner.
@@ -103,4 +104,25 @@ func TestTwoEnvironmentsWantOneObject(t *testing.T) {
 	}
 	// The first may go on to the new version.
 	r.apply(rollout.Idle, project.Desired{Stable: r.objects(crd(v2) + "\n---\n" + configs)})
+}
+
+// Has sees what anybody has made, in any namespace, as soon as it is there.
+func TestHas(t *testing.T) {
+	r := newRig(t)
+	r.apply(rollout.Idle, project.Desired{Stable: r.objects(service)}) // makes the namespace
+	k := objects.Key{Kind: "Secret", Namespace: r.ns, Name: "cert"}
+	has := func(want bool) {
+		t.Helper()
+		if there, err := r.Has(t.Context(), k); err != nil || there != want {
+			t.Errorf("there: %t, %v, want %t", there, err, want)
+		}
+	}
+	has(false)
+	byHand := r.objects("apiVersion: v1\nkind: Secret\nmetadata: {name: cert}")[0]
+	if _, err := r.dyn.Resource(secrets).Namespace(r.ns).Create(t.Context(), byHand, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	has(true)
+	k.Namespace = "nowhere-" + r.ns
+	has(false)
 }

@@ -114,6 +114,8 @@ func (c *Client) difference(ctx context.Context, m *memory, p planned) (string, 
 	}
 	l, exists := t.feed.get(p.key)
 	switch {
+	case !exists && c.expired(m, p):
+		return "", nil
 	case !exists:
 		return "missing", nil
 	case l.leaving:

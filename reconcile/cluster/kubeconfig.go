@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
@@ -25,9 +26,17 @@ func LoadREST(path, context string, allowPlugins bool) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = path
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: context})
+	if path != "" {
+		if _, err := clientcmd.LoadFromFile(path); runtime.IsNotRegisteredError(err) { // which the loader does not wrap
+			return nil, fmt.Errorf("reading the kubeconfig: %s is none; expected a file of apiVersion: v1 and kind: Config", path)
+		}
+	}
 	raw, err := loader.RawConfig()
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
+	case len(raw.Clusters) == 0 && path == "" && context == "":
+		return nil, errNoCluster
 	}
 	if err := refusePlugins(raw, context, allowPlugins); err != nil {
 		return nil, err
@@ -38,6 +47,10 @@ func LoadREST(path, context string, allowPlugins bool) (*rest.Config, error) {
 	}
 	return rc, nil
 }
+
+// errNoCluster has no advice of client-go's, whose KUBERNETES_MASTER is of no use here.
+var errNoCluster = errors.New("no cluster is known: this is none of its pods, and neither $KUBECONFIG nor ~/.kube/config names one; " +
+	"expected --kubeconfig, or kubeconfig in agent.yaml")
 
 func refusePlugins(raw api.Config, context string, allowPlugins bool) error {
 	if context == "" {

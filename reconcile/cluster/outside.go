@@ -20,8 +20,8 @@ type collection struct {
 	kind      schema.GroupKind
 }
 
-// Outside lists what lives in a namespace of some kinds, as it was at most ten seconds ago. Kinds that the API server does
-// not serve, or that the agent may not list, are left out; the error says which others could not be listed, and comes with
+// Outside lists what lives in a namespace, or with none in all of them, of some kinds, as it was at most ten seconds ago. Kinds that
+// the API server does not serve, or that the agent may not list, are left out; the error says which others could not be listed, and comes with
 // all that could. The objects are shared: do not change them.
 func (c *Client) Outside(ctx context.Context, namespace string, kinds []schema.GroupKind) ([]*unstructured.Unstructured, error) {
 	objects, faults := make([][]*unstructured.Unstructured, len(kinds)), make([]error, len(kinds))

@@ -94,7 +94,7 @@ func (c *Client) pruneOne(ctx context.Context, m *memory, i item, r *Result) err
 		}
 	}
 	if objects.Irreplaceable(k.GroupKind()) {
-		c.giveUp(m, k, r, "objects of this kind are never deleted")
+		c.giveUp(m, k, r, irreplaceable)
 		return nil
 	}
 	t, err := c.target(ctx, schema.GroupVersionKind{Group: i.Group, Version: i.Version, Kind: i.Kind}, i.Namespace)
@@ -178,6 +178,17 @@ func (c *Client) keep(app delivery.App, i item, obj *unstructured.Unstructured) 
 		return ""
 	}
 }
+
+// Stays says why an object outlives its app, as far as it says itself; empty: it is deleted with the app.
+func Stays(o *unstructured.Unstructured) string {
+	if objects.Irreplaceable(objects.GroupKind(o)) {
+		return irreplaceable
+	}
+	return spared(o.GetAnnotations())
+}
+
+// irreplaceable is why a CRD, a Namespace or a volume stays.
+const irreplaceable = "objects of this kind are never deleted"
 
 // spared says by which mark somebody keeps an object from being deleted; empty: by none.
 func spared(annotations map[string]string) string {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/reconcile/project"
@@ -61,5 +62,43 @@ func TestRemake(t *testing.T) {
 	})
 	if seen := r.observe(d); !seen.Applied {
 		t.Errorf("pending: %s", seen.Pending)
+	}
+}
+
+// TestJobThatGoesByItself: a Job that Kubernetes has deleted because it was over is not made again, by an agent that was restarted
+// neither, until a release wants another one. One that somebody has deleted and that would have stayed is.
+func TestJobThatGoesByItself(t *testing.T) {
+	r := newRig(t)
+	jobs := schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}
+	job := func(name, more, version string) string {
+		return "apiVersion: batch/v1\nkind: Job\nmetadata: {name: " + name + "}\nspec:\n  completions: 0\n" + more + "  template:\n    spec:\n" +
+			"      restartPolicy: Never\n      containers: [{name: c, image: \"shop:" + version + "\"}]"
+	}
+	both := func(version string) project.Desired {
+		return project.Desired{Stable: r.objects(job("goes", "  ttlSecondsAfterFinished: 3600\n", version) + "\n---\n" + job("stays", "", version))}
+	}
+	r.apply(rollout.Idle, both("1"))
+	background := metav1.DeletePropagationBackground
+	for _, name := range []string{"goes", "stays"} {
+		if err := r.dyn.Resource(jobs).Namespace(r.ns).Delete(t.Context(), name, metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, time.Minute, func() (bool, string) {
+		seen := r.observe(both("1"))
+		return seen.Pending == "Job "+r.ns+"/stays: missing", seen.Pending
+	})
+	if got := actions(r.apply(rollout.Idle, both("1"))); got != "Job stays created" {
+		t.Errorf("did %q", got)
+	}
+	if seen := r.observe(both("1")); !seen.Applied {
+		t.Errorf("pending: %s", seen.Pending)
+	}
+	r.restart("2")
+	if seen := r.observe(both("1")); !seen.Applied {
+		t.Errorf("pending after a restart: %s", seen.Pending)
+	}
+	if got := actions(r.apply(rollout.Idle, both("2"))); got != "Job goes created, Job stays recreated" {
+		t.Errorf("of another release: %q", got)
 	}
 }

@@ -45,11 +45,17 @@ func Rights() []Right {
 		{InApps, "", "namespaces", []string{"get"}, "to see that the namespace of an app is there"},
 		{InApps, "", "pods", []string{"list"}, "to say why pods are not ready"},
 		{InApps, "apps", "replicasets", []string{"list"}, "to tell the newest pods of a Deployment"},
+		{InApps, project.FlaggerCanary.Group, resourceOf(project.FlaggerCanary), []string{"list"}, "to see what Flagger still steers"},
 		{InCluster, objects.CRD.Group, "customresourcedefinitions", []string{"list", "watch"}, "to hear of new kinds"},
+	}
+	for _, gk := range project.EverywhereKinds() {
+		rights = append(rights, Right{
+			InCluster, gk.Group, resourceOf(gk), []string{"list"}, "to warn of what else leads the users of an app, in other namespaces",
+		})
 	}
 	for _, gk := range project.WarningKinds() {
 		rights = append(rights, Right{
-			InApps, gk.Group, resourceOf(gk), []string{"list"}, "to warn of what treats a canary's pods otherwise than stable ones",
+			InApps, gk.Group, resourceOf(gk), []string{"list"}, "to warn about objects that match stable pods but not the canary's",
 		})
 	}
 	return rights
