@@ -95,7 +95,7 @@ func send(t testing.TB, tip fstest.MapFS, b Batch) ([]Commit, fstest.MapFS) {
 }
 
 func batch(apps ...App) Batch {
-	return Batch{Names: names, Commit: "c131", Apps: apps, Now: noon.Add(time.Hour)}
+	return Batch{Names: names, Commit: "c131", CommitPages: "https://git.example.com/acme/production/commit/", Apps: apps, Now: noon.Add(time.Hour)}
 }
 
 func croc(events ...rollout.Event) App {
@@ -309,8 +309,8 @@ func TestRemovedAndBack(t *testing.T) {
 	events := life()[:2]
 	gone := rollout.Event{Seq: 3, Time: noon, Type: rollout.Removed, From: r129, Reason: "git no longer lists the app"}
 	_, branch := send(t, nil, batch(croc(append(slices.Clone(events), gone)...)))
-	if text := string(branch[readmeFile].Data); strings.Contains(text, "croc-hunter-java") {
-		t.Errorf("README.md still lists the app:\n%s", text)
+	if o, ok := ParseOverview(branch[readmeFile].Data); !ok || len(o.Rows) > 0 || len(o.Events) != 3 {
+		t.Errorf("README.md still lists the app, or not what became of it:\n%s", branch[readmeFile].Data)
 	}
 	if again, _ := send(t, branch, batch(croc(gone))); len(again) != 0 {
 		t.Error("the removal is logged twice")
@@ -417,12 +417,15 @@ func TestRollbackMessage(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	values := r130
 	values.Digest = "sha256:ffffffffffffffff"
+	build, next := r129, values // the chart stays, and its image is another one
+	build.Version, build.Image, next.Image = next.Version, "1.4.0", "1.4.1"
 	for want, e := range map[string]rollout.Event{
 		"web: advanced to 20% (0.0.129 -> 0.0.130): success rate 99.90% >= 99%": {Type: rollout.Advanced, From: r129, To: r130, Weight: 20, Reason: "success rate 99.90% >= 99%"},
 		"web: rolled back 0.0.131 to 0.0.130":                                   {Type: rollout.RolledBack, From: r130, To: r131},
 		"web: rollout started (0.0.130 [1301301301] -> 0.0.130 [ffffffffff])":   {Type: rollout.RolloutStarted, From: r130, To: values},
+		"web: rollout started (1.4.0 -> 1.4.1)":                                 {Type: rollout.RolloutStarted, From: build, To: next},
 		"web: installing 0.0.129":                                               {Type: rollout.InstallStarted, To: r129},
-		"web: the rollback from 0.0.130 to 0.0.129 waits on branch sluice/rollback/p/web-1": {
+		"web: the revert of 0.0.130 to 0.0.129 in git waits to be merged: branch sluice/rollback/p/web-1": {
 			Type: rollout.RollbackProposed, From: r129, To: r130, Branch: "sluice/rollback/p/web-1",
 		},
 		"web: removed 0.0.129":                                      {Type: rollout.Removed, From: r129},
@@ -432,6 +435,10 @@ func TestDescribe(t *testing.T) {
 	} {
 		if got := Describe("web", e); got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+		read, ok := ParseMessage(eventMessage(Names{Environment: "production"}, "web", e))
+		if got := Describe(read.App, read.Event); !ok || got != want {
+			t.Errorf("read from its commit it is %q, want %q", got, want)
 		}
 	}
 }

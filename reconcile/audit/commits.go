@@ -34,9 +34,20 @@ type Batch struct {
 	// All has every app that there is, where somebody else has written to the branch: then README.md and environment.yaml
 	// are made anew, and records of no app go. nil: nobody has.
 	All map[string]bool
+	// CommitPages is where people see commits of the environment branch, by an address that a hash is appended to; empty: nowhere.
+	CommitPages string
+	// Alive has the branch say that the agent runs, where it has said nothing for [Silence].
+	Alive bool
 	// Now dates what is no event.
 	Now time.Time
 }
+
+// Silence is how long a status branch is left without a commit, so that an agent that is gone is told from one that has nothing to
+// say. SilenceCheck is how often an agent looks whether it is over.
+const (
+	Silence      = 24 * time.Hour
+	SilenceCheck = Silence / 8
+)
 
 // App is one app of a batch.
 type App struct {
@@ -57,7 +68,7 @@ type App struct {
 
 // Empty reports whether there is nothing to write.
 func (b Batch) Empty() bool {
-	return len(b.Apps) == 0 && !b.FaultChanged && b.Upstream == nil && b.All == nil
+	return len(b.Apps) == 0 && !b.FaultChanged && b.Upstream == nil && b.All == nil && !b.Alive
 }
 
 // Parts splits a batch into batches of at most n events (an app without events counts as one), oldest first, to be sent
@@ -95,7 +106,7 @@ func (b Batch) Parts(n int) []Batch {
 		}
 		part := b
 		if len(parts) > 0 {
-			part.FaultChanged, part.Upstream, part.All = false, nil, nil
+			part.FaultChanged, part.Upstream, part.All, part.Alive = false, nil, nil, false
 		}
 		part.Apps = nil
 		for i, a := range b.Apps {
@@ -188,6 +199,8 @@ type writing struct {
 	changed  []Record
 	restored map[string][]byte
 	steps    []step
+	// lines tell what happened, each app's oldest first.
+	lines []EventLine
 }
 
 // step is a commit before it has its place among those of other apps.
@@ -228,7 +241,10 @@ func (w *writing) app(a App) error {
 			at = e.Time
 		}
 		r = r.After(e)
-		if err := w.step(at, r, eventMessage(w.batch.Names, name, e), e.Time); err != nil {
+		if a.known() && e.Seq == a.State.LastSeq { // else the State is of another time
+			r.Progress = progress(a.State)
+		}
+		if err := w.step(at, r, told(e), eventMessage(w.batch.Names, name, e), e.Time); err != nil {
 			return err
 		}
 	}
@@ -271,7 +287,7 @@ func (r Record) earlierIncarnation(events []rollout.Event) bool {
 
 // settle writes what is no event: a fault that came or went, and the end of an app that never had events.
 func (w *writing) settle(r Record, a App, known bool, at time.Time) (Record, error) {
-	fault := clean(a.Fault, longestText)
+	fault := onOneLine(a.Fault)
 	switch {
 	case a.Gone:
 		fault = ""
@@ -289,7 +305,20 @@ func (w *writing) settle(r Record, a App, known bool, at time.Time) (Record, err
 	if !known && r.Since.IsZero() {
 		r.Since = r.Updated
 	}
-	return r, w.step(at, r, faultMessage(w.batch.Names, r.App, fault, "", w.batch.Now), w.batch.Now)
+	return r, w.step(at, r, faultTold(fault), faultMessage(w.batch.Names, r.App, fault, "", w.batch.Now), w.batch.Now)
+}
+
+// told is an event in the list of the newest, where the app's name stands before it.
+func told(e rollout.Event) string {
+	return clean(strings.TrimPrefix(Describe("", e), ": "), longestCell)
+}
+
+// faultTold is a fault that came, or went.
+func faultTold(fault string) string {
+	if fault == "" {
+		return told(rollout.Event{Type: FaultCleared})
+	}
+	return told(rollout.Event{Type: Fault, Reason: fault})
 }
 
 // reach is how far a record's numbers may be ahead of those of the State, which was lost then. What is further ahead was
@@ -317,7 +346,7 @@ func (w *writing) record(name string, a App) (Record, bool, error) {
 	return Record{App: name}, false, nil //nolint:nilerr // told elsewhere
 }
 
-func (w *writing) step(at time.Time, r Record, message string, date time.Time) error {
+func (w *writing) step(at time.Time, r Record, text, message string, date time.Time) error {
 	files := map[string][]byte{File(r.App): nil}
 	if !r.empty() {
 		data, err := r.Marshal()
@@ -326,6 +355,7 @@ func (w *writing) step(at time.Time, r Record, message string, date time.Time) e
 		}
 		files[File(r.App)] = data
 	}
+	w.lines = append(w.lines, EventLine{Time: second(date), App: r.App, Text: text})
 	w.steps = append(w.steps, step{at, Commit{Files: files, Message: message, Date: date}})
 	return nil
 }
@@ -346,7 +376,7 @@ func (w *writing) environment() error {
 		now.Commit = was.Commit
 	}
 	if b.FaultChanged {
-		now.Fault = clean(b.Fault, longestText)
+		now.Fault = onOneLine(b.Fault)
 	}
 	if b.Upstream != nil {
 		now.Upstream = clean(*b.Upstream, longestText)
@@ -356,6 +386,11 @@ func (w *writing) environment() error {
 		w.Commits = append(w.Commits, Commit{
 			Files: map[string][]byte{}, Message: faultMessage(b.Names, "", now.Faults(), b.Accepted, b.Now), Date: b.Now,
 		})
+		w.lines = append(w.lines, EventLine{Time: second(b.Now), Text: faultTold(now.Faults())})
+	}
+	// A branch that is new begins with what happens to its apps.
+	if len(w.Commits) == 0 && b.Alive && !was.Updated.IsZero() && b.Now.Sub(was.Updated) >= Silence {
+		w.Commits = append(w.Commits, Commit{Files: map[string][]byte{}, Message: aliveMessage(b.Names, b.Now), Date: b.Now})
 	}
 	if len(w.Commits) == 0 && b.All == nil {
 		return nil
@@ -389,14 +424,25 @@ func (w *writing) environment() error {
 // readme is README.md with the changed rows in it. old is what it was, where nobody else has written there.
 func (w *writing) readme(old []byte, s Status) ([]byte, error) {
 	o, ok := ParseOverview(old)
+	events := o.Events
+	if !ok {
+		events = nil
+	}
 	if !ok || w.batch.All != nil {
 		var err error
 		if o, err = w.rebuilt(); err != nil {
 			return nil, err
 		}
 	}
+	slices.Reverse(w.lines)
+	events = append(w.lines, events...)
+	// However the events were split over pushes, the list is the same.
+	slices.SortStableFunc(events, func(x, y EventLine) int {
+		return cmp.Or(y.Time.Compare(x.Time), strings.Compare(x.App, y.App))
+	})
+	o.Events = events[:min(len(events), mostEvents)]
 	o.Names = Names{Environment: s.Environment, Cluster: s.Cluster}
-	o.Commit = s.Commit
+	o.Commit, o.CommitPages = s.Commit, w.batch.CommitPages
 	o.fault("", s.Faults())
 	slices.SortFunc(w.changed, func(x, y Record) int { return strings.Compare(x.App, y.App) })
 	for _, r := range w.changed {

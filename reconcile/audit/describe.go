@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -23,7 +22,7 @@ func Subject(app string, e rollout.Event) string {
 		by = " by " + clean(rollout.Name(e.By), 80)
 	}
 	r := strings.NewReplacer("{by}", by, "{from}", from, "{to}", to, "{change}", change,
-		"{weight}", strconv.Itoa(e.Weight), "{commit}", short(e.Commit), "{branch}", waitsOn(e))
+		"{weight}", rollout.Percent(e.Weight), "{commit}", short(e.Commit), "{branch}", waitsOn(e))
 	return clean(app, 80) + ": " + r.Replace(sentence)
 }
 

@@ -22,7 +22,7 @@ func (r Record) After(e rollout.Event) Record {
 	if change := kinds[e.Type].record; change != nil {
 		change(&r, e)
 	}
-	r.LastSeq = e.Seq
+	r.LastSeq, r.Progress = e.Seq, Progress{}
 	r.Updated = second(e.Time)
 	r.Reason = clean(e.Reason, longestText)
 	if len(e.Results) > 0 {
@@ -32,6 +32,17 @@ func (r Record) After(e rollout.Event) Record {
 		r.Since = r.Updated
 	}
 	return r
+}
+
+// Gone reports whether git lists the app no more and nothing of it is left. Its record stays, for its numbers.
+func (r Record) Gone() bool { return r.Phase == phaseRemoved }
+
+// progress is how far a canary is, as the State tells it.
+func progress(s rollout.State) Progress {
+	p := s.Progress()
+	return Progress{
+		Step: p.Step, Steps: p.Steps, FailedChecks: p.FailedChecks, Threshold: p.Threshold, IntervalSeconds: p.Interval.Seconds(),
+	}
 }
 
 // enters is the record of an event that begins a phase.

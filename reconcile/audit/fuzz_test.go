@@ -121,12 +121,16 @@ func FuzzParseRecord(f *testing.F) {
 func FuzzOverview(f *testing.F) {
 	f.Add("web", "0.0.130", "a | b", "text](x) \\| <b>")
 	f.Add("a](b)", "| x |", "\\", " - ")
+	f.Add("web", "1", "a]( b", "x")
 	f.Fuzz(func(t *testing.T, app, version, reason, fault string) {
 		records := []Record{
 			{App: "m", LastSeq: 1, Phase: "Idle", Serves: Release{Version: "1"}},
 			{App: "z", LastSeq: 1, Phase: "Idle", Fault: clean(reason, longestText)},
 		}
 		o := Overview{Names: Names{Environment: clean(version, 50), Cluster: clean(app, 50)}, Commit: clean(reason, 50)}
+		if len(fault)%2 > 0 {
+			o.CommitPages = "https://git.example.com/acme/prod/commit/"
+		}
 		for _, r := range records {
 			o.with(r)
 		}
@@ -141,7 +145,7 @@ func FuzzOverview(f *testing.F) {
 		read, _ := ParseOverview(o.Marshal())
 		read.with(r)
 		check(t, read)
-		anew := Overview{Names: o.Names, Commit: o.Commit}
+		anew := Overview{Names: o.Names, Commit: o.Commit, CommitPages: o.CommitPages}
 		anew.fault("", fault)
 		for _, x := range slices.Backward(append(records, r)) {
 			if x.App != app || x.LastSeq == 1 && x.Last != (Ending{}) {

@@ -14,6 +14,8 @@ const (
 	FaultCleared rollout.EventType = "FaultCleared"
 	// Restored: files of the status branch that were gone, damaged or changed by somebody else are written again.
 	Restored rollout.EventType = "Restored"
+	// Alive: nothing has happened for a day, and the agent is there.
+	Alive rollout.EventType = "Alive"
 	// Rollback is the commit on the environment branch that puts a failed release back.
 	Rollback rollout.EventType = "Rollback"
 )
@@ -36,15 +38,15 @@ type kind struct {
 var kinds = map[rollout.EventType]kind{
 	rollout.InstallStarted: {sentence: "installing {to}", record: enters(rollout.Installing)},
 	rollout.Installed:      {sentence: "installed {to}", record: (*Record).succeed, ends: true},
-	rollout.Applied:        {sentence: "applied a change that no pod sees ({change})", record: (*Record).apply},
+	rollout.Applied:        {sentence: "applied without a rollout, pods unchanged ({change})", record: (*Record).apply},
 	rollout.RolloutStarted: {sentence: "rollout started ({change})", record: (*Record).begin},
-	rollout.Advanced:       {sentence: "advanced to {weight}% ({change})", record: enters(rollout.Analyzing)},
-	rollout.CheckFailed:    {sentence: "held at {weight}% ({change})", record: (*Record).failCheck, level: slog.LevelWarn},
+	rollout.Advanced:       {sentence: "advanced to {weight} ({change})", record: enters(rollout.Analyzing)},
+	rollout.CheckFailed:    {sentence: "held at {weight} ({change})", record: (*Record).failCheck, level: slog.LevelWarn},
 	rollout.CanaryAway: {
-		sentence: "the canary is away, no traffic for it ({change})", record: (*Record).away, level: slog.LevelWarn,
+		sentence: "canary unavailable, its traffic is stopped ({change})", record: (*Record).away, level: slog.LevelWarn,
 	},
-	rollout.Inconclusive: {sentence: "no verdict, held at {weight}% ({change})", record: (*Record).note, level: slog.LevelWarn},
-	rollout.Stalled:      {sentence: "stalled at {weight}% ({change})", record: (*Record).stall, level: slog.LevelWarn},
+	rollout.Inconclusive: {sentence: "no verdict, held at {weight} ({change})", record: (*Record).note, level: slog.LevelWarn},
+	rollout.Stalled:      {sentence: "stalled at {weight} ({change})", record: (*Record).stall, level: slog.LevelWarn},
 	rollout.PromotionStarted: {
 		sentence: "promoting ({change})", record: enters(rollout.Promoting),
 	},
@@ -61,30 +63,31 @@ var kinds = map[rollout.EventType]kind{
 	rollout.Recovered: {
 		sentence: "recovered ({change})", record: (*Record).takeOver, ends: true, became: "was given up", level: slog.LevelWarn,
 	},
-	rollout.RollbackCommitted: {sentence: "git is back from {to} to {from} in commit {commit}", record: (*Record).putBack},
+	rollout.RollbackCommitted: {sentence: "reverted {to} to {from} in git (commit {commit})", record: (*Record).putBack},
 	rollout.RollbackProposed: {
-		sentence: "the rollback from {to} to {from} waits on branch {branch}", record: (*Record).propose, level: slog.LevelWarn,
+		sentence: "the revert of {to} to {from} in git waits to be merged: branch {branch}", record: (*Record).propose, level: slog.LevelWarn,
 	},
 	rollout.RollbackSkipped: {
-		sentence: "git was not put back from {to} to {from}", record: (*Record).leave, level: slog.LevelWarn,
+		sentence: "did not revert {to} to {from} in git", record: (*Record).leave, level: slog.LevelWarn,
 	},
-	rollout.Paused:            {sentence: "paused{by} at {weight}% ({change})", record: (*Record).pause},
-	rollout.Resumed:           {sentence: "resumed{by} at {weight}% ({change})", record: (*Record).resume},
-	rollout.Held:              {sentence: "held{by}, nothing begins ({change})", record: (*Record).hold},
-	rollout.Unheld:            {sentence: "the hold was ended{by} ({change})", record: (*Record).unhold},
-	rollout.Retried:           {sentence: "a retry of {to} was asked for{by}", record: (*Record).retry},
+	rollout.Paused:            {sentence: "paused{by} at {weight} ({change})", record: (*Record).pause},
+	rollout.Resumed:           {sentence: "resumed{by} at {weight} ({change})", record: (*Record).resume},
+	rollout.Held:              {sentence: "held{by}, no rollout starts ({change})", record: (*Record).hold},
+	rollout.Unheld:            {sentence: "hold ended{by} ({change})", record: (*Record).unhold},
+	rollout.Retried:           {sentence: "retry of {to} requested{by}", record: (*Record).retry},
 	rollout.Approved:          {sentence: "approved{by} ({change})", record: (*Record).note},
-	rollout.Adopted:           {sentence: "takes over what others have left to it ({change})", record: (*Record).note, level: slog.LevelWarn},
-	rollout.Overridden:        {sentence: "may pass closed windows{by} ({change})", record: (*Record).note},
-	rollout.RollbackRequested: {sentence: "a rollback of {from} was asked for{by}", record: (*Record).note},
-	rollout.CommandRefused:    {sentence: "a command{by} was refused ({change})", record: (*Record).note, level: slog.LevelWarn},
+	rollout.Adopted:           {sentence: "adopts existing objects ({change})", record: (*Record).note, level: slog.LevelWarn},
+	rollout.Overridden:        {sentence: "override{by} ({change})", record: (*Record).note},
+	rollout.RollbackRequested: {sentence: "rollback of {from} requested{by}", record: (*Record).note},
+	rollout.CommandRefused:    {sentence: "refused a command{by} ({change})", record: (*Record).note, level: slog.LevelWarn},
 	rollout.Waiting:           {sentence: "waiting ({change})", record: (*Record).await},
-	rollout.WaitingEnded:      {sentence: "waits for nothing any more ({change})", record: (*Record).await},
+	rollout.WaitingEnded:      {sentence: "no longer waiting ({change})", record: (*Record).await},
 	rollout.Removed:           {sentence: "removed {from}", record: (*Record).remove, ends: true},
 	rollout.Degraded:          {sentence: "degraded ({change})", record: (*Record).degrade, level: slog.LevelError},
 	Fault:                     {sentence: "cannot be delivered", level: slog.LevelError},
 	FaultCleared:              {sentence: "can be delivered again"},
-	Restored:                  {sentence: "the status branch is written again", level: slog.LevelWarn},
+	Restored:                  {sentence: "restored the status branch", level: slog.LevelWarn},
+	Alive:                     {sentence: "no change, the agent is running"},
 }
 
 // Ends reports whether an event ends the story of the release under way.

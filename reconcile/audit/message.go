@@ -79,8 +79,10 @@ func eventMessage(n Names, app string, e rollout.Event) string {
 		{"Time", e.Time.UTC().Format(time.RFC3339Nano)},
 		{"Rollout", positive(e.Rollout)},
 		{"From", e.From.Version},
+		{"From-Image", e.From.Image},
 		{"From-Digest", e.From.Digest},
 		{"To", e.To.Version},
+		{"To-Image", e.To.Image},
 		{"To-Digest", e.To.Digest},
 		{"Cause", e.To.Commit},
 		{"Weight", strconv.Itoa(e.Weight)},
@@ -129,13 +131,23 @@ func faultMessage(n Names, app, fault, gone string, now time.Time) string {
 
 // restoredMessage is the message of a commit that writes files again.
 func restoredMessage(n Names, files []string, now time.Time) string {
-	reason := "they were gone, damaged, or not as Sluice knows: " + strings.Join(files, ", ")
+	reason := "missing, damaged or edited files: " + strings.Join(files, ", ")
 	return message(Subject(n.Environment, rollout.Event{Type: Restored}), []string{clean(reason, longestText)}, []trailer{
 		{"Environment", n.Environment},
 		{"Cluster", n.Cluster},
 		{"Event", string(Restored)},
 		{"Time", now.UTC().Format(time.RFC3339Nano)},
 		{"Reason", reason},
+	})
+}
+
+// aliveMessage is the message of a commit that says no more than that the agent runs.
+func aliveMessage(n Names, now time.Time) string {
+	return message(Subject(n.Environment, rollout.Event{Type: Alive}), nil, []trailer{
+		{"Environment", n.Environment},
+		{"Cluster", n.Cluster},
+		{"Event", string(Alive)},
+		{"Time", now.UTC().Format(time.RFC3339Nano)},
 	})
 }
 
@@ -168,8 +180,8 @@ func ParseMessage(msg string) (Entry, bool) {
 		App:   t["App"],
 		Event: rollout.Event{
 			Type:   rollout.EventType(t["Event"]),
-			From:   rollout.Release{Version: t["From"], Digest: t["From-Digest"]},
-			To:     rollout.Release{Version: t["To"], Digest: t["To-Digest"], Commit: t["Cause"]},
+			From:   rollout.Release{Version: t["From"], Image: t["From-Image"], Digest: t["From-Digest"]},
+			To:     rollout.Release{Version: t["To"], Image: t["To-Image"], Digest: t["To-Digest"], Commit: t["Cause"]},
 			Reason: t["Reason"],
 			Commit: t["Commit"],
 			Branch: t["Branch"],

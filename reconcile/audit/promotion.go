@@ -24,10 +24,10 @@ func (p Promotion) Subject() string {
 func (p Promotion) Message() string {
 	story := ""
 	if p.From != "" {
-		story = clean(p.Environment, 80) + " asked for " + clean(p.From, 120) + " before."
+		story = clean(p.Environment, 80) + " had " + clean(p.From, 120) + " before."
 	}
 	if p.Upstream != "" {
-		story += " It serves in " + clean(p.Upstream, 80) + "."
+		story += " It runs in " + clean(p.Upstream, 80) + "."
 	}
 	return message(p.Subject(), []string{clean(story, longestText)}, []trailer{
 		{"Promotion", p.Environment},

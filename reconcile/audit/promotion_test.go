@@ -13,7 +13,7 @@ func TestPromotion(t *testing.T) {
 	msg := p.Message()
 	if want := `chore: promote web to version 1.1.0
 
-production asked for 1.0.0 before. It serves in staging.
+production had 1.0.0 before. It runs in staging.
 
 Sluice-Promotion: production
 Sluice-App: web

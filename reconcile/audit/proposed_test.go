@@ -21,7 +21,7 @@ func TestRollbackProposedHasAnAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := update.Commits[len(update.Commits)-1]
-	if !strings.Contains(c.Message, "waits on branch sluice/rollback/staging/web: https://git.example.com/env/pulls/1") {
+	if !strings.Contains(c.Message, "branch sluice/rollback/staging/web: https://git.example.com/env/pulls/1") {
 		t.Errorf("message:\n%s", c.Message)
 	}
 	if got, ok := ParseMessage(c.Message); !ok || got.URL != e.URL {

@@ -3,8 +3,10 @@ package audit
 import (
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
+	"time"
+
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // Overview is README.md.
@@ -12,10 +14,14 @@ type Overview struct {
 	Names
 	// Commit of the environment branch that was last seen.
 	Commit string `json:"commit,omitempty"`
+	// CommitPages is where it is seen, by an address that the hash is appended to; empty: nowhere.
+	CommitPages string `json:"-"`
 	// Rows in the order of the apps' names.
 	Rows []Row `json:"apps,omitempty"`
 	// Faults in the order of the apps' names, the environment's first.
 	Faults []FaultLine `json:"faults,omitempty"`
+	// Events are the newest, newest first, at most 10.
+	Events []EventLine `json:"events,omitempty"`
 }
 
 // Row is one app in the table, every cell as it is shown.
@@ -25,8 +31,9 @@ type Row struct {
 	Target string `json:"target,omitempty"`
 	Weight string `json:"weight,omitempty"`
 	Phase  string `json:"phase,omitempty"`
-	Last   string `json:"last,omitempty"`
-	Since  string `json:"since,omitempty"`
+	// Note is what keeps the app from going on; else the newest verdict of a rollout that is under way; at rest, how the last one ended.
+	Note  string `json:"note,omitempty"`
+	Since string `json:"since,omitempty"`
 }
 
 // FaultLine is one thing that can't be delivered. App is empty for the environment.
@@ -34,6 +41,16 @@ type FaultLine struct {
 	App  string `json:"app,omitempty"`
 	Text string `json:"text"`
 }
+
+// EventLine is one event in the list of the newest. App is empty for the environment.
+type EventLine struct {
+	Time time.Time `json:"time"`
+	App  string    `json:"app,omitempty"`
+	Text string    `json:"text"`
+}
+
+// mostEvents is how many events README.md lists; the branch's history has all of them.
+const mostEvents = 10
 
 // longestCell is the number of bytes of a reason that the table shows; the record has the rest.
 const longestCell = 160
@@ -44,26 +61,30 @@ func (r Record) row() Row {
 	row.Serves = r.Serves.beside(r.Target)
 	row.Target = r.Target.beside(r.Serves)
 	if r.Target != (Release{}) {
-		row.Weight = strconv.Itoa(r.Weight) + "%"
+		row.Weight = rollout.Percent(r.Weight)
 	}
+	row.Note = r.Last.String()
+	if r.Target != (Release{}) {
+		row.Note = r.Reason
+	}
+	keeps := func(how, why string) { row.Phase, row.Note = row.Phase+" ("+how+")", why }
 	switch {
 	case r.Degraded != "":
-		row.Phase += " (degraded)"
+		keeps("degraded", r.Degraded)
 	case r.Stalled != "":
-		row.Phase += " (stalled)"
+		keeps("stalled", r.Stalled)
 	case r.Fault != "" && (r.Phase == "" || r.Phase == phaseRemoved):
 		row.Phase = string(Fault)
 	case r.Paused != "":
-		row.Phase += " (paused)"
+		keeps("paused", r.Paused)
 	case r.Held != "":
-		row.Phase += " (held)"
+		keeps("held", r.Held)
 	case r.Waiting != "":
-		row.Phase += " (waiting)"
+		keeps("waiting", r.Waiting)
 	}
 	row.Phase = strings.TrimSpace(row.Phase)
-	row.Last = r.Last.String()
 	if !r.Since.IsZero() {
-		row.Since = r.Since.UTC().Format("2006-01-02 15:04:05 UTC")
+		row.Since = r.Since.UTC().Format(rowTime)
 	}
 	cells := row.cells()
 	for _, cell := range cells[1:] {
@@ -73,18 +94,18 @@ func (r Record) row() Row {
 }
 
 func (r *Row) cells() [7]*string {
-	return [...]*string{&r.App, &r.Serves, &r.Target, &r.Weight, &r.Phase, &r.Last, &r.Since}
+	return [...]*string{&r.App, &r.Serves, &r.Target, &r.Weight, &r.Phase, &r.Note, &r.Since}
 }
 
 // beside shows a release next to another one.
 func (r Release) beside(other Release) string {
 	switch {
-	case r.Version == "":
+	case r.Name() == "":
 		return short(r.Digest)
-	case r.Version == other.Version && r.Digest != other.Digest:
-		return r.Version + " [" + short(r.Digest) + "]"
+	case r.Name() == other.Name() && r.Digest != other.Digest:
+		return r.Name() + " [" + short(r.Digest) + "]"
 	default:
-		return r.Version
+		return r.Name()
 	}
 }
 
@@ -135,13 +156,19 @@ func (r Record) listed() bool {
 func (r Record) empty() bool { return r.Phase == "" && r.Fault == "" && r.LastSeq == 0 }
 
 const (
-	tableHead = "| App | Serves | Rolling out | Weight | Phase | Last outcome | Since |\n|---|---|---|---|---|---|---|\n"
-	about     = "What serves, as git tells it. Sluice writes this branch, one commit for each event; edits are overwritten.\n"
+	tableHead = "| App | Serves | Rolling out | Weight | Phase | Note | Since |\n|---|---|---|---|---|---|---|\n"
+	about     = "What is running. Written by Sluice, one commit per event; manual edits are overwritten.\n"
+	// aboutBefore stood there in older versions, whose pages are not damaged.
+	aboutBefore = "What is running, as git says it. Sluice writes this branch, one commit for each event; edits are overwritten.\n"
 
 	environmentKey = "- Environment: "
 	clusterKey     = "- Cluster: "
-	commitKey      = "- Last commit seen: "
+	commitKey      = "- As of commit: "
 	faultsHead     = "## Faults\n"
+	eventsHead     = "## Latest events\n"
+	eventKey       = "- *"
+	eventTime      = "2006-01-02 15:04:05 UTC"
+	rowTime        = "2006-01-02 15:04 UTC"
 )
 
 // Marshal is the content of README.md. Equal overviews give equal bytes.
@@ -149,10 +176,10 @@ func (o Overview) Marshal() []byte {
 	var b strings.Builder
 	b.WriteString("# " + escape(o.Environment) + "\n\n" + about + "\n")
 	for _, line := range []struct{ key, value string }{
-		{environmentKey, o.Environment}, {clusterKey, o.Cluster}, {commitKey, o.Commit},
+		{environmentKey, escape(o.Environment)}, {clusterKey, escape(o.Cluster)}, {commitKey, o.commit()},
 	} {
 		if line.value != "" {
-			b.WriteString(line.key + escape(line.value) + "\n")
+			b.WriteString(line.key + line.value + "\n")
 		}
 	}
 	if len(o.Faults) > 0 {
@@ -170,6 +197,12 @@ func (o Overview) Marshal() []byte {
 		}
 		b.WriteString(" |\n")
 	}
+	if len(o.Events) > 0 {
+		b.WriteString("\n" + eventsHead + "\n")
+	}
+	for _, e := range o.Events {
+		b.WriteString(eventKey + e.Time.UTC().Format(eventTime) + "* " + link(e.App) + ": " + escape(e.Text) + "\n")
+	}
 	return []byte(b.String())
 }
 
@@ -186,15 +219,35 @@ func ParseOverview(data []byte) (Overview, bool) {
 		case strings.HasPrefix(line, clusterKey):
 			o.Cluster = unescape(line[len(clusterKey):])
 		case strings.HasPrefix(line, commitKey):
-			o.Commit = unescape(line[len(commitKey):])
+			o.parseCommit(line[len(commitKey):])
+		case strings.HasPrefix(line, eventKey):
+			o.parseEvent(line[len(eventKey):])
 		case strings.HasPrefix(line, "- "):
 			o.parseFault(line[len("- "):])
 		}
 	}
-	return o, string(o.Marshal()) == string(data)
+	return o, string(o.Marshal()) == strings.Replace(string(data), aboutBefore, about, 1)
 }
 
-// parseRow and parseFault take what they can read: a line that they can't is missing when the overview is printed
+// commit is Commit, as a link where it can be seen.
+func (o Overview) commit() string {
+	if o.Commit == "" || o.CommitPages == "" {
+		return escape(o.Commit)
+	}
+	return linked(o.Commit, o.CommitPages+url.PathEscape(o.Commit))
+}
+
+// parseCommit reads it back.
+func (o *Overview) parseCommit(text string) {
+	o.Commit = unescape(text)
+	if link, ok := strings.CutPrefix(text, "["); ok {
+		inner, target, _ := strings.Cut(strings.TrimSuffix(link, ")"), "](")
+		o.Commit = unescape(inner)
+		o.CommitPages = strings.TrimSuffix(target, url.PathEscape(o.Commit))
+	}
+}
+
+// parseRow, parseFault and parseEvent take what they can read: a line that they can't is missing when the overview is printed
 // again, which is how ParseOverview notices.
 func (o *Overview) parseRow(line string) {
 	cells := split(strings.TrimSuffix(strings.TrimPrefix(line, "| "), " |"))
@@ -221,6 +274,15 @@ func (o *Overview) parseFault(line string) {
 	}
 }
 
+func (o *Overview) parseEvent(line string) {
+	at, rest, _ := strings.Cut(line, "* ")
+	when, err := time.Parse(eventTime, at)
+	app, rest, ok := unlink(rest)
+	if text, said := strings.CutPrefix(rest, ": "); ok && said && err == nil {
+		o.Events = append(o.Events, EventLine{Time: when, App: app, Text: unescape(text)})
+	}
+}
+
 // environmentLink stands for the environment where apps have links.
 const environmentLink = "environment"
 
@@ -233,8 +295,12 @@ func link(app string) string {
 	if strings.Contains(target, "%") {
 		target = (&url.URL{Path: target}).EscapedPath()
 	}
-	// With the opening parenthesis escaped too, "](" ends the text.
-	return "[" + strings.ReplaceAll(escape(app), "(", `\(`) + "](" + target + ")"
+	return linked(app, target)
+}
+
+// linked is a text that leads to a target. With the opening parenthesis escaped too, "](" ends the text.
+func linked(text, target string) string {
+	return "[" + strings.ReplaceAll(escape(text), "(", `\(`) + "](" + target + ")"
 }
 
 // unlink reads a link back, and gives what follows it.

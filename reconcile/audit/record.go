@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,6 +35,8 @@ type Record struct {
 	Target Release `yaml:"target,omitempty" json:"target,omitzero"`
 	// Weight of the canary in percent.
 	Weight int `yaml:"weight,omitempty" json:"weight,omitempty"`
+	// Progress is how far the canary was at the newest event; zero where none is judged.
+	Progress Progress `yaml:"progress,omitempty" json:"progress,omitzero"`
 	// Rollout counts the app's rollouts.
 	Rollout int64 `yaml:"rollout,omitempty" json:"rollout,omitempty"`
 	// Reason of the newest event, and the Checks behind the newest that had some.
@@ -69,8 +72,27 @@ type Record struct {
 // Release is a [rollout.Release] in a record.
 type Release struct {
 	Version string `yaml:"version,omitempty" json:"version,omitempty"`
-	Digest  string `yaml:"digest,omitempty" json:"digest,omitempty"`
-	Commit  string `yaml:"commit,omitempty" json:"commit,omitempty"`
+	// Image is the tag of its image, where the environment says where that stands.
+	Image  string `yaml:"image,omitempty" json:"image,omitempty"`
+	Digest string `yaml:"digest,omitempty" json:"digest,omitempty"`
+	Commit string `yaml:"commit,omitempty" json:"commit,omitempty"`
+	// By is the author of Commit, without the address.
+	By string `yaml:"by,omitempty" json:"by,omitempty"`
+}
+
+// Name is the version as promotions name it: the image's tag where there is one, else the chart's.
+func (r Release) Name() string { return cmp.Or(r.Image, r.Version) }
+
+// Progress is a [rollout.Progress] in a record.
+type Progress struct {
+	// Step of Steps that the canary has; 0: it has no traffic yet.
+	Step  int `yaml:"step,omitempty" json:"step,omitempty"`
+	Steps int `yaml:"steps,omitempty" json:"steps,omitempty"`
+	// FailedChecks so far; the Threshold-th rolls back.
+	FailedChecks int `yaml:"failedChecks,omitempty" json:"failedChecks,omitempty"`
+	Threshold    int `yaml:"threshold,omitempty" json:"threshold,omitempty"`
+	// IntervalSeconds are between two looks at the checks.
+	IntervalSeconds float64 `yaml:"intervalSeconds,omitempty" json:"intervalSeconds,omitempty"`
 }
 
 // Check is one check as it was judged.
@@ -95,13 +117,14 @@ type Rejection struct {
 	Reason  string  `yaml:"reason,omitempty" json:"reason,omitempty"`
 }
 
-// Rejects reports whether the app has rolled a version back that nobody has let in again since, and why it did.
+// Rejects reports whether the app has rolled a version back that nobody has let in again since, and why it did. The version is as
+// promotions name it.
 func (r Record) Rejects(version string) (reason string, rejected bool) {
-	if r.Serves.Version == version || r.Target.Version == version {
+	if r.Serves.Name() == version || r.Target.Name() == version {
 		return "", false
 	}
 	for _, no := range slices.Backward(r.Rejected) {
-		if no.Release.Version == version {
+		if no.Release.Name() == version {
 			return no.Reason, true
 		}
 	}
@@ -135,6 +158,11 @@ func (s Status) Faults() string {
 	return strings.TrimPrefix(s.Fault+"; no version comes from upstream: "+s.Upstream, "; ")
 }
 
+// Silent reports whether an agent that runs would have written since.
+func (s Status) Silent(now time.Time) bool {
+	return !s.Updated.IsZero() && now.Sub(s.Updated) > Silence+2*SilenceCheck
+}
+
 // ForeignError is returned for a status branch that the agent of another cluster writes.
 type ForeignError struct {
 	// Theirs and Ours are the clusters' UIDs. TakenOver is the command by which theirs was given the branch, if any.
@@ -142,8 +170,8 @@ type ForeignError struct {
 }
 
 func (e *ForeignError) Error() string {
-	return fmt.Sprintf("the status branch is that of another cluster, with UID %s, where this one has %s: set cluster in agent.yaml, "+
-		"so that each has a branch of its own", clean(e.Theirs, 80), e.Ours)
+	return fmt.Sprintf("the status branch belongs to another cluster (UID %s; this one has %s): set cluster in agent.yaml, "+
+		"so that each cluster has its own branch", clean(e.Theirs, 80), e.Ours)
 }
 
 // Foreign reports whether the branch is another cluster's than that with a UID. Where either is not known, nobody can tell.
@@ -286,6 +314,7 @@ func readFile(tip fs.FS, name string) ([]byte, error) {
 
 func releaseOf(r rollout.Release) Release {
 	return Release{
-		Version: clean(r.Version, longestText), Digest: clean(r.Digest, longestText), Commit: clean(r.Commit, longestText),
+		Version: clean(r.Version, longestText), Image: clean(r.Image, longestText), Digest: clean(r.Digest, longestText), Commit: clean(r.Commit, longestText),
+		By: clean(rollout.Name(r.By), longestText),
 	}
 }

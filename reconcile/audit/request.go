@@ -64,7 +64,15 @@ func (r Request) Subject() string {
 	if r.Cluster != "" {
 		where += "/" + r.Cluster
 	}
-	return clean(fmt.Sprintf("%s %s in %s", Word(r.Kind), subject, where), 250)
+	return clean(fmt.Sprintf("%s %s in %s", r.typed(), subject, where), 250)
+}
+
+// typed is the kind as it is typed: a trailer is one word, and a command may have a flag.
+func (r Request) typed() string {
+	if r.Kind == rollout.AdvanceFully {
+		return "advance --full"
+	}
+	return Word(r.Kind)
 }
 
 // Message of the commit. It is the person's own, who may well mean an issue by his words.

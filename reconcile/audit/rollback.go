@@ -13,13 +13,13 @@ func RollbackMessage(n Names, app string, r rollout.Revert) string {
 	if n.Cluster != "" {
 		where += "/" + clean(n.Cluster, 80)
 	}
-	story := fmt.Sprintf("%s serves %s again, and with this commit git says so.\nA new commit that asks for %s starts a new attempt.",
+	story := fmt.Sprintf("%s is back on %s.\nTo try %s again, revert this commit.",
 		where, stable, failed)
 	if r.GitFirst {
-		story = fmt.Sprintf("%s goes from %s to %s as it follows any commit.", where, failed, stable)
+		story = fmt.Sprintf("%s goes from %s to %s by the usual rollout of this commit.", where, failed, stable)
 	}
 	if r.From.Commit != "" {
-		story += "\nWhat is taken back was asked for by commit " + clean(r.From.Commit, 80) + "."
+		story += "\n" + failed + " was introduced by commit " + clean(r.From.Commit, 80) + "."
 	}
 	return message(clean(app, 80)+": roll back "+failed+" -> "+stable, []string{clean(r.Reason, longestText), story}, []trailer{
 		{"Environment", n.Environment},
@@ -28,8 +28,10 @@ func RollbackMessage(n Names, app string, r rollout.Revert) string {
 		{"Event", string(Rollback)},
 		{"Rollout", positive(r.Rollout)},
 		{"From", r.From.Version},
+		{"From-Image", r.From.Image},
 		{"From-Digest", r.From.Digest},
 		{"To", r.To.Version},
+		{"To-Image", r.To.Image},
 		{"To-Digest", r.To.Digest},
 		{"Cause", r.From.Commit},
 		{"Reason", r.Reason},

@@ -25,6 +25,9 @@ func (a App) record(name string) (r Record, ok bool) {
 		Reason: clean(s.Reason, longestText), Stalled: clean(s.Stalled, longestText), Waiting: clean(s.Waiting, longestText),
 		LastSeq: seq, Since: second(s.Since), Updated: second(s.Since),
 	}
+	if len(a.Events) == 0 {
+		r.Progress = progress(s)
+	}
 	if s.Pause != nil {
 		r.Paused = clean(s.Pause.String(), longestText)
 	}

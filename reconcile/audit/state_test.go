@@ -6,6 +6,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
@@ -146,5 +147,37 @@ func TestLostStateOfForgedNumber(t *testing.T) {
 	_, branch = send(t, branch, batch(App{Name: "web", State: rollout.State{LastSeq: 2}, Events: life()[:2]}))
 	if r, _, err := Read(branch, "web"); err != nil || r.LastSeq != 2 || r.Serves.Version != "0.0.129" {
 		t.Errorf("the record is %+v, %v", r, err)
+	}
+}
+
+// TestProgress: the newest event's record says how far the canary is, older ones do not, and at rest there is nothing to say.
+func TestProgress(t *testing.T) {
+	plan := &rollout.Plan{
+		Strategy: environments.StrategyCanary, Threshold: 5, Interval: 90 * time.Second,
+		Steps: []rollout.Step{{Exposure: rollout.Exposure{Weight: 10}}, {Exposure: rollout.Exposure{Weight: 20}}, {Exposure: rollout.Exposure{Weight: 30}}},
+	}
+	asked := r130
+	asked.By = "Ann <ann@example.com>"
+	state := rollout.State{
+		Phase: rollout.Analyzing, Stable: r129, Target: asked, Exposure: rollout.Exposure{Weight: 20}, FailedChecks: 2, Plan: plan, LastSeq: 2, Rollouts: 1,
+	}
+	app := App{Name: "web", State: state, Events: []rollout.Event{
+		{Seq: 1, Time: noon, Type: rollout.Advanced, Rollout: 1, From: r129, To: asked, Weight: 10},
+		{Seq: 2, Time: noon, Type: rollout.Advanced, Rollout: 1, From: r129, To: asked, Weight: 20},
+	}}
+	commits, branch := send(t, nil, batch(app))
+	if len(commits) != 2 || strings.Contains(string(commits[0].Files["apps/web.yaml"]), "progress:") {
+		t.Errorf("the first event has the progress of the second:\n%s", messages(commits))
+	}
+	r, _, err := Read(branch, "web")
+	if want := (Progress{Step: 2, Steps: 3, FailedChecks: 2, Threshold: 5, IntervalSeconds: 90}); err != nil || r.Progress != want || r.Target.By != "Ann" {
+		t.Errorf("%+v by %q, %v", r.Progress, r.Target.By, err)
+	}
+	state.Phase, state.Stable, state.Target, state.LastSeq = rollout.Idle, asked, rollout.Release{}, 3
+	_, branch = send(t, branch, batch(App{Name: "web", State: state, Events: []rollout.Event{
+		{Seq: 3, Time: noon, Type: rollout.Promoted, Rollout: 1, From: r129, To: asked},
+	}}))
+	if r, _, err := Read(branch, "web"); err != nil || r.Progress != (Progress{}) {
+		t.Errorf("at rest: %+v, %v", r.Progress, err)
 	}
 }

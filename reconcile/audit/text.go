@@ -25,6 +25,30 @@ func clean(text string, longest int) string {
 	return strings.TrimSpace(strings.ToValidUTF8(text[:longest-len("...")], "")) + "..."
 }
 
+// onOneLine is clean of a fault, of which several come on lines of their own: a semicolon is where one ends that does not lead over to
+// the next.
+func onOneLine(text string) string {
+	return clean(apart(text), longestText)
+}
+
+// apart joins the lines of a text by semicolons.
+func apart(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if s := b.String(); s != "" {
+			if !strings.ContainsAny(s[len(s)-1:], ":;,.({[") {
+				b.WriteByte(';')
+			}
+			b.WriteByte(' ')
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
 // short is the beginning of a hash, without the name of its algorithm.
 func short(hash string) string {
 	if _, after, ok := strings.Cut(hash, ":"); ok {
@@ -38,13 +62,13 @@ func short(hash string) string {
 
 // label names a release: its version, and its digest where the version does not tell it from the other release.
 func label(r, other rollout.Release) string {
-	version := clean(r.Version, 80)
+	version := clean(r.Name(), 80)
 	switch {
 	case r.IsZero() && version == "":
 		return "nothing"
 	case version == "":
 		return short(r.Digest)
-	case r.Version == other.Version && r.Digest != other.Digest:
+	case r.Name() == other.Name() && r.Digest != other.Digest:
 		return version + " [" + short(r.Digest) + "]"
 	default:
 		return version

@@ -5,6 +5,7 @@ package clusters
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,6 +24,9 @@ type Cluster struct {
 	// Name of the cluster; that of the environment where it has one only.
 	Name           string
 	Branch, Commit string
+	// Fault is why its files can't be read, as when somebody has edited one and the agent has not written it again yet: then it says
+	// nothing. nil: they can.
+	Fault error
 	// Said is when the commit was made, and Status what it says of the environment.
 	Said   time.Time
 	Status audit.Status
@@ -57,6 +61,17 @@ func Records(all []Cluster, app string) []audit.Record {
 		out = append(out, r)
 	}
 	return out
+}
+
+// Unreadable says which clusters have files that can't be read, for those who need the word of each; nil: none.
+func Unreadable(all []Cluster) error {
+	var faults []error
+	for _, c := range all {
+		if c.Fault != nil {
+			faults = append(faults, fmt.Errorf("branch %s: %w", c.Branch, c.Fault))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // Reader reads the status branches of a repository.
@@ -111,26 +126,23 @@ func (r *Reader) branch(ctx context.Context, cluster, name string) error {
 	if err != nil {
 		return err
 	}
-	c, err := At(cluster, tip)
-	if err != nil {
-		return fmt.Errorf("branch %s: %w", name, err)
-	}
+	c := At(cluster, tip)
 	c.Branch = name
 	r.read[name] = c
 	return nil
 }
 
 // At is what a cluster's status branch says at a commit.
-func At(cluster string, tip *gitsync.Snapshot) (Cluster, error) {
+func At(cluster string, tip *gitsync.Snapshot) Cluster {
 	status, err := audit.ReadStatus(tip.FS())
-	if err != nil {
-		return Cluster{}, err
+	var records []audit.Record
+	if err == nil {
+		records, err = audit.ReadAll(tip.FS())
 	}
-	records, err := audit.ReadAll(tip.FS())
 	if err != nil {
-		return Cluster{}, err
+		status, records = audit.Status{}, nil
 	}
 	c := New(cluster, records...)
-	c.Commit, c.Said, c.Status = tip.Commit, tip.Time, status
-	return c, nil
+	c.Commit, c.Said, c.Status, c.Fault = tip.Commit, tip.Time, status, err
+	return c
 }
