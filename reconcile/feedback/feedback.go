@@ -61,24 +61,25 @@ type Reporter struct {
 	clusters *clusters.Reader
 	loader   environments.Loader
 	// told is what the forge was told of each commit, and of each pull request by its number.
-	told     map[string]forge.Check
-	comments map[int]string
+	told     memory[string, forge.Check]
+	comments memory[int, string]
 	// pulls are the pull requests of commits, nil where there is none.
-	pulls map[string]*forge.Pull
+	pulls memory[string, *forge.Pull]
 	// judged are the open pull requests, as they were judged.
 	judged map[int]judgement
 	// foretold are the forecasts of open pull requests, leftOut how many were too many the last time.
 	foretold map[int]foretold
 	leftOut  int
-	said     string
+	// forecastTime is how long one may take.
+	forecastTime time.Duration
+	said         string
 }
 
 // New prepares a Reporter; nothing is asked of anybody until Run.
 func New(cfg Config) *Reporter {
 	return &Reporter{
-		cfg: cfg, told: map[string]forge.Check{}, comments: map[int]string{}, pulls: map[string]*forge.Pull{}, judged: map[int]judgement{},
-		foretold: map[int]foretold{},
-		loader:   environments.Loader{Environment: cfg.Environment},
+		cfg: cfg, judged: map[int]judgement{}, foretold: map[int]foretold{}, forecastTime: forecastTime,
+		loader: environments.Loader{Environment: cfg.Environment},
 	}
 }
 
@@ -151,13 +152,16 @@ func (r *Reporter) Look(ctx context.Context) error {
 	if i := slices.IndexFunc(all, func(c clusters.Cluster) bool { return c.Branch == r.cfg.Status.Branch }); i >= 0 {
 		own = all[i]
 	}
+	if own.Fault != nil {
+		return clusters.Unreadable([]clusters.Cluster{own}) // or nobody knows what was rolled back here
+	}
 	var faults []error
 	for _, s := range Statuses(r.cfg.Names, own.Records, r.cfg.Now().Add(-recent)) {
 		faults = append(faults, r.tell(ctx, s.Commit, s.Check))
 		pull, err := r.pullOf(ctx, s.Commit)
 		faults = append(faults, err)
 		if pull != nil {
-			faults = append(faults, r.tell(ctx, pull.Commit, s.Check), r.comment(ctx, pull.Number, s, all))
+			faults = append(faults, r.tell(ctx, pull.Commit, s.Check), r.comment(ctx, pull.Number, s.Commit, all))
 		}
 	}
 	open, err := r.proposed(ctx)
@@ -166,8 +170,36 @@ func (r *Reporter) Look(ctx context.Context) error {
 	}
 	// Forecasts are last: they take time, and the others should not wait for them.
 	faults = append(faults, r.proposals(ctx, open, tip, own), r.forecasts(ctx, open, tip, own))
-	return errors.Join(faults...)
+	if err := errors.Join(faults...); err != nil {
+		return err
+	}
+	r.told.age()
+	r.comments.age()
+	r.pulls.age()
+	return nil
 }
+
+// memory remembers what was looked up or put since it aged last, and what was before that. So it holds no more than what two looks need,
+// however long a Reporter lives.
+type memory[K comparable, V any] struct{ now, before map[K]V }
+
+func (m *memory[K, V]) get(key K) (value V, known bool) {
+	if value, known = m.now[key]; !known {
+		if value, known = m.before[key]; known {
+			m.put(key, value)
+		}
+	}
+	return value, known
+}
+
+func (m *memory[K, V]) put(key K, value V) {
+	if m.now == nil {
+		m.now = map[K]V{}
+	}
+	m.now[key] = value
+}
+
+func (m *memory[K, V]) age() { m.now, m.before = nil, m.now }
 
 // proposed are the open pull requests that come from branches of the repository itself, the newest first.
 func (r *Reporter) proposed(ctx context.Context) ([]forge.Pull, error) {
@@ -183,7 +215,7 @@ func (r *Reporter) proposed(ctx context.Context) ([]forge.Pull, error) {
 // tell has the forge say something of a commit, unless it does.
 func (r *Reporter) tell(ctx context.Context, commit string, c forge.Check) error {
 	key := commit + " " + c.Name
-	if r.told[key] == c {
+	if told, _ := r.told.get(key); told == c {
 		return nil
 	}
 	err := r.cfg.Forge.SetStatus(ctx, commit, c)
@@ -191,14 +223,14 @@ func (r *Reporter) tell(ctx context.Context, commit string, c forge.Check) error
 		err = nil // the commit is on no branch any more
 	}
 	if err == nil {
-		r.told[key] = c
+		r.told.put(key, c)
 	}
 	return err
 }
 
 // pullOf is the pull request by which a commit came to the branch; nil: none, or nobody can tell.
 func (r *Reporter) pullOf(ctx context.Context, commit string) (*forge.Pull, error) {
-	if pull, known := r.pulls[commit]; known {
+	if pull, known := r.pulls.get(commit); known {
 		return pull, nil
 	}
 	at, err := r.branch.At(commit)
@@ -216,22 +248,25 @@ func (r *Reporter) pullOf(ctx context.Context, commit string) (*forge.Pull, erro
 			found = pull // anybody can write such a message
 		}
 	}
-	r.pulls[commit] = found
+	r.pulls.put(commit, found)
 	return found, nil
 }
 
-// commentMarker begins the comment.
-const commentMarker = "<!-- sluice: what became of it -->"
+// commentMarker begins the comment, which all clusters of an environment keep together: what is in it follows from their status branches
+// alone. One pull request may concern several environments.
+func commentMarker(environment string) string {
+	return "<!-- sluice: what became of it in " + environment + " -->"
+}
 
-// comment keeps the comment on a pull request.
-func (r *Reporter) comment(ctx context.Context, number int, s Status, all []clusters.Cluster) error {
-	body := Table(r.cfg.Environment, s.Commit, s.Apps, all)
-	if r.comments[number] == body {
+// comment keeps the comment on the pull request of a commit.
+func (r *Reporter) comment(ctx context.Context, number int, commit string, all []clusters.Cluster) error {
+	body := Table(r.cfg.Environment, commit, all)
+	if said, _ := r.comments.get(number); said == body {
 		return nil
 	}
-	err := r.cfg.Forge.Comment(ctx, number, commentMarker, body)
+	err := r.cfg.Forge.Comment(ctx, number, commentMarker(r.cfg.Environment), body)
 	if err == nil {
-		r.comments[number] = body
+		r.comments.put(number, body)
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package feedback
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -32,12 +33,12 @@ func TestStatuses(t *testing.T) {
 		if s.Name != "sluice/production/us" {
 			t.Errorf("it is called %s", s.Name)
 		}
-		got = append(got, s.Commit+" "+string(s.Verdict)+" "+s.Description+" of "+strings.Join(s.Apps, ","))
+		got = append(got, s.Commit+" "+string(s.Verdict)+" "+s.Description)
 	}
 	want := []string{
-		"c2 pending api 2: analyzing, 30 %; web 2: promoted of api,web",
-		"c3 failure db 2 was rolled back: success rate 69% < 99% of db",
-		"c4 pending mq 2: paused at 20 % of mq",
+		"c2 pending api 2: analyzing at 30%; web 2: promoted",
+		"c3 failure db 2 was rolled back: success rate 69% < 99%",
+		"c4 pending mq 2: paused at 20%",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
@@ -45,9 +46,10 @@ func TestStatuses(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	got := Table("production", "0123456789abcdef", []string{"web"}, []clusters.Cluster{
+	got := Table("production", "0123456789abcdef", []clusters.Cluster{
 		clusters.New("asia"),
-		clusters.New("eu", audit.Record{App: "web", Serves: release("1", "old"), Held: "Ann: wait"}),
+		{Name: "au", Fault: errors.New("apps/web.yaml:1: no record")},
+		clusters.New("eu", audit.Record{App: "db", Serves: release("1", "old")}, audit.Record{App: "web", Serves: release("1", "old"), Held: "Ann: wait"}),
 		clusters.New("sa", audit.Record{App: "web", Serves: release("1", "old"), Last: audit.Ending{
 			Outcome: "RolledBack", Release: release("2", "0123456789abcdef"), Reason: "a | b @team\n#1",
 		}}),
@@ -56,14 +58,15 @@ func TestTable(t *testing.T) {
 			Checks: []audit.Check{{Name: "success", Reason: "99.8% >= 99%"}, {Name: "latency", Reason: "12 ms <= 500 ms"}},
 		}),
 	})
-	want := `**production**, asked for by 0123456789
+	want := `**production**, commit 0123456789
 
-| app | cluster | version | state | last word |
+| app | cluster | version | state | details |
 | --- | --- | --- | --- | --- |
 | web | asia | | not there yet | |
+| web | au | | can't be read | apps/web.yaml:1: no record |
 | web | eu |  | queued | Ann: wait |
 | web | sa | 2 | was rolled back | a \| b @` + "\u200bteam #\u200b1" + ` |
-| web | us | 2 | analyzing, 30 % | success: 99.8% >= 99%; latency: 12 ms &lt;= 500 ms |
+| web | us | 2 | analyzing at 30% | success: 99.8% >= 99%; latency: 12 ms &lt;= 500 ms |
 
 Every step is on the branch ` + "`sluice/status/production`" + `.
 `
@@ -112,10 +115,34 @@ func TestBroughtBack(t *testing.T) {
 			t.Errorf("%s: %q", test.name, got)
 		}
 	}
-	if got := BroughtBack(env("1"), env("2"), []audit.Record{failed}); got != "web 2 was rolled back here: success rate 69% < 99%. sluice retry lets it in" {
+	if got := BroughtBack(env("1"), env("2"), []audit.Record{failed}); got != "web 2 was rolled back here: success rate 69% < 99%. To allow it again: sluice retry" {
 		t.Errorf("it says %q", got)
+	}
+	image := func(tag string) *environments.Environment {
+		e := env("1")
+		e.Apps[0].Image, e.Apps[0].Values = environments.ImagePaths{Tag: "tag"}, map[string]any{"tag": tag}
+		return e
+	}
+	failed.Serves.Image, failed.Rejected[0].Release = "a1", audit.Release{Version: "1", Image: "b2"}
+	if got := BroughtBack(image("a1"), image("b2"), []audit.Record{failed}); !strings.HasPrefix(got, "web b2 was rolled back here") {
+		t.Errorf("of an image it says %q", got)
 	}
 	if rank(forge.Failure) <= rank(forge.Pending) || rank(forge.Pending) <= rank(forge.Success) {
 		t.Error("verdicts have no order")
+	}
+}
+
+// What a Reporter remembers is what its looks need, and not all that there ever was.
+func TestMemory(t *testing.T) {
+	var m memory[int, string]
+	for look := range 10 {
+		m.put(look, "told")
+		if _, known := m.get(0); !known {
+			t.Fatalf("look %d has forgotten what each look asks for", look)
+		}
+		m.age()
+	}
+	if _, known := m.get(5); known || len(m.before) != 2 {
+		t.Errorf("it remembers %v", m.before)
 	}
 }

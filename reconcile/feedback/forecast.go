@@ -47,6 +47,8 @@ type foretold struct {
 	// head was compared with base, where it has left the branch when that was at tip.
 	head, base, tip string
 	at              time.Time
+	// merged: the branch has it already, though the forge still calls it open. What was foretold stays.
+	merged bool
 	// comment is what the pull request says.
 	comment string
 }
@@ -73,7 +75,9 @@ func (r *Reporter) forecasts(ctx context.Context, open []forge.Pull, tip *gitsyn
 		if !known {
 			continue
 		}
-		faults = append(faults, r.sayForecast(ctx, p, &f, tip, own))
+		if !f.merged {
+			faults = append(faults, r.sayForecast(ctx, p, &f, tip, own))
+		}
 		kept[p.Number] = f
 	}
 	r.foretold = kept
@@ -84,7 +88,7 @@ func (r *Reporter) forecasts(ctx context.Context, open []forge.Pull, tip *gitsyn
 func (r *Reporter) tooMany(open []forge.Pull) {
 	out := max(0, len(open)-maxForecasts)
 	if out != r.leftOut && out > 0 {
-		r.cfg.Log.Warn("too many pull requests are open: the oldest have no forecast", "open", len(open), "without", out)
+		r.cfg.Log.Warn("too many pull requests are open: the oldest get no forecast", "open", len(open), "without", out)
 	}
 	r.leftOut = out
 }
@@ -105,12 +109,15 @@ func (r *Reporter) foretell(ctx context.Context, p forge.Pull, was foretold, sta
 	case err != nil:
 		now.Fault = err.Error()
 		return &now, nil
+	case base.Commit == head.Commit:
+		now.merged, now.Forecast, now.base = true, was.Forecast, was.base
+		return &now, nil
 	case !stale && base.Commit == was.base:
-		was.tip = tip.Commit
+		was.tip, was.merged = tip.Commit, false
 		return &was, nil
 	}
 	*left--
-	working, cancel := context.WithTimeout(ctx, forecastTime)
+	working, cancel := context.WithTimeout(ctx, r.forecastTime)
 	defer cancel()
 	now.Forecast, now.base = r.cfg.Forecast(working, base, head).bounded(), base.Commit
 	switch {
@@ -118,7 +125,7 @@ func (r *Reporter) foretell(ctx context.Context, p forge.Pull, was foretold, sta
 		return nil, ctx.Err()
 	case working.Err() != nil:
 		// What went wrong was that it was told to stop.
-		now.Forecast = Forecast{Fault: fmt.Sprintf("it was not made in %s", forecastTime), Again: true}
+		now.Forecast = Forecast{Fault: fmt.Sprintf("it was not made in %s", r.forecastTime), Again: true}
 	}
 	return &now, nil
 }
@@ -165,7 +172,7 @@ const (
 func Foretold(names audit.Names, at Parted, f Forecast, back string, records []audit.Record) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("**Forecast for %s**: what merging %.10s would come to\n", strings.TrimPrefix(contextOf(names), "sluice/"), at.Head)
+	line("**Forecast for %s**: what merging %.10s would do\n", strings.TrimPrefix(contextOf(names), "sluice/"), at.Head)
 	for _, app := range f.Apps[:min(len(f.Apps), maxListed)] {
 		line("- %s", cell(shortened(app.Line)))
 	}
@@ -174,7 +181,7 @@ func Foretold(names audit.Names, at Parted, f Forecast, back string, records []a
 	}
 	switch {
 	case f.Fault != "":
-		line("It can't be told: %s", cell(f.Fault))
+		line("No forecast: %s", cell(f.Fault))
 	case len(f.Apps) == 0:
 		line("No app changes.")
 	}
@@ -188,21 +195,21 @@ func Foretold(names audit.Names, at Parted, f Forecast, back string, records []a
 	}
 	if f.Text != "" || f.LeftOut > 0 {
 		fence := fenceFor(f.Text)
-		line("\n<details><summary>All of it</summary>\n\n%stext\n%s\n%s", fence, f.Text, fence)
+		line("\n<details><summary>Details</summary>\n\n%stext\n%s\n%s", fence, f.Text, fence)
 		if f.LeftOut > 0 {
-			line("\nLines that are left out here: %d. `sluice plan` shows them.", f.LeftOut)
+			line("\n%d more lines: run `sluice plan` to see them.", f.LeftOut)
 		}
 		line("\n</details>")
 	}
 	if at.Base != "" {
-		line("\n%.10s is compared with %.10s, where it has left `%s`.%s", at.Head, at.Base, at.Branch, moved(at))
+		line("\n%.10s is compared with %.10s, where it left `%s`.%s", at.Head, at.Base, at.Branch, moved(at))
 	}
 	return b.String()
 }
 
 func moved(at Parted) string {
 	if at.Moved {
-		return " That branch has gone on since; what it says by now is not in this."
+		return " That branch has moved on since; this does not include it."
 	}
 	return ""
 }

@@ -28,21 +28,21 @@ func TestForetold(t *testing.T) {
 	got := Foretold(names, at, f, "web 2 was rolled back here: success rate 69% < 99%", []audit.Record{
 		{App: "api", Held: "Ann: wait"}, {App: "db", Held: "Ann: wait"},
 	})
-	const want = "**Forecast for production/us**: what merging 0123456789 would come to\n\n" +
+	const want = "**Forecast for production/us**: what merging 0123456789 would do\n\n" +
 		"- web: canary 1 -> 2\n" +
 		"- api: fault: @\u200bteam &lt;b> spec: ```\n" +
 		"\n**Rolled back before**: web 2 was rolled back here: success rate 69% &lt; 99%\n" +
 		"\n**On hold**: api: Ann: wait\n" +
-		"\n<details><summary>All of it</summary>\n\n````text\nweb: canary 1 -> 2\n  +  ```\n````\n" +
-		"\nLines that are left out here: 3. `sluice plan` shows them.\n\n</details>\n" +
-		"\n0123456789 is compared with aaaaaaaaaa, where it has left `main`. That branch has gone on since; what it says by now is not in this.\n"
+		"\n<details><summary>Details</summary>\n\n````text\nweb: canary 1 -> 2\n  +  ```\n````\n" +
+		"\n3 more lines: run `sluice plan` to see them.\n\n</details>\n" +
+		"\n0123456789 is compared with aaaaaaaaaa, where it left `main`. That branch has moved on since; this does not include it.\n"
 	if got != want {
 		t.Errorf("got\n%s", got)
 	}
 	if got := Foretold(names, Parted{Head: "0123456789"}, Forecast{}, "", nil); !strings.Contains(got, "\nNo app changes.\n") || strings.Contains(got, "compared") {
 		t.Errorf("of nothing it says\n%s", got)
 	}
-	if got := Foretold(names, at, Forecast{Fault: "env/requirements.yaml, line 3: no"}, "", nil); !strings.Contains(got, "\nIt can't be told: env/requirements.yaml, line 3: no\n") {
+	if got := Foretold(names, at, Forecast{Fault: "env/requirements.yaml, line 3: no"}, "", nil); !strings.Contains(got, "\nNo forecast: env/requirements.yaml, line 3: no\n") {
 		t.Errorf("of a fault it says\n%s", got)
 	}
 }
@@ -61,7 +61,7 @@ func TestForecastsFit(t *testing.T) {
 		if len(body) > 60_000 {
 			t.Errorf("%.5q: %d bytes", text, len(body))
 		}
-		if cut := len(text) > maxForecast; cut != strings.Contains(body, "Lines that are left out here") {
+		if cut := len(text) > maxForecast; cut != strings.Contains(body, "more lines: run") {
 			t.Errorf("%.5q: it does not say what is left out", text)
 		}
 		if strings.Count(body, "<details>") != strings.Count(body, "</details>") {
@@ -173,9 +173,9 @@ func TestForecastFollows(t *testing.T) {
 	look("the forge is away", 1, 0, "")
 	p.fault = nil
 	look("it is back", 0, 1, "web: canary 1 -> 2")
-	look("nothing is new", 0, 0, "has left `main`.")
+	look("nothing is new", 0, 0, "it left `main`.")
 	p.push("main", "second")
-	look("the branch has gone on", 0, 1, "has gone on since")
+	look("the branch has gone on", 0, 1, "has moved on since")
 	look("nothing is new", 0, 0, "")
 	p.git("checkout", "-q", "change")
 	p.open[0].Commit = p.push("change", "two")
@@ -189,11 +189,43 @@ func TestForecastFollows(t *testing.T) {
 	look("a forecast is old", 0, 0, "")
 	p.git("merge", "-q", "-m", "merge", "main")
 	p.open[0].Commit = p.push("change", "three")
-	look("the branch was merged into it", 1, 1, "has left `main`.\n")
+	look("the branch was merged into it", 1, 1, "it left `main`.\n")
+	p.git("checkout", "-q", "main")
+	p.git("merge", "-q", "--no-ff", "-m", "merge", "change")
+	p.git("push", "-q", "origin", "main")
+	before := p.git("rev-parse", "main^1")
+	look("it was merged, and the forge does not know it yet", 0, 0, "web: canary 1 -> 3")
+	p.git("push", "-q", "--force", "origin", before+":main")
+	p.answer = Forecast{Text: "web: canary 1 -> 4"}
+	p.git("checkout", "-q", "-B", "more", before)
+	p.git("commit", "-q", "--allow-empty", "-m", "third")
+	p.git("push", "-q", "origin", "more:main")
+	look("the merge was taken back, and the branch has gone on", 0, 1, "has moved on since")
 	p.open = p.open[1:]
 	look("it is closed", 0, 0, "")
 	if len(r.foretold) != 0 {
 		t.Errorf("%d are kept", len(r.foretold))
+	}
+}
+
+// A forecast that takes too long is given up, and made again later.
+func TestForecastInTime(t *testing.T) {
+	p, r := newPlace(t)
+	p.open = []forge.Pull{{Number: 1, Head: "change", Base: "main", Commit: p.push("change", "one")}}
+	slow := true
+	r.cfg.Forecast = func(ctx context.Context, _, _ *gitsync.Snapshot) Forecast {
+		if slow {
+			<-ctx.Done()
+		}
+		return p.answer
+	}
+	r.forecastTime = time.Millisecond
+	if err := r.Look(t.Context()); err != nil || !strings.Contains(p.comments[1], "No forecast: it was not made in 1ms") {
+		t.Errorf("%v: %s", err, p.comments[1])
+	}
+	slow, r.forecastTime, p.now = false, forecastTime, p.now.Add(forecastAgain+time.Second)
+	if err := r.Look(t.Context()); err != nil || !strings.Contains(p.comments[1], "web: canary 1 -> 2") {
+		t.Errorf("then %v: %s", err, p.comments[1])
 	}
 }
 
@@ -213,7 +245,7 @@ func TestFloodOfPulls(t *testing.T) {
 			t.Fatalf("after %d looks %d were made, told are %d", n, len(p.made), len(p.comments))
 		}
 	}
-	if got := p.log.String(); strings.Count(got, "the oldest have no forecast") != 1 || !strings.Contains(got, "without=5") {
+	if got := p.log.String(); strings.Count(got, "the oldest get no forecast") != 1 || !strings.Contains(got, "without=5") {
 		t.Errorf("the log says %s", got)
 	}
 }

@@ -13,21 +13,20 @@ import (
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/audit"
 	"github.com/sluice-cd/sluice/reconcile/clusters"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // Status is what is to be said of a commit.
 type Status struct {
 	Commit string
 	forge.Check
-	// Apps are those that the commit has changed.
-	Apps []string
 }
 
 // Statuses are what an agent's records come to, by the commits that asked for what is under way or has ended since. It is pure.
 func Statuses(names audit.Names, records []audit.Record, since time.Time) []Status {
 	byCommit := map[string]*Status{}
 	var order []string
-	add := func(commit, app string, verdict forge.Verdict, text string) {
+	add := func(commit string, verdict forge.Verdict, text string) {
 		s := byCommit[commit]
 		if s == nil {
 			s = &Status{Commit: commit, Check: forge.Check{Name: contextOf(names), Verdict: forge.Success}}
@@ -37,7 +36,6 @@ func Statuses(names audit.Names, records []audit.Record, since time.Time) []Stat
 		if rank(verdict) > rank(s.Verdict) {
 			s.Verdict = verdict
 		}
-		s.Apps = append(s.Apps, app)
 		if s.Description != "" {
 			s.Description += "; "
 		}
@@ -45,17 +43,17 @@ func Statuses(names audit.Names, records []audit.Record, since time.Time) []Stat
 	}
 	for _, r := range records {
 		if c := r.Target.Commit; c != "" {
-			add(c, r.App, forge.Pending, fmt.Sprintf("%s %s: %s", r.App, r.Target.Version, progress(r)))
+			add(c, forge.Pending, fmt.Sprintf("%s %s: %s", r.App, r.Target.Name(), progress(r)))
 		}
 		if c := r.Last.Release.Commit; c != "" && c != r.Target.Commit && r.Last.At.After(since) {
-			verdict, text := forge.Success, r.App+" "+r.Last.Release.Version+": "+strings.ToLower(r.Last.Outcome)
+			verdict, text := forge.Success, r.App+" "+r.Last.Release.Name()+": "+strings.ToLower(r.Last.Outcome)
 			if became := r.Last.Became(); became != "" {
-				verdict, text = forge.Failure, r.App+" "+r.Last.Release.Version+" "+became
+				verdict, text = forge.Failure, r.App+" "+r.Last.Release.Name()+" "+became
 				if r.Last.Reason != "" {
 					text += ": " + r.Last.Reason
 				}
 			}
-			add(c, r.App, verdict, text)
+			add(c, verdict, text)
 		}
 	}
 	out := make([]Status, 0, len(order))
@@ -79,13 +77,13 @@ func contextOf(n audit.Names) string {
 func progress(r audit.Record) string {
 	switch {
 	case r.Paused != "":
-		return fmt.Sprintf("paused at %d %%", r.Weight)
+		return "paused at " + rollout.Percent(r.Weight)
 	case r.Stalled != "":
-		return fmt.Sprintf("stalled at %d %%", r.Weight)
+		return "stalled at " + rollout.Percent(r.Weight)
 	case r.Waiting != "":
-		return fmt.Sprintf("waiting at %d %%", r.Weight)
+		return "waiting at " + rollout.Percent(r.Weight)
 	case r.Weight > 0:
-		return fmt.Sprintf("%s, %d %%", strings.ToLower(r.Phase), r.Weight)
+		return strings.ToLower(r.Phase) + " at " + rollout.Percent(r.Weight)
 	default:
 		return strings.ToLower(r.Phase)
 	}
@@ -110,14 +108,27 @@ func numberIn(message string) int {
 	return 0
 }
 
-// Table shows how far apps are in every cluster of an environment with what a commit asks for, in Markdown. It is pure.
-func Table(environment, commit string, apps []string, all []clusters.Cluster) string {
+// Table shows how far every cluster of an environment is with the apps that a commit has changed, in Markdown. It is pure: agents that
+// have read the same say the same.
+func Table(environment, commit string, all []clusters.Cluster) string {
+	var apps []string
+	for _, c := range all {
+		for _, r := range c.Records {
+			if commit == r.Target.Commit || commit == r.Last.Release.Commit {
+				apps = append(apps, r.App)
+			}
+		}
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "**%s**, asked for by %.10s\n\n| app | cluster | version | state | last word |\n| --- | --- | --- | --- | --- |\n", environment, commit)
+	fmt.Fprintf(&b, "**%s**, commit %.10s\n\n| app | cluster | version | state | details |\n| --- | --- | --- | --- | --- |\n", environment, commit)
 	slices.Sort(apps)
 	for _, app := range slices.Compact(apps) {
 		for _, c := range all {
 			r, ok := c.Record(app)
+			if c.Fault != nil {
+				fmt.Fprintf(&b, "| %s | %s | | can't be read | %s |\n", cell(app), cell(c.Name), cell(c.Fault.Error()))
+				continue
+			}
 			if !ok {
 				fmt.Fprintf(&b, "| %s | %s | | not there yet | |\n", cell(app), cell(c.Name))
 				continue
@@ -142,14 +153,14 @@ func told(r audit.Record, commit string) (version, state, word string) {
 			}
 			word = strings.Join(checks, "; ")
 		}
-		return r.Target.Version, progress(r), word
+		return r.Target.Name(), progress(r), word
 	case r.Last.Release.Commit == commit:
 		if became := r.Last.Became(); became != "" {
-			return r.Last.Release.Version, became, r.Last.Reason
+			return r.Last.Release.Name(), became, r.Last.Reason
 		}
-		return r.Last.Release.Version, strings.ToLower(r.Last.Outcome), r.Last.Reason
+		return r.Last.Release.Name(), strings.ToLower(r.Last.Outcome), r.Last.Reason
 	case r.Serves.Commit == commit:
-		return r.Serves.Version, "serves", ""
+		return r.Serves.Name(), "serves", ""
 	case r.Fault != "":
 		return "", "can't be delivered", r.Fault
 	default:
@@ -166,16 +177,16 @@ func cell(text string) string {
 func BroughtBack(now, then *environments.Environment, records []audit.Record) string {
 	asked := map[string]string{}
 	for i := range now.Apps {
-		asked[now.Apps[i].Name] = now.Apps[i].Chart.Version
+		asked[now.Apps[i].Name] = now.Apps[i].Asks()
 	}
 	for i := range then.Apps {
-		name, version := then.Apps[i].Name, then.Apps[i].Chart.Version
-		if asked[name] == version {
+		name, version := then.Apps[i].Name, then.Apps[i].Asks()
+		if asked[name] == version || version == "" {
 			continue
 		}
 		for _, r := range records {
 			if reason, rejected := r.Rejects(version); rejected && r.App == name {
-				return fmt.Sprintf("%s %s was rolled back here: %s. sluice retry lets it in", name, version, reason)
+				return fmt.Sprintf("%s %s was rolled back here: %s. To allow it again: sluice retry", name, version, reason)
 			}
 		}
 	}

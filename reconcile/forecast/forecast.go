@@ -61,7 +61,7 @@ func Of(app, namespace string, from, to Release) (Forecast, error) {
 		}
 	}
 	if w.change == rollout.ChangePods && !from.ID.IsZero() {
-		if err := project.Check(w.input(rollout.State{})); err != nil {
+		if err := project.Check(w.input(rollout.State{StablePlan: w.state.Plan})); err != nil {
 			return Forecast{}, err
 		}
 	}
@@ -122,6 +122,7 @@ func (w *world) observation() rollout.Observation {
 	if w.state.Stable.Digest == w.to.ID.Digest {
 		o.FromStable = rollout.ChangeNone
 	}
+	o.Admission = &analysis.Verdict{Outcome: analysis.Pass, At: w.now}
 	if w.state.CheckDue(o, w.now) {
 		o.Verdict = &analysis.Verdict{Outcome: analysis.Pass, At: w.now, Reason: "the checks pass"}
 	}

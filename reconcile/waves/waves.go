@@ -49,12 +49,14 @@ func Closed(before environments.Waves, all []clusters.Cluster, app string, wante
 func serves(all []clusters.Cluster, name, app string, wanted rollout.Release) (since time.Time, lacks string) {
 	i := slices.IndexFunc(all, func(c clusters.Cluster) bool { return c.Name == name })
 	if i < 0 {
-		return time.Time{}, "nobody has heard of it, for it has no status branch"
+		return time.Time{}, "it has no status branch: its agent has never written"
 	}
 	c := all[i]
 	r, known := c.Record(app)
-	lastWord := func(t time.Time) string { return "its last word is of " + t.UTC().Format(time.RFC3339) }
+	lastWord := func(t time.Time) string { return "last heard of at " + t.UTC().Format(time.RFC3339) }
 	switch {
+	case c.Fault != nil:
+		return time.Time{}, "what it says can't be read: " + c.Fault.Error()
 	case c.Status.Fault != "":
 		return time.Time{}, "it can't read the environment: " + c.Status.Fault
 	case !known:
@@ -68,7 +70,7 @@ func serves(all []clusters.Cluster, name, app string, wanted rollout.Release) (s
 	case !is(r.Serves, wanted):
 		return time.Time{}, notYet(r, wanted) + "; " + lastWord(r.Updated)
 	case r.Target != (audit.Release{}):
-		return time.Time{}, fmt.Sprintf("it is on the way from %s to %s", wanted.Version, r.Target.Version)
+		return time.Time{}, fmt.Sprintf("it is going from %s to %s", wanted.Version, r.Target.Version)
 	case r.Degraded != "":
 		return time.Time{}, "it is degraded: " + r.Degraded
 	default:
@@ -91,7 +93,7 @@ func rejects(r audit.Record, wanted rollout.Release) bool {
 func course(r audit.Record) string {
 	text := r.Phase
 	if r.Weight > 0 {
-		text += fmt.Sprintf(" %d %%", r.Weight)
+		text += " at " + rollout.Percent(r.Weight)
 	}
 	switch {
 	case r.Degraded != "":
@@ -110,9 +112,9 @@ func notYet(r audit.Record, wanted rollout.Release) string {
 	case r.Held != "":
 		return "it is held by " + r.Held
 	case r.Target != (audit.Release{}):
-		return "it is busy with " + r.Target.Version
+		return "it is rolling out " + r.Target.Version
 	case r.Waiting != "":
-		return "it waits itself: " + r.Waiting
+		return "it is waiting: " + r.Waiting
 	case r.Serves.Version == "":
 		return "it serves nothing yet"
 	case r.Serves.Version == wanted.Version:

@@ -41,6 +41,8 @@ func atRest(r audit.Release, d time.Duration) audit.Record {
 func TestClosed(t *testing.T) {
 	broken := says("us", atRest(before, time.Hour))
 	broken.Status.Fault = "sluice.yaml:3: waves"
+	damaged := clusters.New("us")
+	damaged.Fault = errors.New("apps/web.yaml:1: no record")
 	silent := clusters.New("us")
 	silent.Said = noon.Add(-24 * time.Hour)
 	here := asked
@@ -49,7 +51,7 @@ func TestClosed(t *testing.T) {
 	later.Commit = "c3"
 	other := audit.Release{Version: "0.0.130", Digest: "other", Commit: "c0"}
 	rejects := atRest(before, time.Minute)
-	rejects.Rejected = []audit.Rejection{{Release: asked, Reason: "success rate 69 %"}}
+	rejects.Rejected = []audit.Rejection{{Release: asked, Reason: "success rate 69%"}}
 	for _, test := range []struct {
 		name   string
 		all    []clusters.Cluster
@@ -58,20 +60,28 @@ func TestClosed(t *testing.T) {
 		before environments.Waves
 	}{
 		{name: "first", before: order.Before("us")},
-		{"no branch", nil, "wave 2 waits for us: nobody has heard of it, for it has no status branch", time.Time{}, order.Before("eu")},
-		{"no word", []clusters.Cluster{silent}, "us: it says nothing of web, and its last word is of 2026-06-30T12:00:00Z", time.Time{}, order.Before("eu")},
+		{"no branch", nil, "wave 2 waits for us: it has no status branch: its agent has never written", time.Time{}, order.Before("eu")},
+		{"no word", []clusters.Cluster{silent}, "us: it says nothing of web, and last heard of at 2026-06-30T12:00:00Z", time.Time{}, order.Before("eu")},
 		{"it can't read git", []clusters.Cluster{broken}, "us: it can't read the environment: sluice.yaml:3: waves", time.Time{}, order.Before("eu")},
-		{"not begun", []clusters.Cluster{says("us", atRest(before, time.Hour))}, "us: it serves 0.0.129; its last word is of 2026-07-01T11:00:00Z", time.Time{}, order.Before("eu")},
+		{"somebody has edited it", []clusters.Cluster{damaged}, "us: what it says can't be read: apps/web.yaml:1: no record", time.Time{}, order.Before("eu")},
+		{
+			"another's edit is nothing to it",
+			[]clusters.Cluster{{Name: "sa", Fault: damaged.Fault}, says("us", atRest(asked, time.Hour))},
+			"",
+			time.Time{},
+			order.Before("eu"),
+		},
+		{"not begun", []clusters.Cluster{says("us", atRest(before, time.Hour))}, "us: it serves 0.0.129; last heard of at 2026-07-01T11:00:00Z", time.Time{}, order.Before("eu")},
 		{"it never was there", []clusters.Cluster{says("us", audit.Record{})}, "us: it serves nothing yet", time.Time{}, order.Before("eu")},
 		{"other values", []clusters.Cluster{says("us", atRest(other, time.Hour))}, "us: it serves another release of 0.0.130", time.Time{}, order.Before("eu")},
 		{"held", []clusters.Cluster{says("us", audit.Record{Serves: before, Held: "Ann: lunch"})}, "us: it is held by Ann: lunch", time.Time{}, order.Before("eu")},
-		{"it waits", []clusters.Cluster{says("us", audit.Record{Serves: before, Waiting: "gate window is closed"})}, "us: it waits itself: gate window is closed", time.Time{}, order.Before("eu")},
+		{"it waits", []clusters.Cluster{says("us", audit.Record{Serves: before, Waiting: "gate window is closed"})}, "us: it is waiting: gate window is closed", time.Time{}, order.Before("eu")},
 		{"a fault", []clusters.Cluster{says("us", audit.Record{Serves: asked, Fault: "no such chart"})}, "us: it can't deliver: no such chart", time.Time{}, order.Before("eu")},
-		{"under way", []clusters.Cluster{says("us", audit.Record{Phase: "Analyzing", Serves: before, Target: asked, Weight: 30})}, "wave 2 waits for us: Analyzing 30 %", time.Time{}, order.Before("eu")},
-		{"stalled", []clusters.Cluster{says("us", audit.Record{Phase: "Analyzing", Serves: before, Target: asked, Weight: 30, Stalled: "no data"})}, "us: Analyzing 30 %, stalled: no data", time.Time{}, order.Before("eu")},
+		{"under way", []clusters.Cluster{says("us", audit.Record{Phase: "Analyzing", Serves: before, Target: asked, Weight: 30})}, "wave 2 waits for us: Analyzing at 30%", time.Time{}, order.Before("eu")},
+		{"stalled", []clusters.Cluster{says("us", audit.Record{Phase: "Analyzing", Serves: before, Target: asked, Weight: 30, Stalled: "no data"})}, "us: Analyzing at 30%, stalled: no data", time.Time{}, order.Before("eu")},
 		{"rejected", []clusters.Cluster{says("us", rejects)}, "us: it has rolled 0.0.130 back", time.Time{}, order.Before("eu")},
 		{"degraded", []clusters.Cluster{says("us", audit.Record{Phase: "Idle", Serves: asked, Degraded: "pods crash"})}, "us: it is degraded: pods crash", time.Time{}, order.Before("eu")},
-		{"on to the next", []clusters.Cluster{says("us", audit.Record{Phase: "Starting", Serves: asked, Target: other})}, "us: it is on the way from 0.0.130 to 0.0.130", time.Time{}, order.Before("eu")},
+		{"on to the next", []clusters.Cluster{says("us", audit.Record{Phase: "Starting", Serves: asked, Target: other})}, "us: it is going from 0.0.130 to 0.0.130", time.Time{}, order.Before("eu")},
 		{
 			"soaks",
 			[]clusters.Cluster{says("us", atRest(asked, 10*time.Minute))},
@@ -83,7 +93,7 @@ func TestClosed(t *testing.T) {
 		{
 			"two waves before",
 			[]clusters.Cluster{says("asia", atRest(before, 0)), says("eu", atRest(before, 0)), says("us", atRest(asked, time.Hour))},
-			"wave 3 waits for eu: it serves 0.0.129; its last word is of 2026-07-01T11:00:00Z; asia: it serves",
+			"wave 3 waits for eu: it serves 0.0.129; last heard of at 2026-07-01T11:00:00Z; asia: it serves",
 			time.Time{},
 			order.Before("sa"),
 		},
@@ -165,10 +175,10 @@ func TestFollower(t *testing.T) {
 		busy := audit.Record{Phase: "Analyzing", Serves: before, Target: asked, Weight: 10}
 		say(busy, nil)
 		time.Sleep(time.Minute)
-		expect("news", "us: Analyzing 10 %", 6, "web")
+		expect("news", "us: Analyzing at 10%", 6, "web")
 		say(busy, errors.New("no route to host"))
 		time.Sleep(10 * time.Minute)
-		expect("git is away, and asked less and less", "us: Analyzing 10 %", 9, "web")
+		expect("git is away, and asked less and less", "us: Analyzing at 10%", 9, "web")
 		say(atRest(asked, time.Hour), nil)
 		time.Sleep(16 * time.Minute)
 		expect("and is back", "", 21, "web")
