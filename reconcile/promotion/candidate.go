@@ -29,26 +29,29 @@ func Choose(app *environments.App, up, own []audit.Record, now time.Time) Candid
 		return Candidate{Reason: "its strategy is Never"}
 	case app.Fault != nil:
 		return Candidate{Reason: "it can't be delivered here as it is"}
-	case app.Image.Tag != "":
-		return Candidate{Reason: "its version is an image's, which only people and pipelines promote"}
+	case app.Image.Tag != "" && app.Asks() == "":
+		return Candidate{Reason: app.Image.Tag + ", the place of its image's tag, is not set here"}
 	case len(up) == 0:
 		return Candidate{Reason: "upstream does not have it"}
 	}
-	version := up[0].Serves.Version
+	asked, version := app.Asks(), versionOf(app, up[0].Serves)
+	if version == "" && up[0].Serves.Version != "" {
+		return Candidate{Reason: "upstream does not say which image it serves: it does from its next release on, if its sluice.yaml has apps." + app.Name + ".image"}
+	}
 	var since time.Time
 	for _, r := range up {
-		if c := unsettled(r, version); c.Reason != "" {
+		if c := unsettled(r, up[0].Serves); c.Reason != "" {
 			return c
 		}
 		if at := servesSince(r); at.After(since) {
 			since = at
 		}
 	}
-	if version == "" || version == app.Chart.Version {
+	if version == "" || version == asked {
 		return Candidate{}
 	}
-	if environments.Older(version, app.Chart.Version) {
-		return Candidate{Reason: fmt.Sprintf("%s, which serves upstream, is older than %s", version, app.Chart.Version), Withdraw: true}
+	if environments.Older(version, asked) {
+		return Candidate{Reason: fmt.Sprintf("%s, which serves upstream, is older than %s", version, asked), Withdraw: true}
 	}
 	for _, r := range own {
 		if _, rejected := r.Rejects(version); rejected {
@@ -56,15 +59,26 @@ func Choose(app *environments.App, up, own []audit.Record, now time.Time) Candid
 		}
 	}
 	if ripe := since.Add(app.Upstream.Soak); now.Before(ripe) {
-		return Candidate{Reason: version + " soaks upstream", From: ripe}
+		return Candidate{Reason: version + " is soaking upstream", From: ripe}
 	}
 	return Candidate{Version: version}
 }
 
+// versionOf is the version of a release upstream by which an app goes here.
+func versionOf(app *environments.App, r audit.Release) string {
+	if app.Image.Tag != "" {
+		return r.Image
+	}
+	return r.Version
+}
+
+// same reports whether two releases are the same to those who promote.
+func same(x, y audit.Release) bool { return x.Version == y.Version && x.Image == y.Image }
+
 // unsettled says why what a cluster upstream serves is not to be followed; without a reason it is.
-func unsettled(r audit.Record, version string) Candidate {
+func unsettled(r audit.Record, serves audit.Release) Candidate {
 	switch {
-	case r.Serves.Version != version:
+	case !same(r.Serves, serves):
 		return Candidate{Reason: "the clusters upstream serve different versions"}
 	case r.Target != (audit.Release{}):
 		return Candidate{Reason: "a rollout is under way upstream"}
@@ -78,7 +92,7 @@ func unsettled(r audit.Record, version string) Candidate {
 
 // servesSince is when a cluster began to serve what it does.
 func servesSince(r audit.Record) time.Time {
-	if r.Last.Release.Version == r.Serves.Version && r.Last.Became() == "" && !r.Last.At.IsZero() {
+	if same(r.Last.Release, r.Serves) && r.Last.Became() == "" && !r.Last.At.IsZero() {
 		return r.Last.At
 	}
 	return r.Since

@@ -23,6 +23,18 @@ func TestChoose(t *testing.T) {
 		change(&r)
 		return r
 	}
+	// image is an app whose version is its image's.
+	image := func(tag string) environments.App {
+		a := environments.App{Image: environments.ImagePaths{Tag: "image.tag"}}
+		if tag != "" {
+			a.Values = map[string]any{"image": map[string]any{"tag": tag}}
+		}
+		return a
+	}
+	of := func(tag string, r audit.Record) audit.Record {
+		r.Serves.Image, r.Last.Release.Image = tag, tag
+		return r
+	}
 	soaking := environments.Upstream{Strategy: environments.PromotionAuto, Soak: time.Hour}
 	for _, test := range []struct {
 		name    string
@@ -34,7 +46,7 @@ func TestChoose(t *testing.T) {
 		{"it serves upstream", environments.App{}, []audit.Record{serving("1.1.0", time.Minute)}, nil, "1.1.0", 0},
 		{"it serves here too", environments.App{}, []audit.Record{serving("1.0.0", time.Minute)}, nil, "", 0},
 		{"in one cluster of two", environments.App{}, []audit.Record{serving("1.1.0", time.Minute), serving("1.0.0", time.Hour)}, nil, "the clusters upstream serve different versions", 0},
-		{"in both, the last one a minute ago", environments.App{Upstream: soaking}, []audit.Record{serving("1.1.0", 2*time.Hour), serving("1.1.0", time.Minute)}, nil, "1.1.0 soaks upstream", 59 * time.Minute},
+		{"in both, the last one a minute ago", environments.App{Upstream: soaking}, []audit.Record{serving("1.1.0", 2*time.Hour), serving("1.1.0", time.Minute)}, nil, "1.1.0 is soaking upstream", 59 * time.Minute},
 		{"it has soaked", environments.App{Upstream: soaking}, []audit.Record{serving("1.1.0", 2*time.Hour)}, nil, "1.1.0", 0},
 		{"the next one is under way", environments.App{}, []audit.Record{with(serving("1.1.0", time.Hour), func(r *audit.Record) { r.Target = release("1.2.0") })}, nil, "a rollout is under way upstream", 0},
 		{"on hold", environments.App{}, []audit.Record{with(serving("1.1.0", time.Hour), func(r *audit.Record) { r.Held = "Ann: wait" })}, nil, "it is on hold upstream", 0},
@@ -60,7 +72,15 @@ func TestChoose(t *testing.T) {
 		{"never installed upstream", environments.App{}, []audit.Record{{App: "web"}}, nil, "", 0},
 		{"never", environments.App{Upstream: environments.Upstream{Strategy: environments.PromotionNever}}, []audit.Record{serving("1.1.0", time.Hour)}, nil, "its strategy is Never", 0},
 		{"with a fault here", environments.App{Fault: errors.New("no")}, []audit.Record{serving("1.1.0", time.Hour)}, nil, "it can't be delivered here", 0},
-		{"an image", environments.App{Image: environments.ImagePaths{Tag: "image.tag"}}, []audit.Record{serving("1.1.0", time.Hour)}, nil, "its version is an image's", 0},
+		{"an image", image("a1"), []audit.Record{of("b2", serving("1.0.0", time.Hour))}, nil, "b2", 0},
+		{"the image that is here", image("b2"), []audit.Record{of("b2", serving("1.1.0", time.Hour))}, nil, "", 0},
+		{"two images", image("a1"), []audit.Record{of("b2", serving("1.0.0", time.Hour)), of("c3", serving("1.0.0", time.Hour))}, nil, "the clusters upstream serve different versions", 0},
+		{"an image that was rolled back here", image("a1"), []audit.Record{of("b2", serving("1.0.0", time.Hour))}, []audit.Record{{
+			Serves: audit.Release{Version: "1.0.0", Image: "a1"}, Rejected: []audit.Rejection{{Release: audit.Release{Version: "1.0.0", Image: "b2"}}},
+		}}, "b2 was rolled back here", 0},
+		{"an older image", image("2.0.0"), []audit.Record{of("1.9.0", serving("1.0.0", time.Hour))}, nil, "1.9.0, which serves upstream, is older than 2.0.0", 0},
+		{"an image of which upstream says nothing", image("a1"), []audit.Record{serving("1.1.0", time.Hour)}, nil, "upstream does not say which image it serves", 0},
+		{"an image without a place here", image(""), []audit.Record{of("b2", serving("1.1.0", time.Hour))}, nil, "image.tag, the place of its image's tag, is not set here", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.app.Name, test.app.Chart.Version = "web", "1.0.0"

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -170,20 +172,22 @@ func (d *Downstream) Look(ctx context.Context) error {
 		return err
 	}
 	up, err := d.upRead.Read(ctx, env.Upstream.Environment)
+	if err == nil {
+		err = clusters.Unreadable(up)
+	}
 	if err != nil {
 		return fmt.Errorf("reading what serves in %s: %w", env.Upstream.Environment, err)
 	}
 	own, err := d.ownRead.Read(ctx, d.cfg.Environment)
+	if err == nil {
+		err = clusters.Unreadable(own) // or nobody knows what was rolled back here
+	}
 	if err != nil {
 		return err
 	}
-	frozen := ""
-	if reason, is := environments.Freeze(tip.FS(), d.cfg.Path); is {
-		frozen = "the environment is frozen: " + reason
-	}
 	for i := range env.Apps {
 		app := &env.Apps[i]
-		if err := d.app(ctx, env, app, tip.Commit, clusters.Records(up, app.Name), clusters.Records(own, app.Name), frozen); err != nil {
+		if err := d.app(ctx, env, app, tip, clusters.Records(up, app.Name), clusters.Records(own, app.Name)); err != nil {
 			if limited := new(forge.Limited); ctx.Err() != nil || errors.As(err, limited) {
 				return err
 			}
@@ -206,22 +210,30 @@ func Allowed(env *environments.Environment, repository string) error {
 	return nil
 }
 
+// Waits is why nobody but a person may merge a promotion of an app now: the environment, which is at path root of a tree, is frozen, or a
+// window is closed. Empty: nothing is in the way.
+func Waits(fsys fs.FS, root string, env *environments.Environment, app string, now time.Time) string {
+	if reason, frozen := environments.Freeze(fsys, root); frozen {
+		return "the environment is frozen: " + reason
+	}
+	if state := env.Windows.At(now); !state.Open {
+		return state.Reason
+	}
+	if i := slices.IndexFunc(env.Apps, func(a environments.App) bool { return a.Name == app }); i >= 0 {
+		if state := env.Apps[i].Windows.At(now); !state.Open {
+			return state.Reason
+		}
+	}
+	return ""
+}
+
 // app proposes one app, and merges what may be.
-func (d *Downstream) app(ctx context.Context, env *environments.Environment, app *environments.App, tip string, up, own []audit.Record, frozen string) error {
+func (d *Downstream) app(ctx context.Context, env *environments.Environment, app *environments.App, tip *gitsync.Snapshot, up, own []audit.Record) error {
 	now := d.cfg.Now()
 	c := Choose(app, up, own, now)
-	asked := tip + " " + c.Version + " " + c.Reason
+	asked := tip.Commit + " " + c.Version + " " + c.Reason
 	if d.settled[app.Name] == asked {
 		return nil
-	}
-	if c.Version != "" {
-		before, err := d.promotedBefore(ctx, app.Name, c.Version, tip)
-		if err != nil {
-			return err
-		}
-		if before != "" {
-			c = Candidate{Reason: fmt.Sprintf("%s was promoted here before, by commit %.10s, and taken back: sluice promote proposes it again", c.Version, before)}
-		}
 	}
 	if c.Version == "" {
 		d.say(app.Name, c.Reason)
@@ -232,31 +244,35 @@ func (d *Downstream) app(ctx context.Context, env *environments.Environment, app
 		return err
 	}
 	p := Proposal{
-		Environment: d.cfg.Environment, Path: d.cfg.Path, App: app.Name, To: environments.Promotion{Version: c.Version, Was: app.Chart.Version},
+		Environment: d.cfg.Environment, Path: d.cfg.Path, App: app.Name, To: environments.Promotion{Version: c.Version, Was: app.Asks(), Image: app.Image},
 		Strategy: app.Upstream.Strategy, Upstream: env.Upstream.Environment, Source: d.cfg.Source,
 		ClosedBefore: now.Add(-reopening),
+		Check:        func(base *gitsync.Snapshot) error { return d.takenBack(ctx, app, c.Version, base) },
 	}
 	if d.opened[app.Name] == c.Version {
 		p.ClosedBefore = now.Add(time.Minute) // of a clock that is ahead
 	}
-	wait := frozen
-	if auto := p.Strategy == environments.PromotionAuto; auto && wait == "" {
-		if state := env.Windows.At(now); !state.Open {
-			wait = state.Reason
-		} else if state := app.Windows.At(now); !state.Open {
-			wait = state.Reason
-		}
+	wait := ""
+	if p.Strategy == environments.PromotionAuto {
+		wait = Waits(tip.FS(), d.cfg.Path, env, app.Name, now)
 	}
-	if d.cfg.Forge == nil && p.Strategy == environments.PromotionAuto && wait != "" {
+	if d.cfg.Forge == nil && wait != "" {
 		d.say(app.Name, c.Version+" waits: "+wait)
 		return nil
 	}
 	done, err := d.proposer.Propose(ctx, p, false)
-	if errors.Is(err, ErrClosed) {
-		d.say(app.Name, c.Version+" is not proposed again: "+err.Error()+"; sluice promote opens another")
+	before := new(takenBackError)
+	switch {
+	case errors.As(err, before):
+		d.say(app.Name, err.Error())
+		if before.base == tip.Commit {
+			d.settled[app.Name] = asked
+		}
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, ErrClosed):
+		d.say(app.Name, c.Version+" is not proposed again: "+err.Error()+"; sluice promote opens a new one")
+		return nil
+	case err != nil:
 		return err
 	}
 	if done.Pull != nil {
@@ -270,7 +286,7 @@ func (d *Downstream) app(ctx context.Context, env *environments.Environment, app
 		d.say(app.Name, c.Version+" was promoted in commit "+done.Commit)
 		return nil
 	case done.Pull == nil:
-		d.say(app.Name, c.Version+" waits on branch "+done.Branch+" to be merged")
+		d.say(app.Name, c.Version+" waits to be merged: branch "+done.Branch)
 		return nil
 	case p.Strategy == environments.PromotionManual:
 		d.say(app.Name, c.Version+" waits for a person to merge "+done.Pull.URL)
@@ -318,21 +334,73 @@ const reopening = 10 * time.Minute
 // historyLimit is how many commits are looked through for a promotion that was taken back.
 const historyLimit = 500
 
-// promotedBefore finds the commit by which a version was promoted that the environment does not ask for any more; empty: there is
-// none. Whoever has put it back knows why, and no agent may bring it in again.
-func (d *Downstream) promotedBefore(ctx context.Context, app, version, tip string) (string, error) {
-	history, err := d.branch.Commits(ctx, tip, "", historyLimit)
-	if err != nil {
-		return "", err
-	}
-	title := audit.Promotion{App: app, To: version}.Subject()
-	for _, c := range history {
-		p, ok := audit.ParsePromotion(c.Message)
-		// A merge by squashing has the title only, with a number behind it.
-		rest, titled := strings.CutPrefix(c.Subject(), title)
-		if ok && p.App == app && p.To == version || titled && (rest == "" || rest[0] == ' ') {
-			return c.Hash, nil
+// takenBackError says that a version was promoted here before by a commit, which the environment branch does not ask for any more at base.
+type takenBackError struct{ version, commit, base string }
+
+func (e takenBackError) Error() string {
+	return fmt.Sprintf("%s was promoted here before by commit %.10s and reverted: to propose it again, run sluice promote", e.version, e.commit)
+}
+
+// takenBack is a [takenBackError] where the environment branch has had a version until base, and asks for another one there. Whoever has
+// put it back knows why, and no agent may bring it in again. It is asked of the commit upon which a proposal is made, since what an
+// agent has decided for an older one may have been promoted, and rolled back, by others meanwhile.
+func (d *Downstream) takenBack(ctx context.Context, app *environments.App, version string, base *gitsync.Snapshot) error {
+	if _, err := d.branch.At(base.Commit); err != nil {
+		if _, err := d.branch.Fetch(ctx); err != nil {
+			return err
 		}
 	}
-	return "", nil
+	history, err := d.branch.Commits(ctx, base.Commit, "", historyLimit)
+	if err != nil {
+		return err
+	}
+	for _, c := range history {
+		had, err := d.had(ctx, c, app, version)
+		if err != nil {
+			return err
+		}
+		if had {
+			return takenBackError{version, c.Hash, base.Commit}
+		}
+	}
+	return nil
+}
+
+// had reports whether a commit of the environment branch, or the one that it merges, promoted an app to a version, or has taken it back
+// from there.
+func (d *Downstream) had(ctx context.Context, c gitsync.Commit, app *environments.App, version string) (bool, error) {
+	said := []gitsync.Commit{c}
+	if len(c.Parents) == 2 {
+		merged, err := d.branch.Commits(ctx, c.Parents[1], "", 1)
+		if err != nil {
+			return false, err
+		}
+		said = append(said, merged...)
+	}
+	for _, s := range said {
+		if e, ok := audit.ParseMessage(s.Message); ok && e.Type == audit.Rollback &&
+			e.Environment == d.cfg.Environment && e.App == app.Name && (e.From.Version == version || e.From.Image == version) {
+			return true, nil
+		}
+	}
+	if !slices.ContainsFunc(said, func(s gitsync.Commit) bool { return promotes(s, app.Name, version) }) {
+		return false, nil
+	}
+	// Another environment of the same repository may have an app of that name.
+	at, err := d.branch.At(c.Hash)
+	if err != nil {
+		return false, err
+	}
+	asked, _, err := environments.Asked(at.FS(), d.cfg.Path, app.Name, app.Image)
+	return err == nil && asked == version, nil
+}
+
+// promotes reports whether a commit says that it promotes an app to a version. One that was squashed has the title only, with a number
+// behind it.
+func promotes(c gitsync.Commit, app, version string) bool {
+	if p, ok := audit.ParsePromotion(c.Message); ok {
+		return p.App == app && p.To == version
+	}
+	rest, titled := strings.CutPrefix(c.Subject(), audit.Promotion{App: app, To: version}.Subject())
+	return titled && (rest == "" || rest[0] == ' ')
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/forge"
 	"github.com/sluice-cd/sluice/reconcile/audit"
@@ -61,6 +62,8 @@ type stage struct {
 	now              time.Time
 	log              bytes.Buffer
 	seq              int64
+	// image is the tag of what staging tells of; empty: it does not say.
+	image string
 	*Downstream
 }
 
@@ -115,7 +118,7 @@ func (s *stage) tells(environment string, typ rollout.EventType, from, to string
 	s.seq++
 	e := rollout.Event{
 		Seq: s.seq, Time: s.now, Type: typ, Rollout: s.seq, By: "Ann <ann@example.com>", Command: "c1",
-		From: rollout.Release{Version: from, Digest: from}, To: rollout.Release{Version: to, Digest: to},
+		From: rollout.Release{Version: from, Digest: from}, To: rollout.Release{Version: to, Image: s.image, Digest: to + s.image},
 	}
 	w, err := gitsync.NewWriter(gitsync.WriterConfig{
 		Remote: gitsync.Remote{URL: s.staging.dir, AllowFile: true, Branch: "sluice/status/" + environment}, Create: true,
@@ -184,8 +187,12 @@ func TestDownstream(t *testing.T) {
 	s.now = s.now.Add(time.Minute)
 	s.forge.verdict = forge.Pending
 	s.look()
+	before := s.forge.read.Load()
 	s.look()
-	if len(s.forge.all) != 1 || !strings.Contains(s.forge.all[0].Body, "It serves in **staging**") || len(s.forge.all[0].Labels) != 1 {
+	if again := s.forge.read.Load() - before; again != 0 {
+		t.Errorf("what waits, and was found, is read %d times more", again)
+	}
+	if len(s.forge.all) != 1 || !strings.Contains(s.forge.all[0].Body, "It runs in **staging**") || len(s.forge.all[0].Labels) != 1 {
 		t.Fatalf("proposed as %+v", s.forge.all)
 	}
 	s.asks("1.0.0")
@@ -196,7 +203,7 @@ func TestDownstream(t *testing.T) {
 	if len(s.forge.all) != 1 {
 		t.Errorf("it is proposed again: %+v", s.forge.all)
 	}
-	for _, want := range []string{"1.1.0 soaks upstream", "check build: pending", "1.1.0 was merged"} {
+	for _, want := range []string{"1.1.0 is soaking upstream", "check build: pending", "1.1.0 was merged"} {
 		if strings.Count(s.log.String(), want) != 1 {
 			t.Errorf("the log does not say %q once:\n%s", want, s.log.String())
 		}
@@ -230,6 +237,36 @@ func TestDownstreamWithoutForge(t *testing.T) {
 	if !strings.Contains(manual.product.list(branch), "version: 1.1.0 #") {
 		t.Errorf("the branch says\n%s", manual.product.list(branch))
 	}
+}
+
+// Where an image is the version its tag is carried, with what is written beside it, and not again once somebody has taken it back.
+func TestDownstreamCarriesImages(t *testing.T) {
+	s := newStage(t, false, auto+"\napps: {web: {image: {tag: image.tag}}}")
+	s.product.put("env/values.yaml", "web:\n  image:\n    tag: a1  # what runs\n")
+	s.event(rollout.Promoted, "1.0.0", "1.0.0")
+	s.now = s.now.Add(time.Hour)
+	runs := func(want string) {
+		t.Helper()
+		s.look()
+		if got := s.product.git(s.product.dir, "show", "main:env/values.yaml"); got != "web:\n  image:\n    tag: "+want+"  # what runs" {
+			t.Errorf("want %s, got\n%s", want, got)
+		}
+		s.asks("1.0.0")
+	}
+	runs("a1")
+	if !strings.Contains(s.log.String(), "upstream does not say which image it serves") {
+		t.Errorf("the log says %s", s.log.String())
+	}
+	s.image = "b2"
+	s.event(rollout.Promoted, "1.0.0", "1.0.0")
+	s.now = s.now.Add(time.Hour)
+	runs("b2")
+	if got := s.product.git(s.product.dir, "log", "-1", "--format=%s", "main"); got != "chore: promote web to version b2" {
+		t.Errorf("committed as %s", got)
+	}
+	s.product.git(s.product.work, "pull", "-q", "origin", "main")
+	s.product.put("env/values.yaml", "web:\n  image:\n    tag: a1  # what runs\n")
+	runs("a1")
 }
 
 // A person's no counts: what was closed, put back, or rolled back does not come again by itself.
@@ -279,9 +316,69 @@ func TestDownstreamTakesNo(t *testing.T) {
 		s.product.put("env/Chart.yaml", list)
 		s.look()
 		s.asks("1.0.0")
-		if len(s.forge.all) != 1 || !strings.Contains(s.log.String(), "1.1.0 was promoted here before, by commit") {
+		if len(s.forge.all) != 1 || !strings.Contains(s.log.String(), "1.1.0 was promoted here before by commit") {
 			t.Errorf("%d pull requests:\n%s", len(s.forge.all), s.log.String())
 		}
+	})
+	t.Run("rolled back, and no status branch says so yet", func(t *testing.T) {
+		s := newStage(t, true, auto)
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = s.now.Add(time.Hour)
+		s.product.put("env/Chart.yaml", strings.Replace(list, "1.0.0", "1.1.0", 1)) // by hand, in words of his own
+		s.product.putBack("1.1.0", "1.0.0")
+		s.look()
+		s.asks("1.0.0")
+		if len(s.forge.all) != 0 || !strings.Contains(s.log.String(), "1.1.0 was promoted here before by commit") {
+			t.Errorf("%d pull requests:\n%s", len(s.forge.all), s.log.String())
+		}
+	})
+	t.Run("rolled back by a pull request", func(t *testing.T) {
+		s := newStage(t, true, auto)
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = s.now.Add(time.Hour)
+		s.product.put("env/Chart.yaml", strings.Replace(list, "1.0.0", "1.1.0", 1))
+		promoted := s.product.git(s.product.work, "rev-parse", "HEAD")
+		s.product.putBack("1.1.0", "1.0.0")
+		s.product.git(s.product.work, "checkout", "-q", "-B", "main", promoted)
+		s.product.git(s.product.work, "merge", "-q", "--no-ff", "-m", "Merge pull request 7", "origin/main")
+		s.product.git(s.product.work, "push", "-q", "--force", "origin", "HEAD:main")
+		s.look()
+		s.asks("1.0.0")
+		if len(s.forge.all) != 0 {
+			t.Errorf("%d pull requests:\n%s", len(s.forge.all), s.log.String())
+		}
+	})
+	t.Run("promoted and rolled back by others during a look", func(t *testing.T) {
+		s := newStage(t, true, auto)
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = s.now.Add(time.Hour)
+		s.forge.first = func() {
+			p := proposal("1.1.0")
+			p.Strategy = environments.PromotionAuto
+			mustPropose(t, s.product.proposer(nil), p)
+			s.product.putBack("1.1.0", "1.0.0")
+		}
+		s.look()
+		s.look()
+		s.asks("1.0.0")
+		if len(s.forge.all) != 0 {
+			t.Errorf("%d pull requests:\n%s", len(s.forge.all), s.log.String())
+		}
+		s.event(rollout.Promoted, "1.1.0", "1.2.0")
+		s.now = s.now.Add(time.Hour)
+		s.look()
+		s.asks("1.2.0")
+	})
+	t.Run("another environment of the repository had it", func(t *testing.T) {
+		s := newStage(t, true, auto)
+		s.product.put("staging/Chart.yaml", list)
+		p := proposal("1.1.0")
+		p.Environment, p.Path, p.Strategy = "staging", "staging", environments.PromotionAuto
+		mustPropose(t, s.product.proposer(nil), p)
+		s.event(rollout.Promoted, "1.0.0", "1.1.0")
+		s.now = s.now.Add(time.Hour)
+		s.look()
+		s.asks("1.1.0")
 	})
 	t.Run("on hold upstream", func(t *testing.T) {
 		s := newStage(t, true, strings.Replace(auto, "Auto", "Manual", 1))

@@ -63,6 +63,9 @@ type Proposal struct {
 	// ClosedBefore: where the branch has the version since before then, and no pull request is open, somebody has closed that, and
 	// it stays so: [ErrClosed]. Zero: it is opened again.
 	ClosedBefore time.Time
+	// Check is asked of the commit of the environment branch upon which something is to be proposed, which may be newer than the one
+	// for which that was decided. Its error is that of the proposal; nil: there is nothing to ask.
+	Check func(base *gitsync.Snapshot) error
 }
 
 // Proposed is what a Proposal came to.
@@ -116,8 +119,12 @@ func (r *Proposer) signed(change *gitsync.Change) *gitsync.Change {
 
 // Change is the commit that promotes upon a snapshot of the environment branch, and the version that is asked for there; nil
 // where that says it already.
-func Change(upon *gitsync.Snapshot, p Proposal) (change *gitsync.Change, from string, err error) {
-	return p.change(upon, upon.Commit)
+func Change(base *gitsync.Snapshot, p Proposal) (change *gitsync.Change, from string, err error) {
+	change, from, err = p.change(base, base.Commit)
+	if err == nil && change != nil && p.Check != nil {
+		err = p.Check(base)
+	}
+	return change, from, err
 }
 
 // change is Change with what the message is to name as the commit that it is made upon.
@@ -210,7 +217,8 @@ func (r *Proposer) pull(ctx context.Context, p Proposal, done Proposed, open *fo
 			return nil, fmt.Errorf("opening a pull request of %s, which is pushed: %w", done.Branch, err)
 		}
 	}
-	if open.Title != want.Title || strings.TrimSpace(open.Body) != strings.TrimSpace(want.Body) {
+	switch {
+	case open.Title != want.Title || strings.TrimSpace(open.Body) != strings.TrimSpace(want.Body):
 		want.Number = open.Number
 		if version(open.Title) == version(want.Title) {
 			want.Labels = keepHold(want.Labels, open.Labels) // a person may have taken it off
@@ -218,6 +226,8 @@ func (r *Proposer) pull(ctx context.Context, p Proposal, done Proposed, open *fo
 		if err := r.Forge.Update(ctx, want); err != nil {
 			return nil, fmt.Errorf("bringing pull request %s up to date: %w", open.URL, err)
 		}
+	case open.Commit == done.Commit:
+		return open, nil
 	}
 	return r.Forge.Get(ctx, open.Number)
 }
@@ -255,13 +265,13 @@ func (p Proposal) body(from string) string {
 		fmt.Fprintf(&b, "Promotes **%s** in **%s** from version `%s` to `%s`.\n", p.App, p.Environment, from, p.To.Version)
 	}
 	if p.Upstream != "" {
-		fmt.Fprintf(&b, "\nIt serves in **%s**.\n", p.Upstream)
+		fmt.Fprintf(&b, "\nIt runs in **%s**.\n", p.Upstream)
 	}
-	b.WriteString("\nOnce this is merged, the agent of each cluster rolls it out, and writes to the branch `sluice/status/" + p.Environment + "` what came of it.\n")
+	b.WriteString("\nOnce this is merged, the agent of each cluster rolls it out and reports on the branch `sluice/status/" + p.Environment + "`.\n")
 	if p.Strategy != environments.PromotionAuto {
-		b.WriteString("\nIt waits for a person: take the label `" + HoldLabel + "` off, and merge it.\n")
+		b.WriteString("\nIt waits for a person: remove the label `" + HoldLabel + "` and merge it.\n")
 	}
-	b.WriteString("\nA newer version takes the place of this one, here.\n")
+	b.WriteString("\nA newer version updates this pull request.\n")
 	if p.Changelog != "" {
 		fmt.Fprintf(&b, "\n-----\n\n# %s\n\n%s\n", p.App, strings.TrimSpace(p.Changelog))
 	}

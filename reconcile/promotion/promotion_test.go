@@ -17,6 +17,8 @@ import (
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 	"github.com/sluice-cd/sluice/gitsync/forge"
+	"github.com/sluice-cd/sluice/reconcile/audit"
+	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
 
 // repository is a bare repository, with a clone for what people do.
@@ -62,6 +64,16 @@ func (r *repository) put(name, text string) {
 	r.git(r.work, "push", "-q", "origin", "HEAD:main")
 }
 
+// putBack has an agent take a version back on the main branch.
+func (r *repository) putBack(from, to string) {
+	r.t.Helper()
+	r.put("env/Chart.yaml", list)
+	r.git(r.work, "commit", "-q", "--amend", "-m", audit.RollbackMessage(audit.Names{Environment: "production", Cluster: "us"}, "web", rollout.Revert{
+		From: rollout.Release{Version: from}, To: rollout.Release{Version: to},
+	}))
+	r.git(r.work, "push", "-q", "--force", "origin", "HEAD:main")
+}
+
 func (r *repository) write(name, text string) {
 	r.t.Helper()
 	file := filepath.Join(r.work, name)
@@ -95,6 +107,10 @@ type pulls struct {
 	repo *repository
 	mu   sync.Mutex
 	all  []forge.Pull
+	// read counts the pull requests that are read one by one.
+	read atomic.Int64
+	// first happens at the first question.
+	first func()
 	// asked counts the looks for an open one, with which all that is asked begins.
 	asked atomic.Int64
 	// verdict of every check; fault is every answer's, while it is there.
@@ -103,7 +119,9 @@ type pulls struct {
 }
 
 func (f *pulls) Find(_ context.Context, head, base string) (*forge.Pull, error) {
-	f.asked.Add(1)
+	if f.asked.Add(1) == 1 && f.first != nil {
+		f.first()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.all {
@@ -122,6 +140,7 @@ func (f *pulls) now(p forge.Pull) *forge.Pull {
 }
 
 func (f *pulls) Get(_ context.Context, number int) (*forge.Pull, error) {
+	f.read.Add(1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.now(f.all[number-1]), f.fault
