@@ -94,6 +94,8 @@ type Config struct {
 	// Upstream is why the agent may not take versions from where an environment says; nil: it may. Whoever takes them tells
 	// UpstreamFault what else there is.
 	Upstream func(env *environments.Environment) error
+	// Hooks asks the webhooks of policies; nil: none is ever answered. Whoever has an answer calls Asked.
+	Hooks delivery.Hooks
 	// AnyQuery: queries of policies may ask for other namespaces than their app's.
 	AnyQuery bool
 	// OnEvent is told each event after it was saved, in order for each app; nil for nobody. It must not block.
@@ -145,6 +147,8 @@ type Agent struct {
 	}
 	// recordedUpstream is what the status branch tells of that; nil while that is not known.
 	recordedUpstream *string
+	// nextWord is when the agent looks next whether its status branch has been silent for too long; zero: it has not looked yet.
+	nextWord time.Time
 	// edited: somebody else has written to the status branch, and all of it is to be looked at.
 	edited bool
 	// unsynced are the apps that Run has not looked at yet; nil before the first look at the branch.
@@ -213,7 +217,7 @@ func New(cfg Config, g Git, c Cluster, r Renderer, m delivery.Metrics) *Agent {
 		queue: newQueue(cfg.Clock.AfterFunc), renders: newQueue(cfg.Clock.AfterFunc),
 		outbox: make(chan struct{}, 1), owed: make(chan struct{}, 1), apps: map[string]*app{},
 	}
-	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, AnyQuery: cfg.AnyQuery, Now: a.now, Log: a.log}
+	a.delivery = &delivery.Delivery{Objects: c, States: c, Records: c, Metrics: m, History: a, Hooks: cfg.Hooks, AnyQuery: cfg.AnyQuery, Now: a.now, Log: a.log}
 	return a
 }
 
@@ -232,7 +236,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.queue.Stop()
 	defer a.renders.Stop()
 	g.Go(func() error { return a.git.Follow(ctx, a.Read, a.Asked, a.Edited) })
-	g.Go(func() error { return a.write(ctx, a.outbox, a.Record, a.heldFaults) })
+	g.Go(func() error { return a.write(ctx, a.outbox, a.Record, a.nextRecord) })
 	g.Go(func() error { return a.write(ctx, a.owed, a.Revert, nil) })
 	for range a.cfg.Workers {
 		g.Go(func() error { serve(ctx, a.queue.Get, a.turn); return nil })
@@ -264,7 +268,7 @@ func (a *Agent) Settled() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, ap := range a.apps {
-		if s := ap.saved.State; s.InFlight() || s.Revert != nil || len(s.Outbox) > 0 || ap.awaited() {
+		if s := ap.saved.State; s.InFlight() || s.Revert != nil || len(s.Outbox) > 0 || len(s.Untold) > 0 || ap.awaited() {
 			return false
 		}
 	}
@@ -328,6 +332,9 @@ func (a *Agent) Start(ctx context.Context) error {
 			a.queue.Urge(name)
 			a.tellGit()
 		}
+		if len(saved.State.Untold) > 0 {
+			a.queue.Add(name)
+		}
 	}
 	for name, err := range broken {
 		a.log.Error("state can't be read", "app", name, "error", err)
@@ -382,7 +389,7 @@ func (a *Agent) turn(ctx context.Context, name string) {
 		return
 	}
 	d, failures := a.failed(name)
-	a.log.Warn("pass not finished", "app", name, "error", err, "failures", failures, "again", d)
+	a.log.Warn("reconcile failed, will retry", "app", name, "error", err, "failures", failures, "retryIn", d)
 	a.queue.AddAfter(name, d)
 	if in := again.Sub(a.now()); !again.IsZero() && in < d {
 		a.queue.DueAfter(name, in)

@@ -117,7 +117,7 @@ func doubtful(commit string, reasons ...error) error {
 	if why == nil {
 		return nil
 	}
-	return fmt.Errorf("nothing of commit %.10s is delivered: %s; put that right, or run sluice accept --all --to %.10s if it is meant",
+	return fmt.Errorf("commit %.10s is not delivered: %s; fix it, or if it is intended run sluice accept --all --to %.10s",
 		commit, strings.ReplaceAll(why.Error(), "\n", ", and "), commit)
 }
 
@@ -163,7 +163,7 @@ func (a *Agent) removesMost(env *environments.Environment) error {
 		return fmt.Errorf("it lists no app, and %d are delivered", delivered)
 	case n > fewRemoved && 2*n > delivered:
 		slices.Sort(lost)
-		return fmt.Errorf("it takes %d of the %d apps that are delivered off the list: %s", n, delivered, some(lost))
+		return fmt.Errorf("it removes %d of the %d apps that are delivered: %s", n, delivered, some(lost))
 	}
 	return nil
 }

@@ -114,9 +114,9 @@ func TestRemovesMost(t *testing.T) {
 		{"a", "", "", "a"},
 		{"ab", "c", "", "ab"},
 		{"abcd", "ab", "", "cd"},
-		{"abcd", "a", "it takes 3 of the 4 apps that are delivered off the list: b, c, d", "bcd"},
+		{"abcd", "a", "it removes 3 of the 4 apps that are delivered: b, c, d", "bcd"},
 		{"abcdef", "abc", "", "def"},
-		{"abcdef", "xyz", "it takes 6 of the 6 apps that are delivered off the list: a, b, c, d, e and 1 more", "abcdef"},
+		{"abcdef", "xyz", "it removes 6 of the 6 apps that are delivered: a, b, c, d, e and 1 more", "abcdef"},
 	} {
 		t.Run(c.before+" becomes "+c.after, func(t *testing.T) {
 			r := newRecorder(t)
@@ -164,7 +164,7 @@ func TestAcceptExpires(t *testing.T) {
 	r.doubted("accepted now", "")
 }
 
-// TestIncompleteHistory: a commit of which nobody can tell whether the branch was rewritten is doubted, and looked at again.
+// TestIncompleteHistory: a commit of which it is not known whether the branch was rewritten is doubted, and looked at again.
 func TestIncompleteHistory(t *testing.T) {
 	r := newRecorder(t)
 	good := r.list("a")
@@ -179,7 +179,7 @@ func TestIncompleteHistory(t *testing.T) {
 			enough()
 		}
 		err := r.Rewritten(tip, good)
-		if doubted := err != nil && strings.HasPrefix(err.Error(), "nobody can tell"); doubted != (looks == 1) {
+		if doubted := err != nil && strings.HasPrefix(err.Error(), "it is not known whether"); doubted != (looks == 1) {
 			t.Errorf("look %d: %v", looks, err)
 		}
 	}, nil, nil)
@@ -392,6 +392,9 @@ func TestMergedAgainWhileItIsTakenBack(t *testing.T) {
 	o.state.Phase = rollout.RollingBack
 	o.state.Rejected = []rollout.Rejection{{Release: failed}}
 	asks("rolled back", again.Commit)
+	o.state.Phase, o.state.Returning = rollout.Updating, true
+	o.state.Stable, o.state.Target = failed, stable
+	asks("gone back from after its promotion", again.Commit)
 }
 
 // TestTakenBackByAnotherCluster: what asks for a release is known to take another back where another cluster's agent has written it,

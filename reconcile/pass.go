@@ -179,7 +179,7 @@ func (ap *app) fight(seen delivery.Seen, now time.Time) (again time.Time, fault 
 type fightError struct{ app, what string }
 
 func (e *fightError) Error() string {
-	return fmt.Sprintf("keeping %s as git says: it is changed again each time it is put right: %s", e.app, e.what)
+	return fmt.Sprintf("keeping %s as git says: somebody changes it again after each correction: %s", e.app, e.what)
 }
 
 // earliest of two times; the zero time is never.

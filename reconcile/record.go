@@ -118,6 +118,7 @@ func (a *Agent) batch() audit.Batch {
 		b.All = make(map[string]bool, len(a.apps))
 		a.edited = false // until somebody writes there again
 	}
+	b.Alive = a.source.Snapshot != nil && !b.Now.Before(a.nextWord)
 	b.FaultChanged = looked && (b.All != nil || a.recordedEnvFault == nil || b.Fault != *a.recordedEnvFault)
 	if text, known := a.upstreamText(); known && (b.All != nil || a.recordedUpstream == nil || text != *a.recordedUpstream) {
 		b.Upstream = &text
@@ -187,6 +188,9 @@ func (a *Agent) askedUpstream(env *environments.Environment) {
 func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if b.Alive {
+		a.nextWord = a.now().Add(audit.SilenceCheck)
+	}
 	if b.FaultChanged {
 		a.recordedEnvFault = &b.Fault
 	}
@@ -224,6 +228,14 @@ func (a *Agent) recordedAll(b audit.Batch, ahead map[string]int64) {
 	}
 }
 
+// nextRecord is when there is something for git without news: a fault that is held down, or a word after a long silence.
+func (a *Agent) nextRecord() time.Time {
+	at := a.heldFaults()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return earliest(at, a.nextWord)
+}
+
 // lookAgain has the whole status branch looked at again, where it was not written to the end.
 func (a *Agent) lookAgain(unfinished bool) {
 	a.mu.Lock()
@@ -236,7 +248,7 @@ func (a *Agent) Edited() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.edited {
-		a.log.Warn("somebody else has written to the status branch, or deleted it: what is not so is written again")
+		a.log.Warn("the status branch was edited or deleted by somebody else: it is restored")
 	}
 	a.edited = true
 	a.tellGit()

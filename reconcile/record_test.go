@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -214,7 +215,7 @@ func TestFaultOfUpstream(t *testing.T) {
 		if err := errors.Join(err, errRead); err != nil {
 			t.Fatal(err)
 		}
-		if s.Upstream != want || s.Fault != "" || len(history) != commits || (want != "") != strings.Contains(string(readme), "no version comes from upstream: ") {
+		if s.Upstream != want || s.Fault != "" || len(history) != commits || (want != "") != strings.Contains(string(readme), "## Faults") {
 			t.Errorf("after %d commits, want %d, it says %+v\n%s", len(history), commits, s, readme)
 		}
 	}
@@ -339,7 +340,7 @@ func TestFlappingFaultIsHeldDown(t *testing.T) {
 	}
 	r.writeAll()
 	_, tip := r.history(statusBranch)
-	if text, err := fs.ReadFile(tip.FS(), "README.md"); err != nil || strings.Contains(string(text), "network error") {
+	if text, err := fs.ReadFile(tip.FS(), "README.md"); err != nil || strings.Contains(string(text), "## Faults") {
 		t.Errorf("the status branch still says\n%s%v", text, err)
 	}
 	if !r.heldFaults().IsZero() {
@@ -509,11 +510,11 @@ func TestTwoClustersOnOneBranch(t *testing.T) {
 	second.serving("a")
 	first.writeAll()
 	second.refused("both begin at once")
-	second.doubted("both begin at once", "that of another cluster, with UID uid-1, where this one has uid-2: set cluster in agent.yaml")
+	second.doubted("both begin at once", "belongs to another cluster (UID uid-1; this one has uid-2): set cluster in agent.yaml")
 
 	second = first.restarted().onCluster("uid-2")
 	second.look()
-	second.doubted("it begins later", "with UID uid-1")
+	second.doubted("it begins later", "(UID uid-1;")
 	second.refused("it begins later")
 	second.accept(tip)
 	second.doubted("it was accepted", "")
@@ -529,12 +530,12 @@ func TestTwoClustersOnOneBranch(t *testing.T) {
 	first.look()
 	first.applied("a")
 	first.refused("it was given away")
-	first.doubted("it was given away", "with UID uid-2, where this one has uid-1")
+	first.doubted("it was given away", "(UID uid-2; this one has uid-1)")
 	first.look()
-	first.doubted("the command that gave it away is still there", "with UID uid-2")
+	first.doubted("the command that gave it away is still there", "(UID uid-2;")
 	again := first.restarted().onCluster("uid-1")
 	again.look()
-	again.doubted("restarted", "with UID uid-2")
+	again.doubted("restarted", "(UID uid-2;")
 	again.serving("a")
 
 	first.hurt("update-ref", "-d", "refs/heads/"+statusBranch)
@@ -547,4 +548,47 @@ func TestTwoClustersOnOneBranch(t *testing.T) {
 	second.writeAll()
 	first.applied("a")
 	first.refused("in the end")
+}
+
+// TestSilence: a branch on which nothing happens has a word of its agent each day, and one alone, however often the agent looks or is
+// restarted.
+func TestSilence(t *testing.T) {
+	r := newRecorder(t)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	r.now = func() time.Time { return now }
+	r.bump("0.0.1")
+	r.look()
+	r.writeAll()
+	if all, err := gitsync.Branches(t.Context(), r.Repository.cfg.Remote, statusBranch); err != nil || len(all) > 0 {
+		t.Errorf("before anything has happened there is %v, %v", all, err)
+	}
+	r.happened(held(1))
+	r.writeAll()
+	first, _ := r.history(statusBranch)
+	for hour := range 3 * 24 {
+		if hour == 30 {
+			r = r.restarted()
+			r.now = func() time.Time { return now }
+			r.look()
+			r.happened(held(1))
+		}
+		now = now.Add(time.Hour)
+		if due := r.nextRecord(); !due.After(now) {
+			r.writeAll()
+		}
+	}
+	all, tip := r.history(statusBranch)
+	var said []string
+	for _, c := range all[len(first):] {
+		said = append(said, c.AuthorTime.UTC().Format("Jan 2 15:04 ")+c.Subject())
+	}
+	// It looks every three hours.
+	want := []string{"Mar 2 15:00 staging: no change, the agent is running", "Mar 3 16:00 staging: no change, the agent is running"}
+	if !slices.Equal(said, want) {
+		t.Errorf("it said %q, want %q", said, want)
+	}
+	s, err := audit.ReadStatus(tip.FS())
+	if err != nil || s.Updated.Before(now.Add(-2*audit.Silence)) {
+		t.Errorf("it was updated at %s, %v", s.Updated, err)
+	}
 }

@@ -53,6 +53,8 @@ type RepositoryConfig struct {
 	// Forge opens, and merges where it may, the pull request of a rollback that may not be committed to the branch; nil: somebody
 	// else does.
 	Forge Forge
+	// CommitPages is where people see the commits of Remote, by an address that a hash is appended to; empty: nobody knows.
+	CommitPages string
 	// Interval between looks at the branch; default 30 s.
 	Interval time.Duration
 	// Pulse is told what is done; nil: nobody is.
@@ -216,12 +218,12 @@ func (r *Repository) begin(ctx context.Context) error {
 	tip, err := r.status.Tip(ctx)
 	switch {
 	case errors.Is(err, gitsync.ErrBranchNotFound):
-		r.log.Info("the audit log begins anew: nothing was written there before", "branch", r.cfg.Status.String())
+		r.log.Info("the audit log starts here: nothing was written before", "branch", r.cfg.Status.String())
 	case err != nil:
 		return err
 	default:
 		if left, err = audit.ReadStatus(tip.FS()); err != nil {
-			r.log.Warn("nobody knows what was delivered last", "branch", r.cfg.Status.Branch, "error", err)
+			r.log.Warn("it is not known what was delivered last", "branch", r.cfg.Status.Branch, "error", err)
 		}
 	}
 	r.foreign.Store(left.Foreign(r.uid))
@@ -253,14 +255,14 @@ func (r *Repository) Rewritten(tip, last string) error {
 	r.unsure.Store(err != nil)
 	switch {
 	case err != nil:
-		return fmt.Errorf("nobody can tell whether the branch was rewritten since commit %.10s, which was delivered last: %w", last, err)
+		return fmt.Errorf("it is not known whether the branch was rewritten since commit %.10s, which was delivered last: %w", last, err)
 	case !descends:
 		return fmt.Errorf("the branch was rewritten: it does not descend from commit %.10s, which was delivered last", last)
 	}
 	return nil
 }
 
-var errUnsure = errors.New("nobody can tell whether the branch was rewritten")
+var errUnsure = errors.New("it is not known whether the branch was rewritten")
 
 // unread is why some app of an environment could not be read, where that is not the fault of what is written there.
 func unread(env *environments.Environment) error {
@@ -343,7 +345,7 @@ func (r *reading) load(commit string, load func(*environments.Loader) (*environm
 	}
 	loader, endless := r.loader, r.endless
 	r.mu.Unlock()
-	fault := fmt.Errorf("reading the environment takes longer than %s; what is there has to become less", r.timeout)
+	fault := fmt.Errorf("reading the environment takes longer than %s; make the repository smaller", r.timeout)
 	if endless == commit {
 		return nil, fault
 	}
@@ -375,7 +377,7 @@ func (r *Repository) Record(ctx context.Context, batch audit.Batch) (audit.Recor
 	if err := r.begin(ctx); err != nil {
 		return audit.Recorded{}, err
 	}
-	batch.Names, batch.UID = r.names(), r.uid
+	batch.Names, batch.UID, batch.CommitPages = r.names(), r.uid, r.cfg.CommitPages
 	if batch.Accepted != "" {
 		batch.Command = r.commands.accepting(batch.Commit).ID
 	}

@@ -43,7 +43,7 @@ func (r *Repository) Revert(ctx context.Context, mode environments.WriteBackMode
 	case err != nil:
 		return skipped(err)
 	case hash == "":
-		return r.foundRevert(ctx, app, revert, "the branch says "+revert.To.Version+" already")
+		return r.foundRevert(ctx, app, revert, "the branch has "+revert.To.Version+" already")
 	}
 	return rollout.Reverted{Commit: hash}, nil
 }

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/delivery"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
@@ -56,9 +54,9 @@ func digestOfAll(env *environments.Environment) string {
 // past is a release that somebody asked for once, and whose Helm record is gone.
 type past struct {
 	release rollout.Release
-	// objects and fault are what came of rendering it again; nil, both of them, until then.
-	objects []*unstructured.Unstructured
-	fault   error
+	// got and fault are what came of rendering it again; nil, both of them, until then.
+	got   *delivery.Past
+	fault error
 }
 
 // order is what a worker needs to render for an app. It is the worker's own copy.
@@ -109,7 +107,7 @@ func (a *Agent) order(name string) (o order, ok bool) {
 	}
 	o = order{input: ap.input, commit: a.source, state: ap.saved.State, tries: ap.tries}
 	for _, p := range ap.past {
-		if p.objects == nil && p.fault == nil {
+		if p.got == nil && p.fault == nil {
 			o.past = append(o.past, p.release)
 		}
 	}
@@ -139,7 +137,7 @@ func (a *Agent) rendered(name string, o order, got rendering, again []past) {
 		}
 	}
 	for _, p := range again {
-		if errors.Is(p.fault, errLate) {
+		if errors.Is(p.fault, errLate) && o.tries < mostLate {
 			ap.tries = o.tries + 1
 			a.renders.AddAfter(name, backoff(o.tries))
 			continue
@@ -155,6 +153,9 @@ func (a *Agent) rendered(name string, o order, got rendering, again []past) {
 
 // patience is how long a worker waits for a release that was tried before.
 func patience(tries int) time.Duration { return min(firstTry<<min(tries, 20), longestTry) }
+
+// mostLate is how often a release of the past may be late before that is the answer: somebody may have to do without it.
+const mostLate = 4
 
 // errLate: the worker waited no longer. It is no fault; what is late may still come.
 var errLate = errors.New("it takes longer than the worker waits")
@@ -174,6 +175,9 @@ func (a *Agent) rendering(ctx context.Context, name string, o order) rendering {
 		}
 		d := &delivery.Desired{Release: rel, Plan: rollout.NewPlan(policy)}
 		d.ID = rollout.Release{Version: rel.Version, Digest: rel.Digest}
+		if o.input.Image.Tag != "" {
+			d.ID.Image = o.input.Asks()
+		}
 		if err := a.ask(ctx, name, o, d); err != nil {
 			return late(ctx, err)
 		}
@@ -199,15 +203,18 @@ func late(ctx context.Context, err error) error {
 func (a *Agent) ask(ctx context.Context, name string, o order, d *delivery.Desired) error {
 	s := o.state
 	known := []rollout.Release{s.Stable, s.Target}
-	if s.Phase == rollout.RollingBack {
-		known = known[:1] // who asks for what is being taken back asks anew
+	switch { // who asks for what is being taken back asks anew
+	case s.Phase == rollout.RollingBack:
+		known = known[:1]
+	case s.Returning:
+		known = known[1:]
 	}
-	for i, r := range known {
+	for _, r := range known {
 		if r.Digest != d.ID.Digest || r.Commit == "" {
 			continue
 		}
 		d.ID.Commit, d.ID.By = r.Commit, r.By
-		if i == 0 && s.InFlight() {
+		if r == s.Stable && s.InFlight() {
 			// Git goes back in the middle of a rollout, which may be over before that is seen.
 			_, _, d.TakenBack, _ = a.asked(ctx, name, o)
 		}
@@ -233,23 +240,23 @@ func (a *Agent) asked(ctx context.Context, name string, o order) (commit, by str
 
 // Again is a release whose Helm record is gone, rendered from the commit that asked for it. What is not rendered yet is
 // ordered, and the app is looked at when it is there. It implements delivery.History.
-func (a *Agent) Again(_ context.Context, name string, r rollout.Release) ([]*unstructured.Unstructured, error) {
+func (a *Agent) Again(_ context.Context, name string, r rollout.Release) (delivery.Past, error) {
 	if r.Commit == "" {
-		return nil, errors.New("no commit is known that asked for it")
+		return delivery.Past{}, errors.New("no commit is known that asked for it")
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	ap := a.apps[name]
 	if ap == nil {
-		return nil, errors.New("the app is no more")
+		return delivery.Past{}, errors.New("the app is no more")
 	}
 	p, ordered := ap.past[r.Digest]
 	switch {
 	case p.fault != nil:
 		delete(ap.past, r.Digest) // whoever asks again has it tried again
-		return nil, p.fault
-	case p.objects != nil:
-		return p.objects, nil
+		return delivery.Past{}, p.fault
+	case p.got != nil:
+		return *p.got, nil
 	case !ordered:
 		if ap.past == nil {
 			ap.past = map[string]past{}
@@ -257,7 +264,7 @@ func (a *Agent) Again(_ context.Context, name string, r rollout.Release) ([]*uns
 		ap.past[r.Digest] = past{release: r}
 		a.renders.Urge(name)
 	}
-	return nil, delivery.ErrOrdered
+	return delivery.Past{}, delivery.ErrOrdered
 }
 
 // renderAgain renders a release from the commit that asked for it.
@@ -272,14 +279,14 @@ func (a *Agent) renderAgain(ctx context.Context, name string, r rollout.Release,
 			if src.Env.Apps[i].Name != name {
 				continue
 			}
-			rel, _, err := a.renderer.Release(ctx, src, &src.Env.Apps[i])
+			rel, policy, err := a.renderer.Release(ctx, src, &src.Env.Apps[i])
 			if err != nil {
 				return late(ctx, err)
 			}
 			if rel.Digest != r.Digest {
 				return fmt.Errorf("commit %s renders something else by now", r.Commit)
 			}
-			p.objects = rel.Objects
+			p.got = &delivery.Past{Objects: rel.Objects, Plan: rollout.NewPlan(policy)}
 			return nil
 		}
 		return fmt.Errorf("commit %s does not list %s", r.Commit, name)

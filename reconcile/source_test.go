@@ -41,8 +41,8 @@ func TestPastRelease(t *testing.T) {
 	if !a.Render(t.Context()) {
 		t.Error("nobody renders it")
 	}
-	if objs, err := a.Again(t.Context(), "app", first); err != nil || len(objs) == 0 {
-		t.Errorf("rendered: %d objects, %v", len(objs), err)
+	if past, err := a.Again(t.Context(), "app", first); err != nil || len(past.Objects) == 0 {
+		t.Errorf("rendered: %d objects, %v", len(past.Objects), err)
 	}
 	if err := again(first); err != nil || a.Render(t.Context()) {
 		t.Errorf("rendered once more, %v", err)
