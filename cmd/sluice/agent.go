@@ -30,13 +30,13 @@ func newAgent() *cobra.Command {
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "agent",
-		Short: "Deliver environments until told to stop",
+		Short: "Run the agent: deliver environments until stopped",
 		Long: `Follows environment repositories, delivers what they ask for and writes the outcome
-back. What to follow stands in a configuration file, or, for a single environment, in
-flags. Flags win over the file.
+back. Configure it with a file or, for a single environment, with flags. Flags override
+the file.
 
-SIGTERM and SIGINT end it after what is being written has been written; killed at any
-other moment, it goes on where it was. It listens for /healthz, /readyz and /metrics.`,
+SIGTERM and SIGINT stop it cleanly; killed at any moment, it resumes where it was. It
+serves /healthz, /readyz and /metrics.`,
 		Example: `  sluice agent --config /etc/sluice/agent.yaml
   sluice agent --config agent.yaml --kubeconfig ~/.kube/config --listen 127.0.0.1:8080
   sluice agent --environment production --repo https://git.example.com/production.git \
@@ -60,7 +60,7 @@ other moment, it goes on where it was. It listens for /healthz, /readyz and /met
 	}
 	f.register(cmd)
 	cmd.Flags().StringVar(&logFormat, "log-format", "text", "text or json")
-	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log what is looked at, not only what happens")
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log every reconcile, not only what happens")
 	return cmd
 }
 
@@ -90,7 +90,7 @@ func runAgent(ctx context.Context, c *config, log *slog.Logger) error {
 		return err
 	}
 	if !render.Confined {
-		log.Warn("on this platform nothing bounds the memory and CPU time of templates: deliver only charts that you trust")
+		log.Warn("on this platform the memory and CPU time of templates are not limited: deliver only charts that you trust")
 	}
 	registry := prometheus.NewRegistry()
 	d := &deliveries{config: c, rest: rest, metrics: asker, hosts: render.NewHosts(time.Now), onEvent: newEventMetrics(registry).observe, log: log}

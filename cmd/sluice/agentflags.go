@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -51,15 +52,15 @@ func boolean(at func(*config) *bool) func(*config, string) error {
 func processFlags() []configFlag {
 	return []configFlag{
 		{
-			name: "cluster", field: "cluster", usage: "name of this cluster on status branches, where an environment has several",
+			name: "cluster", field: "cluster", usage: "name of this cluster on status branches, if an environment has several",
 			apply: text(func(c *config) *string { return &c.Cluster }),
 		},
 		{
-			name: "data-dir", field: "dataDir", usage: "directory for git objects and charts, a cache (default: in the user's cache)", file: true,
+			name: "data-dir", field: "dataDir", usage: "cache directory for git objects and charts (default: in the user's cache)", file: true,
 			apply: text(func(c *config) *string { return &c.DataDir }),
 		},
 		{
-			name: "kubeconfig", field: "kubeconfig", usage: "kubeconfig (default: the cluster it runs in, else the user's)", file: true,
+			name: "kubeconfig", field: "kubeconfig", usage: "kubeconfig (default: the cluster it runs in, otherwise the user's)", file: true,
 			apply: text(func(c *config) *string { return &c.Kubeconfig }),
 		},
 		{
@@ -71,7 +72,7 @@ func processFlags() []configFlag {
 			apply: text(func(c *config) *string { return &c.Listen }),
 		},
 		{
-			name: "leader-election", field: "leaderElection", usage: "let several replicas stand by for one another", boolean: true,
+			name: "leader-election", field: "leaderElection", usage: "elect a leader among several replicas", boolean: true,
 			apply: boolean(func(c *config) *bool { return &c.LeaderElection }),
 		},
 		{
@@ -113,7 +114,7 @@ func environmentFlags() []configFlag {
 			apply: text(func(c *config) *string { return &env(c).Name }),
 		},
 		{
-			name: "namespace", field: "environments[0].namespace", usage: "namespace, where sluice.yaml says none (default jx-<environment>)",
+			name: "namespace", field: "environments[0].namespace", usage: "namespace, if sluice.yaml has none (default jx-<environment>)",
 			apply: text(func(c *config) *string { return &env(c).Namespace }),
 		},
 		{
@@ -121,7 +122,7 @@ func environmentFlags() []configFlag {
 			apply: text(func(c *config) *string { return &env(c).StatusBranch }),
 		},
 		{
-			name: "interval", field: "environments[0].interval", usage: `time between looks at the branch (default "30s")`,
+			name: "interval", field: "environments[0].interval", usage: `time between fetches of the branch (default "30s")`,
 			apply: func(c *config, v string) error {
 				d, err := time.ParseDuration(v)
 				if err != nil || d < 0 {
@@ -140,7 +141,7 @@ func environmentFlags() []configFlag {
 			apply: text(func(c *config) *string { return &env(c).Repository.PasswordFile }),
 		},
 		{
-			name: "ca-file", field: "environments[0].repository.caFile", usage: "file with certificate authorities for https, besides the system's", file: true,
+			name: "ca-file", field: "environments[0].repository.caFile", usage: "file with certificate authorities for https, in addition to the system's", file: true,
 			apply: text(func(c *config) *string { return &env(c).Repository.CAFile }),
 		},
 		{
@@ -193,7 +194,11 @@ func (f *agentFlags) config(cmd *cobra.Command) (*config, error) {
 			f.path = defaultConfig
 		}
 		var err error
-		if c, at, err = readConfig(f.path); err != nil {
+		c, at, err = readConfig(f.path)
+		if errors.Is(err, fs.ErrNotExist) && !changed("config") {
+			return nil, fmt.Errorf("%w; give --config, or --repo with --environment and --prometheus", err)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -203,7 +208,7 @@ func (f *agentFlags) config(cmd *cobra.Command) (*config, error) {
 			continue
 		}
 		if fromFile && i >= process {
-			return nil, fmt.Errorf("--%s: the environments stand in %s; expected it there, or --repo without --config", s.name, f.path)
+			return nil, fmt.Errorf("--%s: environments are configured in %s; set it there, or use --repo without --config", s.name, f.path)
 		}
 		if err := s.override(c, cmd.Flags().Lookup(s.name).Value.String()); err != nil {
 			return nil, fmt.Errorf("--%s: %w", s.name, err)

@@ -33,43 +33,43 @@ type ask struct {
 
 var asks = []ask{
 	{
-		kind: rollout.Pause, short: "Keep a canary's weight where it is",
-		long: "Keeps the weight of the canary that is under way where it is, until resume. A canary that\nhas clearly failed goes back all the same.",
+		kind: rollout.Pause, short: "Pause a canary at its weight",
+		long: "Keeps the running canary at its weight until resume. A canary that has clearly failed is\nstill rolled back.",
 	},
-	{kind: rollout.Resume, short: "End a pause", long: "Ends a pause. The canary gets a whole interval again before it is judged."},
+	{kind: rollout.Resume, short: "Resume a paused canary", long: "Ends a pause. The canary gets a full interval before its next check."},
 	{
 		kind: rollout.Advance, short: "Take a canary's next step now",
-		long: "Takes the next step of the canary now, whatever the checks have said so far. With --full\nit skips what is left of the analysis and promotes the release.",
+		long: "Takes the next step of the canary now, whatever the checks said so far. With --full the\nrest of the analysis is skipped and the release is promoted.",
 	},
 	{
-		kind: rollout.Abort, short: "Go back to the stable release now", course: true,
-		long: "Goes back to the stable release now and rejects the release under way, as if a check\nhad failed: a rollback commit puts git back, too.",
+		kind: rollout.Abort, short: "Roll back the running rollout now", course: true,
+		long: "Rolls back to the stable release now and rejects the new one, as if its checks had failed:\na rollback commit reverts it in git, too.",
 	},
 	{
-		kind: rollout.Rollback, short: "Go back to a release that served before", course: true,
-		long: "Goes back to the release that served before, or to the version of --to, and has git say so:\na rollback commit that names who asked. A release that served within the policy's\nrollbackWindow (24h) is put back at once, without another canary; else the commit alone is\nmade, and followed like any other. Out of a rollout it does what abort does.",
+		kind: rollout.Rollback, short: "Roll back to an earlier release", course: true,
+		long: "Rolls back to the previous release, or to the version of --to, with a rollback commit that\nnames who asked. A release that was stable within the policy's rollbackWindow (24h) is\nrestored immediately, without another canary; an older one is rolled out like any commit.\nDuring a rollout it does the same as abort.",
 	},
 	{
 		kind: rollout.Retry, short: "Try a rejected release again",
-		long: "Forgets that the release which git asks for was rejected, so that its rollout begins anew.",
+		long: "Forgets that the release in git was rejected, so that its rollout starts again.",
 	},
 	{
-		kind: rollout.Hold, short: "Keep what git asks for from beginning",
-		long: "Keeps whatever git asks for from beginning, until unhold. What is under way goes on. With\n--all it holds for apps to come, too.",
+		kind: rollout.Hold, short: "Keep new rollouts from starting",
+		long: "Starts no new rollout until unhold. A running one continues. With --all this includes apps\nthat are added later.",
 	},
 	{
-		kind: rollout.Approve, short: "Let a release pass the approval gate",
-		long: "Approves what the policy wants approved (analysis.approval): that a rollout begins, or\nonce it is under way that its release is promoted. It counts for that release alone.",
+		kind: rollout.Approve, short: "Approve a release",
+		long: "Approves what the policy requires approval for (analysis.approval): the start of a rollout\nor, once it is running, its promotion. It counts for that release only.",
 	},
 	{
-		kind: rollout.OverrideGates, short: "Let a release pass closed windows and a freeze",
-		long: "Lets the release that is under way, or that git asks for, pass closed windows and a freeze\n(see windows), until its rollout is over. The audit log says who, and why.",
+		kind: rollout.OverrideGates, short: "Let a release pass closed windows, a freeze and earlier waves",
+		long: "Lets the running release, or the one in git, pass closed windows, a freeze (see windows)\nand earlier waves until its rollout is over. The audit log records who asked, and why.",
 	},
 	{
-		kind: rollout.Accept, short: "Accept a commit whose fault waits for a person",
-		long: "Accepts the newest commit of the environment branch in spite of a fault that waits for a\nperson: that the branch was rewritten, that it takes most apps off the list, or that the\nstatus branch is another cluster's. --to is the commit that the fault names. It is for the\nenvironment: --all.",
+		kind: rollout.Accept, short: "Accept a commit that needs a person's decision",
+		long: "Accepts the newest commit of the environment branch despite an error that needs a person's\ndecision: the branch was rewritten, the commit removes most apps, or the status branch\nbelongs to another cluster. --to is the commit that the error names. It is for the whole\nenvironment: --all.",
 	},
-	{kind: rollout.Unhold, short: "End a hold", long: "Ends a hold: what git asks for begins."},
+	{kind: rollout.Unhold, short: "End a hold", long: "Ends a hold: the rollout of what git asks for starts."},
 }
 
 // shortestCommit is the length of the shortest name of a commit that is taken, which is git's.
@@ -87,6 +87,31 @@ type asking struct {
 	expires, timeout        time.Duration
 }
 
+// example of a call by its word.
+func (a ask) example(word string) string {
+	if a.kind == rollout.Accept {
+		return "  sluice " + word + " --repo . --environment production --all --to 3f2a1c9 --reason \"the cluster was built anew\""
+	}
+	return "  sluice " + word + " --repo . --environment production --reason \"checkout is slow\" croc-hunter-java"
+}
+
+// misused is what is wrong with the command line.
+func (f *asking) misused(cmd *cobra.Command, args []string) error {
+	switch {
+	case f.all == (len(args) == 1):
+		return usagef("expected the name of one app, or --all\nSee '%s --help'", cmd.CommandPath())
+	case f.kind == rollout.Accept && (!f.all || f.kubeconfig != "" || f.wait):
+		return usagef("accept is for the whole environment and goes through git: use --all, without --kubeconfig and --wait")
+	case f.kind == rollout.Accept && len(f.to) < shortestCommit:
+		return usagef("--to: got %q, expected the commit that the error names, at least its first %d characters", f.to, shortestCommit)
+	case strings.TrimSpace(f.reason) == "":
+		return usagef("--reason is missing: say why, for whoever reads the log")
+	case f.expires <= 0:
+		return usagef("--expires: got %s, expected a time such as 1h", f.expires)
+	}
+	return nil
+}
+
 func newAsk(a ask) *cobra.Command {
 	f := &asking{ask: a}
 	word := audit.Word(a.kind)
@@ -95,28 +120,18 @@ func newAsk(a ask) *cobra.Command {
 		Short: a.short,
 		Long: a.long + `
 
-It pushes one commit to the branch sluice/commands/<environment>; whoever may push there
-may ask. The agent of each cluster takes it once, and answers on its status branch.`,
-		Example: fmt.Sprintf("  sluice %s --repo . --environment production --reason \"checkout is slow\" croc-hunter-java", word),
-		Args:    cobra.MaximumNArgs(1),
+It pushes one commit to the branch sluice/commands/<environment>; anybody who may push
+there may use it. Each cluster's agent runs it once and answers on its status branch.`,
+		Example: a.example(word),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
+				return err
+			}
+			return f.misused(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.full {
 				f.kind, f.course = rollout.AdvanceFully, true
-			}
-			if f.all == (len(args) == 1) {
-				return usagef("expected the name of one app, or --all\nSee '%s --help'", cmd.CommandPath())
-			}
-			if f.kind == rollout.Accept && (!f.all || f.kubeconfig != "" || f.wait) {
-				return usagef("accept is for the environment, through git: expected --all, and neither --kubeconfig nor --wait")
-			}
-			if f.kind == rollout.Accept && len(f.to) < shortestCommit {
-				return usagef("--to: got %q, expected the commit that the fault names, by its first %d characters at least", f.to, shortestCommit)
-			}
-			if strings.TrimSpace(f.reason) == "" {
-				return usagef("--reason: missing; expected why, for whoever reads the log")
-			}
-			if f.expires <= 0 {
-				return usagef("--expires: got %s, expected a time such as 1h", f.expires)
 			}
 			app := audit.AllApps
 			if len(args) == 1 {
@@ -130,26 +145,26 @@ may ask. The agent of each cluster takes it once, and answers on its status bran
 	f.registerBranch(fl)
 	fl.BoolVar(&f.all, "all", false, "every app of the environment")
 	fl.StringVar(&f.reason, "reason", "", "why, for whoever reads the log")
-	fl.StringVar(&f.author, "author", "", `who asks, as "Ann <ann@example.com>" (default: who git says you are)`)
-	fl.DurationVar(&f.expires, "expires", audit.DefaultExpiry, "when it is too late for it")
-	fl.BoolVar(&f.wait, "wait", false, "wait until it is answered, and what it began is over; exit code 3 when it is refused")
+	fl.StringVar(&f.author, "author", "", `who asks, as "Ann <ann@example.com>" (default: your git identity)`)
+	fl.DurationVar(&f.expires, "expires", audit.DefaultExpiry, "how long the command is valid")
+	fl.BoolVar(&f.wait, "wait", false, "wait for the answer and for the rollout that it starts; exit code 3 when it is refused")
 	fl.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait")
-	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "leave it beside the apps' states in this cluster, as while git is away")
+	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "send it to this cluster instead of git, for when git is down")
 	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
 	fl.StringVar(&f.namespace, "namespace", "", "namespace of the states (default jx-<environment>)")
 	fl.BoolVar(&f.sign, "sign", false, "sign the commit with git's user.signingKey (default: as commit.gpgSign says)")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and push nothing")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit, push nothing")
 	if a.kind == rollout.Accept {
-		fl.StringVar(&f.to, "to", "", "the commit that is accepted")
+		fl.StringVar(&f.to, "to", "", "the commit to accept")
 	}
 	if a.kind == rollout.Rollback {
-		fl.StringVar(&f.to, "to", "", "the version to go back to (default: the one that served before)")
+		fl.StringVar(&f.to, "to", "", "the version to roll back to (default: the previous one)")
 	}
 	if a.kind == rollout.Approve {
-		fl.StringVar(&f.to, "to", "", "the version that is approved (default: what git lists now)")
+		fl.StringVar(&f.to, "to", "", "the version to approve (default: the one in git)")
 	}
 	if a.kind == rollout.Advance {
-		fl.BoolVar(&f.full, "full", false, "skip what is left of the analysis")
+		fl.BoolVar(&f.full, "full", false, "skip the rest of the analysis and promote")
 	}
 	return cmd
 }
@@ -170,7 +185,7 @@ func (f *asking) run(ctx context.Context, w io.Writer, app string) error {
 	r := f.request(app, at)
 	switch {
 	case f.kind == rollout.Accept && !strings.HasPrefix(now, f.to):
-		return fmt.Errorf("--to: commit %s is not where the branch is, which is at %.10s: see sluice status for what is wrong with that", f.to, now)
+		return fmt.Errorf("--to: commit %s is not the tip of the branch, which is %.10s: see sluice status for its error", f.to, now)
 	case f.kind == rollout.Accept, f.kind == rollout.Approve && r.To == "":
 		r.To = now // and nothing that takes its place meanwhile
 	}
@@ -223,7 +238,7 @@ func (f *asking) push(ctx context.Context, w io.Writer, remote gitsync.Remote, r
 	if _, err := fmt.Fprintf(w, "asked: %s (commit %.10s on %s)\n", r.Subject(), hash, remote.Branch); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it was not answered, or not over, within %s", f.timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("no answer, or not finished, within %s", f.timeout))
 	defer cancel()
 	for _, a := range clusters {
 		if unanswered := a.await(ctx, w, hash, apps, f.course); err == nil {
@@ -244,21 +259,14 @@ func (f *asking) statusBranches(ctx context.Context, remote gitsync.Remote) ([]s
 	if err != nil {
 		return nil, err
 	}
-	var logs, others []string
+	var logs []string
 	for _, b := range all {
-		switch {
-		case b == own || f.cluster == "" && strings.HasPrefix(b, own+"/"):
+		if b == own || f.cluster == "" && strings.HasPrefix(b, own+"/") {
 			logs = append(logs, b)
-		default:
-			others = append(others, strings.TrimPrefix(b, statusPrefix))
 		}
 	}
-	if len(logs) == 0 && len(others) > 0 {
-		where := f.environment
-		if f.cluster != "" {
-			where += "/" + f.cluster
-		}
-		return nil, fmt.Errorf("no agent has told of %s here; there is %s", where, strings.Join(others, ", "))
+	if len(logs) == 0 && len(all) > 0 {
+		return nil, noStatusBranch(own, all)
 	}
 	if len(logs) == 0 {
 		logs = []string{own} // nobody has told of anything yet
@@ -276,7 +284,7 @@ func (f *asking) request(app string, now time.Time) audit.Request {
 // direct leaves the request in the cluster, and asks git for nothing.
 func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 	if f.environment == "" {
-		return usagef("--environment: missing; beside --kubeconfig git is not asked for it")
+		return usagef("set --environment: with --kubeconfig it is not read from git")
 	}
 	settings, err := f.gitSettings()
 	if err != nil {
@@ -315,7 +323,7 @@ func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 	if err := errors.Join(faults...); err != nil || !f.wait || f.dryRun {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it was not answered within %s", f.timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("no answer within %s", f.timeout))
 	defer cancel()
 	for _, name := range apps {
 		for taken := false; !taken; {
@@ -328,7 +336,7 @@ func (f *asking) direct(ctx context.Context, w io.Writer, app string) error {
 				return err
 			}
 		}
-		if _, err := fmt.Fprintf(w, "%s has taken it; the status branch tells the outcome\n", name); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: accepted; the outcome is on the status branch\n", name); err != nil {
 			return err
 		}
 	}
@@ -352,7 +360,7 @@ func (f *asking) names(ctx context.Context, app string) (names []string, now str
 		return nil, "", err
 	}
 	if f.environment = env.Name; env.Name == "" {
-		return nil, "", usagef("--environment: missing, and sluice.yaml names none")
+		return nil, "", usagef("set --environment: sluice.yaml names no environment")
 	}
 	if f.kind == rollout.Accept {
 		return nil, tip.Commit, nil
@@ -366,11 +374,11 @@ func (f *asking) names(ctx context.Context, app string) (names []string, now str
 	slices.Sort(names)
 	switch {
 	case app == audit.AllApps && len(names) == 0:
-		return nil, "", fmt.Errorf("environment %s lists no app", env.Name)
+		return nil, "", fmt.Errorf("environment %s has no apps", env.Name)
 	case app == audit.AllApps:
 		return names, "", nil
 	case !slices.Contains(names, app) && env.Incomplete == nil:
-		return nil, "", fmt.Errorf("environment %s lists no app %q at %.10s; it lists %s", env.Name, app, tip.Commit, strings.Join(names, ", "))
+		return nil, "", listed([]string{app}, names)
 	}
 	return []string{app}, now, nil
 }
@@ -450,7 +458,7 @@ func (g gitSettings) identity(author string) (gitsync.Identity, error) {
 // readme is the first file of the command branch.
 const readme = `# Commands
 
-What people ask of rollouts, a commit each. ` + "`sluice pause`" + ` and the other commands write it; agents read it and answer on
+Commands for rollouts, one commit each. ` + "`sluice pause`" + ` and the other commands write it; agents read it and answer on
 their status branches. Nothing here needs to be edited.
 `
 

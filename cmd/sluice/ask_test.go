@@ -45,7 +45,7 @@ func TestEveryClusterAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i, want := range []string{"api: held by Ann|web: held by Ann|", "api: held by Ann|web: a command by Ann was refused|"} {
+	for i, want := range []string{"api: held by Ann|web: held by Ann|", "api: held by Ann|web: refused a command by Ann|"} {
 		var out bytes.Buffer
 		err := clusters[i].await(t.Context(), &out, "c1", apps, false)
 		var coded *codedError
@@ -55,7 +55,7 @@ func TestEveryClusterAnswers(t *testing.T) {
 		got := ""
 		for line := range strings.Lines(out.String()) {
 			before, _, _ := strings.Cut(line, " (")
-			before, _, _ = strings.Cut(before, ", nothing")
+			before, _, _ = strings.Cut(before, ", no rollout")
 			got += before + "|"
 		}
 		if got != want {

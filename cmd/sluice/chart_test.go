@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"reflect"
@@ -14,22 +13,13 @@ import (
 
 	"github.com/sluice-cd/sluice/deploy"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/generated"
 )
 
 const chartSchema = "../../deploy/chart/values.schema.json"
 
 // What the chart says itself, and what has no place in a pod.
 var notInChart = []string{"apiVersion", "kind", "dataDir", "kubeconfig", "context", "allowCredentialPlugins", "listen", "leaderElection"}
-
-// requiredInChart are the fields that an agent can't be without, by the path of what they are in.
-var requiredInChart = map[string][]string{
-	"config":                         {"environments", "prometheus"},
-	"config.prometheus":              {"address"},
-	"config.charts":                  {"url"},
-	"config.environments":            {"name", "repository"},
-	"config.environments.charts":     {"url"},
-	"config.environments.repository": {"url"},
-}
 
 // The chart's values take the agent's configuration, so its schema knows the same fields.
 // UPDATE_SCHEMA=1 go test ./cmd/sluice -run TestChartSchema writes them there.
@@ -42,70 +32,8 @@ func TestChartSchema(t *testing.T) {
 	if err := json.Unmarshal(text, &schema); err != nil {
 		t.Fatal(err)
 	}
-	schema["$defs"].(map[string]any)["config"] = schemaOf(reflect.TypeFor[config](), "config")
-	var want bytes.Buffer
-	e := json.NewEncoder(&want)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(schema); err != nil {
-		t.Fatal(err)
-	}
-	if os.Getenv("UPDATE_SCHEMA") != "" {
-		if err := os.WriteFile(chartSchema, want.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if !bytes.Equal(text, want.Bytes()) {
-		t.Errorf("%s does not know the fields of agent.yaml as they are; UPDATE_SCHEMA=1 go test ./cmd/sluice -run TestChartSchema writes them", chartSchema)
-	}
-}
-
-// schemaOf is the JSON schema of a type of the configuration.
-func schemaOf(t reflect.Type, at string) map[string]any {
-	switch {
-	case t == reflect.TypeFor[duration]():
-		return map[string]any{"type": "string", "pattern": `^([0-9.]+(ns|us|ms|s|m|h))+$`}
-	case t.Kind() == reflect.String:
-		return map[string]any{"type": "string"}
-	case t.Kind() == reflect.Bool:
-		return map[string]any{"type": "boolean"}
-	case t.Kind() == reflect.Int, t.Kind() == reflect.Int64:
-		return map[string]any{"type": "integer"}
-	case t.Kind() == reflect.Float64:
-		return map[string]any{"type": "number"}
-	case t.Kind() == reflect.Pointer:
-		return schemaOf(t.Elem(), at)
-	case t.Kind() == reflect.Slice:
-		list := map[string]any{"type": "array", "items": schemaOf(t.Elem(), at)}
-		if at == "config.environments" {
-			list["minItems"] = 1
-		}
-		return list
-	case t.Kind() == reflect.Map:
-		return map[string]any{"type": "object", "additionalProperties": schemaOf(t.Elem(), at)}
-	case t.Kind() == reflect.Struct:
-		properties := map[string]any{}
-		for f := range t.Fields() {
-			name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-			if at == "config" && slices.Contains(notInChart, name) {
-				continue
-			}
-			properties[name] = schemaOf(f.Type, at+"."+name)
-		}
-		out := map[string]any{"type": "object", "additionalProperties": false, "properties": properties}
-		if required := requiredInChart[at]; required != nil {
-			out["required"] = required
-			for _, name := range required {
-				if p := properties[name].(map[string]any); p["type"] == "string" {
-					p["minLength"] = 1
-				}
-			}
-		}
-		return out
-	default:
-		panic("no schema for " + t.String() + " at " + at)
-	}
+	schema["$defs"].(map[string]any)["config"] = configSchema{told: comments(t), without: notInChart}.of(reflect.TypeFor[config](), "config")
+	generated.Check(t, "UPDATE_SCHEMA", chartSchema, indentedJSON(t, schema))
 }
 
 // Alert rules ask only for metrics that the agent has, and for types of events that there are.

@@ -25,6 +25,7 @@ type clustersReport struct {
 	Commit   string          `json:"commit"`
 	Waves    string          `json:"waves,omitempty"`
 	Clusters []clusterReport `json:"clusters"`
+	now      time.Time
 }
 
 // clusterReport is one cluster of it.
@@ -35,7 +36,8 @@ type clusterReport struct {
 	// Branch is where the cluster's agent writes, LastWord when it last did; empty: nobody has heard of it.
 	Branch   string    `json:"branch,omitempty"`
 	LastWord time.Time `json:"lastWord,omitzero"`
-	// Delivered is the commit that was when the agent last wrote, Fault what is wrong with the environment as a whole.
+	// Delivered is the commit that was when the agent last wrote, Fault what is wrong with the environment as a whole, or with what the
+	// agent wrote.
 	Delivered string         `json:"delivered,omitempty"`
 	Fault     string         `json:"fault,omitempty"`
 	Apps      []audit.Record `json:"apps"`
@@ -53,7 +55,7 @@ func (f *statusSource) allClusters(ctx context.Context, apps []string) (*cluster
 		return nil, fmt.Errorf("reading commit %.10s: %w", tip.Commit, err)
 	}
 	if env.Name == "" {
-		return nil, usagef("--environment: sluice.yaml names none, so one is needed")
+		return nil, usagef("set --environment: sluice.yaml names no environment")
 	}
 	all, err := f.clustersOf(ctx, env.Name)
 	if err != nil {
@@ -61,16 +63,26 @@ func (f *statusSource) allClusters(ctx context.Context, apps []string) (*cluster
 	}
 	if len(all) == 0 {
 		own := statusBranch(env.Name, "")
-		return nil, missingBranch(gitsync.ErrBranchNotFound, own+" or "+own+"/*")
+		where, err := f.place(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return nil, where.missingBranch(ctx, gitsync.ErrBranchNotFound, own)
 	}
-	out := &clustersReport{Environment: env.Name, Commit: tip.Commit, Waves: env.Waves.String()}
+	if err := heard(all, apps); err != nil {
+		return nil, err
+	}
+	out := &clustersReport{now: time.Now(), Environment: env.Name, Commit: tip.Commit, Waves: env.Waves.String()}
 	for _, c := range all {
 		r := clusterReport{
 			Cluster: c.Name, Wave: env.Waves.Of(c.Name), Branch: c.Branch, LastWord: c.Said.UTC(), Delivered: c.Status.Commit, Fault: c.Status.Faults(),
 			Apps: []audit.Record{},
 		}
+		if c.Fault != nil {
+			r.Fault = "what it says can't be read: " + c.Fault.Error()
+		}
 		for _, record := range c.Records {
-			if wanted(apps, record.App) {
+			if wanted(apps, record.App) && (len(apps) > 0 || !record.Gone() || record.Fault != "") {
 				r.Apps = append(r.Apps, record)
 			}
 		}
@@ -79,6 +91,21 @@ func (f *statusSource) allClusters(ctx context.Context, apps []string) (*cluster
 	out.silent(env.Waves)
 	slices.SortStableFunc(out.Clusters, func(x, y clusterReport) int { return x.Wave - y.Wave })
 	return out, nil
+}
+
+// heard refuses names of apps of which no cluster has said anything.
+func heard(all []clusters.Cluster, apps []string) error {
+	var names []string
+	for _, c := range all {
+		if c.Fault != nil {
+			return nil //nolint:nilerr // it is told elsewhere, and nobody knows what else it has said
+		}
+		for _, r := range c.Records {
+			names = append(names, r.App)
+		}
+	}
+	slices.Sort(names)
+	return listed(apps, slices.Compact(names))
 }
 
 // silent adds the clusters that a wave names and nobody has heard of.
@@ -123,10 +150,7 @@ func (f *sourceFlags) clusterOn(ctx context.Context, name, branch string) (clust
 		return clusters.Cluster{}, err
 	}
 	defer done()
-	c, err := clusters.At(name, tip)
-	if err != nil {
-		return clusters.Cluster{}, fmt.Errorf("branch %s: %w", branch, err)
-	}
+	c := clusters.At(name, tip)
 	c.Branch = branch
 	return c, nil
 }
@@ -202,22 +226,22 @@ func (r *clustersReport) print(w io.Writer, asJSON bool) error {
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "CLUSTER\tWAVE\tAPP\tSERVES\tROLLING OUT\tWEIGHT\tPHASE\tSINCE\tLAST WORD\tNOTE")
+	fmt.Fprintln(t, "CLUSTER\tWAVE\tAPP\tSERVES\tROLLING OUT\tWEIGHT\tPHASE\tSINCE (UTC)\tAGE\tLAST SEEN (UTC)\tNOTE")
 	for _, c := range r.Clusters {
 		wave := dash(strings.TrimPrefix(fmt.Sprint(c.Wave), "0"))
 		switch {
 		case c.Branch == "":
-			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\tnever\tnobody has heard of it\n", cell(c.Cluster), wave)
+			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\t-\tnever\tno status branch: its agent has never written\n", cell(c.Cluster), wave)
 		case c.Fault != "" || len(c.Apps) == 0:
-			note := "it says nothing of any app"
+			note := "it reports no app"
 			if c.Fault != "" {
 				note = "fault: " + c.Fault
 			}
-			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\t%s\t%s\n", cell(c.Cluster), wave, c.LastWord.Format(time.DateTime), cell(note))
+			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\t-\t%s\t%s\n", cell(c.Cluster), wave, c.LastWord.Format(time.DateTime), cell(note))
 		}
 		for _, app := range c.Apps {
 			serves, target, weight, phase, since, note := columns(app)
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(c.Cluster), wave, cell(app.App), serves, target, weight, phase, since,
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(c.Cluster), wave, cell(app.App), serves, target, weight, phase, since, lasting(r.now.Sub(app.Since)),
 				app.Updated.UTC().Format(time.DateTime), note)
 		}
 	}

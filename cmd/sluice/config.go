@@ -19,39 +19,49 @@ import (
 	"github.com/sluice-cd/sluice/render"
 )
 
+// The comments of the fields below are what docs/reference-agent.md and the JSON Schemas say of them, the tags default and enum
+// besides; tests hold the tags to what is read.
+
 // config is the agent's configuration file. Unknown keys are refused.
 type config struct {
-	APIVersion string `yaml:"apiVersion"`
-	Kind       string `yaml:"kind"`
-	// Cluster names this cluster on status branches; empty: one cluster per environment.
+	// The version of this language.
+	APIVersion string `yaml:"apiVersion" enum:"sluice.dev/v1alpha1"`
+	// What the file is.
+	Kind string `yaml:"kind" enum:"Agent"`
+	// Name of this cluster on status branches. Empty: the environments have one cluster each.
 	Cluster string `yaml:"cluster"`
-	// DataDir holds git objects and charts; a cache, safe to lose. Default ~/.cache/sluice.
-	DataDir string `yaml:"dataDir"`
-	// Kubeconfig file; empty: in-cluster, else the user's default.
-	Kubeconfig string `yaml:"kubeconfig"`
-	Context    string `yaml:"context"`
-	// AllowCredentialPlugins lets the kubeconfig run a program to sign in. Whoever can write the kubeconfig can then
-	// run anything as the agent.
-	AllowCredentialPlugins bool `yaml:"allowCredentialPlugins"`
-	// Listen is the address of /healthz, /readyz and /metrics; default :8080, "none" for none.
-	Listen string `yaml:"listen"`
-	// LeaderElection lets several replicas stand by; default false.
-	LeaderElection bool `yaml:"leaderElection"`
-	// Git says who commits what Sluice writes.
-	Git        gitConfig        `yaml:"git"`
+	// Directory for git objects and charts: a cache, safe to lose.
+	DataDir string `yaml:"dataDir" default:"sluice in the user's cache"`
+	// How the cluster is reached.
+	Kubeconfig string `yaml:"kubeconfig" default:"the cluster that it runs in, else the user's own"`
+	// The context of the kubeconfig.
+	Context string `yaml:"context" default:"the kubeconfig's own"`
+	// Let the kubeconfig run a program to sign in. Whoever can write the kubeconfig can then run anything as the agent.
+	AllowCredentialPlugins bool `yaml:"allowCredentialPlugins" default:"false"`
+	// Address of /healthz, /readyz and /metrics; none for none.
+	Listen string `yaml:"listen" default:":8080"`
+	// Elect a leader among several replicas.
+	LeaderElection bool `yaml:"leaderElection" default:"false"`
+	// The identity of Sluice's commits.
+	Git gitConfig `yaml:"git"`
+	// The metrics server of the analysis.
 	Prometheus prometheusConfig `yaml:"prometheus"`
-	// Charts are of all environments; each may have its own besides.
-	Charts       []chartCredential `yaml:"charts"`
-	Environments []envConfig       `yaml:"environments"`
+	// Chart repositories and registries of all environments, by URL prefix: what they need, and that they may be asked. Each environment
+	// may have its own besides.
+	Charts []chartCredential `yaml:"charts"`
+	// What this agent delivers.
+	Environments []envConfig `yaml:"environments"`
 }
 
 // gitConfig is who commits what Sluice writes, and how that is shown.
 type gitConfig struct {
-	// Name and Email; default Sluice and sluice@sluice.dev.
-	Name  string `yaml:"name"`
-	Email string `yaml:"email"`
-	// SigningKey is a private SSH key, or an armoured OpenPGP one, with PassphraseFile if it has one. It is read for each commit.
-	SigningKey     string `yaml:"signingKey"`
+	// Name of the committer.
+	Name string `yaml:"name" default:"Sluice"`
+	// Address of the committer; an account of yours, where the forge shows or checks who committed.
+	Email string `yaml:"email" default:"sluice@sluice.dev"`
+	// File with a private SSH key or an armoured OpenPGP key that signs these commits. It is read for each commit.
+	SigningKey string `yaml:"signingKey" default:"they are not signed"`
+	// File with the key's passphrase, if it has one.
 	PassphraseFile string `yaml:"passphraseFile"`
 }
 
@@ -86,29 +96,38 @@ func (g gitConfig) signer() (func(commit []byte) (string, error), error) {
 
 // prometheusConfig says where analysis asks.
 type prometheusConfig struct {
-	Address            string `yaml:"address"`
-	Username           string `yaml:"username"`
-	PasswordFile       string `yaml:"passwordFile"`
-	BearerTokenFile    string `yaml:"bearerTokenFile"`
-	CAFile             string `yaml:"caFile"`
-	InsecureSkipVerify bool   `yaml:"insecureSkipVerify"`
-	// Timeout of one query, such as 5s.
-	Timeout duration `yaml:"timeout"`
+	// URL of Prometheus, such as http://prometheus.istio-system:9090.
+	Address string `yaml:"address"`
+	// User who signs in, with passwordFile.
+	Username string `yaml:"username"`
+	// File with the password.
+	PasswordFile string `yaml:"passwordFile"`
+	// File with a token, in place of a user.
+	BearerTokenFile string `yaml:"bearerTokenFile"`
+	// File with certificate authorities besides the system's.
+	CAFile string `yaml:"caFile"`
+	// Accept any certificate. Anybody on the network path can then forge the metrics.
+	InsecureSkipVerify bool `yaml:"insecureSkipVerify" default:"false"`
+	// How long one query may take.
+	Timeout duration `yaml:"timeout" default:"5s"`
 }
 
 // chartCredential is used for chart repositories below a URL. Their host may be anywhere, on the agent's own machine too.
 type chartCredential struct {
-	URL          string `yaml:"url"`
-	Username     string `yaml:"username"`
+	// URL of a repository or registry, or what URLs of several begin with.
+	URL string `yaml:"url"`
+	// User who signs in, with passwordFile.
+	Username string `yaml:"username"`
+	// File with the password. It is read when the agent starts.
 	PasswordFile string `yaml:"passwordFile"`
-	// Verify says who has to have signed what comes from there; empty: nobody.
+	// Require signed charts from there.
 	Verify chartVerifyConfig `yaml:"verify"`
 }
 
 // chartVerifyConfig says by whose keys charts have to be signed.
 type chartVerifyConfig struct {
-	// Keyring has OpenPGP public keys, armoured or not. It is read for each chart that is asked for.
-	Keyring string `yaml:"keyring"`
+	// File with OpenPGP public keys, armoured or not. It is read for each chart.
+	Keyring string `yaml:"keyring" default:"no signature required"`
 }
 
 // signed are the entries whose charts have to be signed.
@@ -123,47 +142,50 @@ func signed(credentials []chartCredential) (out []render.Signed) {
 
 // envConfig is one environment that this agent delivers.
 type envConfig struct {
-	Name       string           `yaml:"name"`
+	// The environment's name, the same as in sluice.yaml.
+	Name string `yaml:"name"`
+	// The environment repository.
 	Repository repositoryConfig `yaml:"repository"`
-	// Path of the environment inside the repository; default its root.
-	Path string `yaml:"path"`
-	// Namespace where sluice.yaml names none; default jx-<name>.
-	Namespace string `yaml:"namespace"`
-	// Interval between looks at the branch; default 30s.
-	Interval duration `yaml:"interval"`
-	// StatusBranch; default sluice/status/<name>[/<cluster>].
-	StatusBranch string `yaml:"statusBranch"`
-	// Allow is what the repository may touch.
+	// Folder of the environment in the repository.
+	Path string `yaml:"path" default:"."`
+	// Namespace of the apps, if sluice.yaml sets none.
+	Namespace string `yaml:"namespace" default:"jx-<name>"`
+	// Time between fetches of the branch.
+	Interval duration `yaml:"interval" default:"30s"`
+	// Branch of the audit log.
+	StatusBranch string `yaml:"statusBranch" default:"sluice/status/<name>[/<cluster>]"`
+	// What the repository may touch. The repository itself can't extend it.
 	Allow allowConfig `yaml:"allow"`
-	// Charts are this environment's alone. Where one has the URL of one of all environments, it holds instead.
+	// Like charts of the agent, for this environment only. It wins over an entry of the agent with the same URL.
 	Charts []chartCredential `yaml:"charts"`
-	// Forge holds the repository: pull requests are opened and merged there, and told what came of them. Empty: none is asked.
-	Forge forgeConfig `yaml:"forge"`
-	// Status is the repository of status branches and commands; empty: that is Repository. A branch of it has no name of its own here:
-	// StatusBranch says it.
-	Status repositoryConfig `yaml:"status"`
-	// Upstream is the repository of the environment from which versions come, where sluice.yaml names one. It is only read.
+	// The forge of the repository, for pull requests, commit statuses and comments.
+	Forge forgeConfig `yaml:"forge" default:"none"`
+	// The repository of status branches and commands, without branch: statusBranch names its branch.
+	Status repositoryConfig `yaml:"status" default:"repository"`
+	// The repository of the upstream environment, if sluice.yaml names one, without branch. It is only read.
 	Upstream repositoryConfig `yaml:"upstream"`
-	// Verify says who may sign what is delivered; empty: nothing has to be signed.
-	Verify verifyConfig `yaml:"verify"`
-	// Commands says whose commands count.
-	Commands commandsConfig `yaml:"commands"`
-	// CheckInterval overrides the analysis interval of every policy; for rehearsals and demos.
-	CheckInterval duration `yaml:"checkInterval"`
+	// Require signed commits. The key files are read each time the branch moves.
+	Verify verifyConfig `yaml:"verify" default:"no signature required"`
+	// Restrict who may send commands.
+	Commands commandsConfig `yaml:"commands" default:"commands of anybody who may push"`
+	// Overrides the interval of every analysis, for rehearsals and demos.
+	CheckInterval duration `yaml:"checkInterval" default:"as in the policies"`
 }
 
 // allowConfig is what a repository may touch. It can't widen it.
 type allowConfig struct {
-	// Namespaces besides the environment's own; "*": all.
-	Namespaces []string `yaml:"namespaces"`
-	// ClusterKinds that live in no namespace, as Kind or Kind.group; "*": all.
-	ClusterKinds []string `yaml:"clusterKinds"`
-	// ChartRepositories are URLs below which charts may come from; not set: everywhere.
-	ChartRepositories []string `yaml:"chartRepositories"`
-	// Queries of policies may be about the app's own namespace, or any; default own.
-	Queries string `yaml:"queries"`
-	// ServiceAccount as which what charts render is read and written, as namespace/name; empty: the agent's own.
-	ServiceAccount string `yaml:"serviceAccount"`
+	// Namespaces besides the environment's own; * for all.
+	Namespaces []string `yaml:"namespaces" default:"none"`
+	// Kinds that live in no namespace, as Kind or Kind.group; * for all.
+	ClusterKinds []string `yaml:"clusterKinds" default:"none"`
+	// URL prefixes of allowed chart repositories; * for all.
+	ChartRepositories []string `yaml:"chartRepositories" default:"all"`
+	// Allowed webhooks of policies: hosts, hosts with a port, or URL prefixes; * for all.
+	Webhooks []string `yaml:"webhooks" default:"none"`
+	// What queries of policies may read: the app's own namespace, or any.
+	Queries string `yaml:"queries" default:"own" enum:"own any"`
+	// ServiceAccount used to read and write the charts' objects, as namespace/name.
+	ServiceAccount string `yaml:"serviceAccount" default:"the agent's own"`
 }
 
 // Values of allow.queries.
@@ -176,15 +198,29 @@ const (
 func (a allowConfig) rules(own string) allow.Rules {
 	return allow.Rules{
 		Own: own, Namespaces: a.Namespaces, ClusterKinds: a.ClusterKinds, ChartRepositories: a.ChartRepositories,
-		AnyQuery: a.Queries == anyQuery,
+		Webhooks: a.Webhooks, AnyQuery: a.Queries == anyQuery,
 	}
+}
+
+// isWebhookRule reports whether an entry of allow.webhooks can allow anything.
+func isWebhookRule(entry string) bool {
+	if entry == allow.Any {
+		return true
+	}
+	if !strings.Contains(entry, "://") {
+		u, err := url.Parse("http://" + entry)
+		return err == nil && u.Hostname() != "" && u.Host == entry
+	}
+	u, err := url.Parse(entry)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil
 }
 
 // verifyConfig says by whose keys what is delivered has to be signed. The files are read each time that the branch moves.
 type verifyConfig struct {
-	// AllowedSigners is a list of SSH keys, in the format of ssh-keygen(1); Keyring has armoured OpenPGP public keys.
+	// File with SSH keys, in the format of ssh-keygen(1).
 	AllowedSigners string `yaml:"allowedSigners"`
-	Keyring        string `yaml:"keyring"`
+	// File with armoured OpenPGP public keys.
+	Keyring string `yaml:"keyring"`
 }
 
 // trusted reads the files; nil: nothing has to be signed.
@@ -230,11 +266,12 @@ func (v verifyConfig) fault(g gitConfig) error {
 
 // commandsConfig says whose signatures of commands are known. The files are read each time that a command comes.
 type commandsConfig struct {
-	// AllowedSigners is a list of SSH keys, in the format of ssh-keygen(1); Keyring has armoured OpenPGP public keys.
+	// File with SSH keys of people, in the format of ssh-keygen(1). It is read for each command.
 	AllowedSigners string `yaml:"allowedSigners"`
-	Keyring        string `yaml:"keyring"`
-	// RequireSigned refuses commands that are not signed by their author with one of those.
-	RequireSigned bool `yaml:"requireSigned"`
+	// File with armoured OpenPGP public keys of people. It is read for each command.
+	Keyring string `yaml:"keyring"`
+	// Refuse commands that their author has not signed with one of those keys.
+	RequireSigned bool `yaml:"requireSigned" default:"false"`
 }
 
 // keys reads the files.
@@ -246,20 +283,26 @@ func (c commandsConfig) any() bool { return c.AllowedSigners != "" || c.Keyring 
 
 // repositoryConfig is a git remote and how to sign in to it. Secrets come from files, so that they can rotate.
 type repositoryConfig struct {
-	URL    string `yaml:"url"`
-	Branch string `yaml:"branch"`
-	// Username and PasswordFile, or TokenFile (sent as a bearer token), for https.
-	Username     string `yaml:"username"`
+	// Address of the repository, https or ssh, without credentials.
+	URL string `yaml:"url"`
+	// The branch that is followed.
+	Branch string `yaml:"branch" default:"main"`
+	// Of https: user who signs in, with passwordFile.
+	Username string `yaml:"username"`
+	// Of https: file with the password; most forges take tokens this way.
 	PasswordFile string `yaml:"passwordFile"`
-	TokenFile    string `yaml:"tokenFile"`
-	// CAFile holds certificate authorities for https besides the system's.
+	// Of https: file with a token that is sent as a bearer token, in place of a user.
+	TokenFile string `yaml:"tokenFile"`
+	// Of https: file with certificate authorities besides the system's.
 	CAFile string `yaml:"caFile"`
-	// SSHKeyFile, PassphraseFile where the key has one, and KnownHostsFile for ssh.
-	SSHKeyFile     string `yaml:"sshKeyFile"`
+	// Of ssh: file with the private key.
+	SSHKeyFile string `yaml:"sshKeyFile"`
+	// Of ssh: file with the key's passphrase, if it has one.
 	PassphraseFile string `yaml:"passphraseFile"`
+	// Of ssh: file with the host's key, as ssh-keyscan prints it.
 	KnownHostsFile string `yaml:"knownHostsFile"`
-	// AllowFile permits file:// and plain paths.
-	AllowFile bool `yaml:"allowFile"`
+	// Let the address be a path on this machine.
+	AllowFile bool `yaml:"allowFile" default:"false"`
 }
 
 // duration is a time.Duration written as Go writes it; not negative.
@@ -302,12 +345,15 @@ func orMissing(value string) string {
 
 // complete fills in defaults, and tells every fault.
 func (c *config) complete(fault func(field, problem, expected string)) {
-	if c.Prometheus.Address == "" {
+	// What it is goes untold: without a scheme a user and a password in it are not known from the rest.
+	if a := c.Prometheus.Address; a == "" {
 		fault("prometheus.address", "missing", "a URL such as http://prometheus:9090")
+	} else if u, err := url.Parse(a); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		fault("prometheus.address", "is not an http or https URL", "one such as http://prometheus:9090")
 	}
 	cluster := c.Cluster
 	if cluster != "" && !isName(cluster) {
-		fault("cluster", "is no name", expectedName)
+		fault("cluster", "invalid name", expectedName)
 		cluster = ""
 	}
 	if strings.ContainsAny(c.Git.Name+c.Git.Email, "<>\n") {
@@ -346,7 +392,7 @@ func (c *config) complete(fault func(field, problem, expected string)) {
 		branch := e.statusRemote().URL + " " + e.StatusBranch
 		switch {
 		case names[e.Name]:
-			fault(at+"name", "stands twice", "another name")
+			fault(at+"name", "duplicate name", "another name")
 		case branches[branch]:
 			fault(at+"statusBranch", "is that of another environment", "another branch")
 		}
@@ -375,7 +421,7 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 		wrong = true
 	}
 	if !isName(e.Name) {
-		problem := "is no name"
+		problem := "invalid name"
 		if e.Name == "" {
 			problem = "missing"
 		}
@@ -393,12 +439,17 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 	}
 	for i, prefix := range e.Allow.ChartRepositories {
 		if u, err := url.Parse(prefix); prefix != allow.Any && (err != nil || u.Scheme == "" || u.Host == "") {
-			fault(fmt.Sprintf("allow.chartRepositories[%d]", i), "is no URL", `one such as https://charts.example.com/team, or "*"`)
+			fault(fmt.Sprintf("allow.chartRepositories[%d]", i), "is not a URL", `one such as https://charts.example.com/team, or "*"`)
+		}
+	}
+	for i, address := range e.Allow.Webhooks {
+		if !isWebhookRule(address) {
+			fault(fmt.Sprintf("allow.webhooks[%d]", i), "is neither a host nor a URL", `one such as loadtester.test, loadtester.test:8080 or http://loadtester.test/gate, or "*"`)
 		}
 	}
 	chartFaults(e.Charts, fault)
 	if e.Commands.RequireSigned && !e.Commands.any() {
-		fault("commands.requireSigned", "is set, and no key is known", "commands.allowedSigners or commands.keyring")
+		fault("commands.requireSigned", "is set, but no key is known", "commands.allowedSigners or commands.keyring")
 	}
 	if _, err := e.Commands.keys(); err != nil {
 		fault("commands", err.Error(), "")
@@ -414,7 +465,7 @@ func (e *envConfig) faults(tell func(field, problem, expected string)) (wrong bo
 			continue
 		}
 		if other.Branch != "" {
-			fault(other.field+".branch", "is set, and of this repository the branches sluice/** are used", "none; statusBranch names one of ours")
+			fault(other.field+".branch", "is set, but only the sluice/** branches of this repository are used", "no branch here; set statusBranch instead")
 		}
 		remote := other.remote()
 		remote.Branch = "main" // a name that is one
@@ -476,10 +527,10 @@ func (e *envConfig) statusRemote() gitsync.Remote {
 func (e *envConfig) astray(named string) error {
 	switch {
 	case e.Status.URL != "" && named == "":
-		return fmt.Errorf("sluice.yaml names no status.repository, and the agent writes to another: people's programs look in vain; set it to the address of %s",
+		return fmt.Errorf("sluice.yaml has no status.repository, but the agent writes to another repository, where sluice status will not look; set it to the address of %s",
 			redact.URL(e.Status.URL))
 	case e.Status.URL == "" && named != "":
-		return fmt.Errorf("sluice.yaml names %s as status.repository, which agent.yaml does not: people's programs look in vain; set environments[%s].status.url, or take it out",
+		return fmt.Errorf("sluice.yaml has %s as status.repository, but agent.yaml does not write there; set environments[%s].status.url, or remove it",
 			redact.URL(named), e.Name)
 	}
 	return nil

@@ -50,12 +50,17 @@ func ownKeys(r gitsync.Remote) gitsync.Remote {
 // for credentials and none were given.
 func signedIn(ctx context.Context, r gitsync.Remote, do func(gitsync.Remote) error) error {
 	err := do(r)
-	if !overHTTP(r.URL) || r.Auth != (gitsync.Auth{Username: r.Auth.Username}) || !gitsync.Unauthorized(err) {
+	switch {
+	case !gitsync.Unauthorized(err):
 		return err
+	case !overHTTP(r.URL):
+		return fmt.Errorf("%w; expected a key that may do this: --ssh-key-file, or one in the ssh-agent", err)
+	case r.Auth != (gitsync.Auth{Username: r.Auth.Username}):
+		return fmt.Errorf("%w; expected --username and --password-file of who may do this", err)
 	}
 	asked, fault := credential(ctx, "fill", "url="+r.URL+"\n")
 	if fault != nil {
-		return fmt.Errorf("%w; name a --password-file, or have git know a credential for it (%w)", err, fault)
+		return fmt.Errorf("%w; name --username and --password-file, or have git know a credential for it (%w)", err, fault)
 	}
 	for line := range strings.Lines(asked) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
@@ -72,8 +77,9 @@ func signedIn(ctx context.Context, r gitsync.Remote, do func(gitsync.Remote) err
 	if gitsync.Unauthorized(err) {
 		verdict = "reject"
 	}
-	if _, fault := credential(ctx, verdict, asked); fault != nil && err == nil {
-		return nil // it was of use, though it may be asked for again
+	_, _ = credential(ctx, verdict, asked) // a helper that does not hear of it asks again
+	if verdict == "reject" {
+		return fmt.Errorf("%w; what git's credential helpers know is refused: name --username and --password-file", err)
 	}
 	return err
 }

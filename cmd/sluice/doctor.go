@@ -39,14 +39,14 @@ func newDoctor() *cobra.Command {
 	var as string
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Say what the agent lacks before it delivers",
-		Long: `Takes the configuration of the agent and asks everything that it would need: the
-cluster and its version, the rights that the agent and the charts of its environments
-want, the routing kinds of canaries, Prometheus and the metrics of the mesh, reading and
-pushing to each repository, and each chart. It changes nothing. Every line begins with
-"ok" or "MISSING" and says what to do about it. Exit code 3 when something is missing.
+		Short: "Check what the agent needs before it delivers",
+		Long: `Checks everything that the agent needs with its configuration: the cluster and its
+version, the rights that the agent and the charts of its environments need, the routing
+kinds of canaries, Prometheus and the metrics of the mesh, read and push access to each
+repository, and each chart. It changes nothing. Every line starts with "ok" or "MISSING"
+and says what to do about it. Exit code 3 when something is missing.
 
-Run it with the flags of sluice agent: before an installation with --as, which asks for
+Run it with the flags of sluice agent: before an installation with --as, which checks
 the rights of the agent's ServiceAccount, and later in the agent's pod.`,
 		Example: `  sluice doctor --config agent.yaml
   sluice doctor --config agent.yaml --as system:serviceaccount:sluice:sluice
@@ -76,7 +76,7 @@ the rights of the agent's ServiceAccount, and later in the agent's pod.`,
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().StringVar(&as, "as", "", "user whose rights are asked for, such as system:serviceaccount:sluice:sluice; you need the right to impersonate")
+	cmd.Flags().StringVar(&as, "as", "", "check the rights of this user, such as system:serviceaccount:sluice:sluice; needs the right to impersonate it")
 	return cmd
 }
 
@@ -143,7 +143,7 @@ func (d *doctor) cluster(ctx context.Context) bool {
 	}
 	version, err := semver.NewVersion(has.KubeVersion.Version)
 	if err == nil && version.LessThan(semver.MustParse(oldestKubernetes)) {
-		d.lacks("update the cluster", "Kubernetes is %s, and the agent is meant for %s and newer", has.KubeVersion.Version, oldestKubernetes)
+		d.lacks("update the cluster", "Kubernetes is %s, and the agent needs %s or newer", has.KubeVersion.Version, oldestKubernetes)
 		return true
 	}
 	d.ok("Kubernetes %s answers", has.KubeVersion.Version)
@@ -158,7 +158,7 @@ func (d *doctor) prometheus(ctx context.Context) {
 		err = client.Ready(ctx)
 	}
 	if err != nil {
-		d.lacks("put one that answers into prometheus.address, or no canary is judged", "Prometheus at %s: %v", address, err)
+		d.lacks("set prometheus.address to one that answers; without it no canary can be judged", "Prometheus at %s: %v", address, err)
 		return
 	}
 	d.ok("Prometheus at %s answers", address)
@@ -169,10 +169,10 @@ func (d *doctor) prometheus(ctx context.Context) {
 	got := client.Ask(ctx, []analysis.Check{{Name: metric, Query: "count(" + metric + ")"}})[0]
 	switch {
 	case got.Err != nil:
-		d.lacks("mend the server", "Prometheus at %s: %v", address, got.Err)
+		d.lacks("fix the server", "Prometheus at %s: %v", address, got.Err)
 	case !got.Present:
 		d.lacks("have it scrape the sidecars, and send the apps some traffic; until then every check is inconclusive",
-			"Prometheus has no %s, by which the canaries of %s are judged", metric, strings.Join(d.meshed, ", "))
+			"Prometheus has no %s, which the checks of %s query", metric, strings.Join(d.meshed, ", "))
 	default:
 		d.ok("Prometheus has %s", metric)
 	}
@@ -208,7 +208,7 @@ func (d *doctor) push(ctx context.Context, e envConfig) {
 		d.canPush(ctx, e, e.Repository.remote(), e.Repository.Branch+" and sluice/**")
 		return
 	}
-	d.canPush(ctx, e, e.Repository.remote(), e.Repository.Branch+" and sluice/rollback/**, or rollbacks are in the cluster and the audit log alone")
+	d.canPush(ctx, e, e.Repository.remote(), e.Repository.Branch+" and sluice/rollback/**, or rollbacks reach only the cluster and the audit log")
 	d.canPush(ctx, e, e.statusRemote(), "sluice/**")
 }
 
@@ -219,7 +219,7 @@ func (d *doctor) canPush(ctx context.Context, e envConfig, remote gitsync.Remote
 		d.lacks("give the credential the right to push to "+pushed, "%s: %v", e.Name, err)
 		return
 	}
-	d.ok("%s: may push to %s (of protected branches nothing is known before the first push)", e.Name, redact.URL(remote.URL))
+	d.ok("%s: may push to %s (protected branches show only at the first push)", e.Name, redact.URL(remote.URL))
 }
 
 // forges examines whether the agent reaches the forge, and the repository of the environment upstream.
@@ -251,14 +251,14 @@ func (d *doctor) read(ctx context.Context, e envConfig) (src source.Commit, done
 	remote.Timeout = examinedWithin
 	repo, err := gitsync.Open(ctx, remote, filepath.Join(d.dir, "git", e.Name))
 	if err != nil {
-		d.lacks("mend the repository's part of the configuration", "%s: %v", e.Name, err)
+		d.lacks("fix the repository in the configuration", "%s: %v", e.Name, err)
 		return src, nil, false
 	}
 	done = func() { _ = repo.Close() }
 	tip, err := repo.Fetch(ctx)
 	if err != nil {
 		done()
-		d.lacks("put a repository, a branch and a credential that work into the configuration", "%s: %v", e.Name, err)
+		d.lacks("configure a repository, a branch and a credential that work", "%s: %v", e.Name, err)
 		return src, nil, false
 	}
 	if e.Verify.trusted() != nil {
@@ -274,12 +274,12 @@ func (d *doctor) read(ctx context.Context, e envConfig) (src source.Commit, done
 	}
 	if err != nil {
 		done()
-		d.lacks("mend it in git; sluice validate says more", "%s: commit %.10s: %v", e.Name, tip.Commit, err)
+		d.lacks("fix it in git; see sluice validate", "%s: commit %.10s: %v", e.Name, tip.Commit, err)
 		return src, nil, false
 	}
 	d.ok("%s: reads %s: %s", e.Name, redact.URL(remote.URL), counted(len(env.Apps), "app"))
 	if err := e.astray(env.StatusRepository); err != nil {
-		d.lacks("mend it in git or in the configuration", "%s: %v", e.Name, err)
+		d.lacks("fix it in git or in the configuration", "%s: %v", e.Name, err)
 	}
 	return source.Commit{Snapshot: tip, Env: env}, done, true
 }
@@ -297,7 +297,7 @@ func (d *doctor) apps(ctx context.Context, e envConfig, src source.Commit, clien
 	}
 	charts, err := d.config.chartsOf(e, d.dir, nil)
 	if err != nil {
-		d.lacks("mend charts in the configuration", "%s: %v", e.Name, err)
+		d.lacks("fix charts in the configuration", "%s: %v", e.Name, err)
 		return needs
 	}
 	if client != nil {
@@ -311,7 +311,7 @@ func (d *doctor) apps(ctx context.Context, e envConfig, src source.Commit, clien
 		case errors.Is(err, source.ErrSwitchedOff):
 			continue
 		case err != nil:
-			d.lacks("mend it in git, or give charts in the configuration what signs in there", "%s: %s: %v", e.Name, app.Name, err)
+			d.lacks("fix it in git, or configure credentials for it under charts", "%s: %s: %v", e.Name, app.Name, err)
 			continue
 		}
 		rendered[chartsOf(app)]++
@@ -338,7 +338,7 @@ func (d *doctor) held(e envConfig, app *environments.App, rel *release.Release, 
 		needs, unknown = append(needs, routing...), append(unknown, without...)
 	}
 	if err != nil {
-		d.lacks("mend the API server", "%s: %s: %v", e.Name, app.Name, err)
+		d.lacks("fix the API server", "%s: %s: %v", e.Name, app.Name, err)
 	}
 	for _, gk := range unknown {
 		d.lacks("install what brings its CRD", "%s: %s: the API server has no kind %s", e.Name, app.Name, gk)
@@ -395,7 +395,7 @@ func needsOfApps(namespace string) []cluster.Need {
 func (d *doctor) rights(ctx context.Context, e envConfig, client *cluster.Client, needs []cluster.Need) {
 	lacking, err := client.Lacking(ctx, needs)
 	if err != nil {
-		d.lacks("let whoever runs this ask for its own rights, which Kubernetes grants everybody", "%s: %v", e.Name, err)
+		d.lacks("allow the user to review its own access (SelfSubjectAccessReview)", "%s: %v", e.Name, err)
 		return
 	}
 	said := map[string]bool{}

@@ -26,6 +26,7 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/promotion"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/waves"
+	"github.com/sluice-cd/sluice/reconcile/webhooks"
 	"github.com/sluice-cd/sluice/render"
 )
 
@@ -45,7 +46,7 @@ type environment struct {
 	envConfig
 	// agent delivers; each try has a new one, for Run can be called once, and one that knows what the other clusters say.
 	agent    atomic.Pointer[reconcile.Agent]
-	newAgent func() (*reconcile.Agent, *waves.Follower)
+	newAgent func() (*reconcile.Agent, *waves.Follower, *webhooks.Asker)
 	client   *cluster.Client
 	charts   *charts.Charts
 	// downstream proposes versions to the environment, made anew for each try; nil: nothing does.
@@ -94,7 +95,7 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 		return nil, fmt.Errorf("preparing environment %s: forge: %w", e.Name, err)
 	}
 	env := &environment{envConfig: e, client: client, charts: charts, downstream: d.newDownstream(e, at), reporter: d.newReporter(e, at, charts)}
-	env.newAgent = func() (*reconcile.Agent, *waves.Follower) {
+	env.newAgent = func() (*reconcile.Agent, *waves.Follower, *webhooks.Asker) {
 		var signers func() (*signature.Keys, error)
 		if e.Commands.any() {
 			signers = e.Commands.keys
@@ -108,31 +109,33 @@ func (d *deliveries) open(ctx context.Context, e envConfig) (*environment, error
 			Environment: e.Name, Cluster: d.config.Cluster, UID: client.UID, Namespace: namespace,
 			Remote: e.Repository.remote(), Path: e.Path, Status: e.statusRemote(),
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Log: d.log,
-			Forge: at,
+			Forge: at, CommitPages: forge.CommitPages(e.Forge.Kind, e.Repository.URL),
 		})
 		follower := waves.New(waves.Config{
 			Environment: e.Name, Cluster: d.config.Cluster, Remote: e.statusRemote(),
 			DataDir: filepath.Join(d.config.DataDir, "git", e.Name), Interval: time.Duration(e.Interval), Now: time.Now, Log: log,
 		})
+		hooks := webhooks.New(webhooks.Config{Allow: e.Allow.rules(namespace), Now: time.Now})
 		return reconcile.New(reconcile.Config{
 			Environment: e.Name, Gates: follower.Gates, OnEvent: func(app string, ev rollout.Event) { d.onEvent(e.Name, app, ev) }, Log: d.log,
-			AnyQuery: e.Allow.rules(namespace).AnyQuery, Pulse: pulse,
+			AnyQuery: e.Allow.rules(namespace).AnyQuery, Pulse: pulse, Hooks: hooks,
 			Upstream: func(env *environments.Environment) error { return promotion.Allowed(env, e.Upstream.URL) },
-		}, repository, objects{client}, charts, d.metrics), follower
+		}, repository, objects{client}, charts, d.metrics), follower, hooks
 	}
-	agent, _ := env.newAgent()
+	agent, _, _ := env.newAgent()
 	env.agent.Store(agent)
 	return env, nil
 }
 
 // run delivers until ctx is done, once this process leads if there is an election.
 func (e *environment) run(ctx context.Context, c *config) error {
-	agent, follower := e.newAgent()
+	agent, follower, hooks := e.newAgent()
 	e.agent.Store(agent)
 	deliver := func(ctx context.Context) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return agent.Run(ctx) })
 		g.Go(func() error { return follower.Run(ctx, agent.Asked) })
+		g.Go(func() error { return hooks.Run(ctx, agent.Asked) })
 		if e.downstream == nil {
 			agent.UpstreamFault("") // nobody asks there
 		} else {

@@ -28,12 +28,11 @@ func newExplain() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "explain app",
-		Short: "Show an app's policy, and where each field of it is said",
-		Long: `Renders an app and prints the fields of its policy, each with its value, the place that
-decides it, and the file and line where that stands. What nobody has said is a default.
-Where several places say a field, the one that is printed counts. What a chart's own
-files say is known by the chart, without a line. It fails where the policy can't be read,
-and names the field.`,
+		Short: "Show an app's policy, and where each field is set",
+		Long: `Renders an app and prints the fields of its policy, each with its value, what sets it,
+and the file and line. Fields that nothing sets show their default. If several places set
+a field, the one that wins is shown. For a field from a chart's own files the chart is
+named, without a line. It fails if the policy can't be read, and names the field.`,
 		Example: `  sluice explain --repo . --environment production croc-hunter-java
   sluice explain --repo . --environment production --json croc-hunter-java`,
 		Args: cobra.ExactArgs(1),
@@ -70,7 +69,7 @@ func (e explanation) print(w io.Writer, asJSON bool) error {
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "FIELD\tVALUE\tSAID BY\tWHERE")
+	fmt.Fprintln(t, "FIELD\tVALUE\tSET BY\tWHERE")
 	for _, f := range e.Fields {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", cell(f.Name), cell(f.Value), cell(f.Source), dash(cell(position(f))))
 	}

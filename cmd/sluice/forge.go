@@ -20,26 +20,29 @@ import (
 
 // forgeConfig says how an agent speaks with the forge that holds an environment repository.
 type forgeConfig struct {
-	// Kind: github, gitlab or gitea (also Forgejo); by default that of the repository's host, where that is a forge everybody knows.
-	Kind string `yaml:"kind"`
-	// API is its address, where it is not that of the repository's host.
-	API string `yaml:"api"`
-	// TokenFile holds the token; it is read for each request.
+	// What the forge is; Forgejo is a gitea.
+	Kind string `yaml:"kind" default:"by the repository's host, where everybody knows it" enum:"github gitlab gitea"`
+	// Address of its API.
+	API string `yaml:"api" default:"that of the repository's host"`
+	// File with a token. It is read for each request.
 	TokenFile string `yaml:"tokenFile"`
-	// App is a GitHub App that is used in place of a token.
+	// A GitHub App, in place of a token.
 	App forgeApp `yaml:"app"`
-	// CAFile holds certificate authorities besides the system's.
+	// File with certificate authorities besides the system's.
 	CAFile string `yaml:"caFile"`
-	// Forecast has the agent comment on each open pull request of the repository's own branches what would come of it. It renders for
-	// that what nobody has merged yet. Default false.
-	Forecast bool `yaml:"forecast"`
+	// Comment on each open pull request of the repository's own branches what would come of it. For that is rendered what nobody has
+	// merged yet.
+	Forecast bool `yaml:"forecast" default:"false"`
 }
 
 // forgeApp is an installation of a GitHub App.
 type forgeApp struct {
-	ID             string `yaml:"id"`
+	// Number of the app.
+	ID string `yaml:"id"`
+	// Number of its installation.
 	InstallationID string `yaml:"installationID"`
-	KeyFile        string `yaml:"keyFile"`
+	// File with its private key.
+	KeyFile string `yaml:"keyFile"`
 }
 
 // open gives the forge of a repository; nil: none is configured.
@@ -116,7 +119,7 @@ const noForge = "none"
 
 func (f *forgeFlags) register(fl *pflag.FlagSet) {
 	fl.StringVar(&f.forgeKind, "forge", "", "github, gitlab, gitea (also Forgejo), or none (default: by the host of the repository)")
-	fl.StringVar(&f.forgeAPI, "forge-api", "", "address of the forge's API, where it is not that of the repository's host")
+	fl.StringVar(&f.forgeAPI, "forge-api", "", "address of the forge's API, if it is not on the repository's host")
 	fl.StringVar(&f.forgeTokenFile, "forge-token-file", "", "file with the token for the forge (default: $SLUICE_FORGE_TOKEN, that of the forge's own tool, or the password for git)")
 }
 
@@ -169,6 +172,6 @@ func (f *forgeFlags) token(kind string, remote gitsync.Remote) (string, error) {
 	if remote.Auth.Password != "" {
 		return remote.Auth.Password, nil
 	}
-	return "", usagef("--forge-token-file: missing, neither $%s is set, nor has git a password; the token opens the pull request. --forge none pushes a branch instead",
+	return "", usagef("--forge-token-file is missing, $%s is not set and git has no password: a token is needed to open the pull request. With --forge none a branch is pushed instead",
 		strings.Join(variables, ", $"))
 }

@@ -52,16 +52,16 @@ func (f *inspection) register(cmd *cobra.Command) {
 	f.sourceFlags.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.commit, "commit", "", "commit to look at: a hash, or a revision such as HEAD~1 of a directory (default: the branch's tip)")
-	fl.StringVar(&f.namespace, "namespace", "", "namespace, where sluice.yaml says none (default jx-<environment>)")
+	fl.StringVar(&f.namespace, "namespace", "", "namespace, if sluice.yaml has none (default jx-<environment>)")
 	f.registerCharts(fl)
-	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "ask this cluster which API versions it serves, and what it would refuse (default: a current Kubernetes)")
+	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "check against this cluster: the API versions it serves, and what it would reject (default: a current Kubernetes)")
 	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
 	fl.StringVar(&f.kubeVersion, "kube-version", "", "Kubernetes version to render for (default: that of the Kubernetes client in this program)")
 	fl.StringSliceVarP(&f.apiVersions, "api-versions", "a", nil, "further API versions that templates find in .Capabilities")
 	for _, asked := range []string{"kube-version", "api-versions"} {
 		cmd.MarkFlagsMutuallyExclusive("kubeconfig", asked)
 	}
-	fl.StringVar(&f.agentConfig, "agent-config", "", "an agent.yaml: what it does not allow the environment is a fault, and so is a chart that is not signed as its charts want")
+	fl.StringVar(&f.agentConfig, "agent-config", "", "an agent.yaml: what it does not allow this environment is an error, and so is a chart without the signature that it requires")
 }
 
 // registerCharts registers how charts are come by.
@@ -89,9 +89,14 @@ type planner struct {
 	charts *charts.Charts
 	// cluster is asked about what lives in it; nil: there is none.
 	cluster *cluster.Client
+	// serving is what serves, which is what a commit changes; nil: it is not known, and commits are compared alone.
+	serving *serving
 }
 
 func (f *inspection) view(ctx context.Context) (*view, error) {
+	if f.context != "" && f.kubeconfig == "" {
+		return nil, usagef("--context needs --kubeconfig")
+	}
 	repo, tip, done, err := f.open(ctx)
 	if err != nil {
 		return nil, err
@@ -122,20 +127,24 @@ func (f *inspection) view(ctx context.Context) (*view, error) {
 
 // commit finds a commit of the branch by its hash or the beginning of it, and in a repository on this machine by any of git's names.
 func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot, error) {
-	if dir, local := v.f.directory(); local {
-		if repo, err := gitsync.OpenLocal(dir); err == nil {
-			if found, err := repo.ResolveRevision(plumbing.Revision(hash)); err == nil {
-				return v.repo.At(found.String())
+	return v.f.revision(ctx, v.repo, v.tip, flag, hash)
+}
+
+func (f *sourceFlags) revision(ctx context.Context, repo *gitsync.Repo, tip *gitsync.Snapshot, flag, hash string) (*gitsync.Snapshot, error) {
+	if dir, local := f.directory(); local {
+		if clone, err := gitsync.OpenLocal(dir); err == nil {
+			if found, err := clone.ResolveRevision(plumbing.Revision(hash)); err == nil {
+				return repo.At(found.String())
 			}
 		}
 	}
 	if len(hash) < 7 || strings.Trim(hash, "0123456789abcdef") != "" {
-		return nil, usagef("--%s: got %q, expected the hash of a commit, 7 hexadecimal digits of it at least", flag, hash)
+		return nil, usagef("--%s: got %q, expected the hash of a commit, at least 7 hexadecimal digits", flag, hash)
 	}
 	if len(hash) == 40 {
-		return v.repo.At(hash)
+		return repo.At(hash)
 	}
-	history, err := v.repo.Commits(ctx, v.tip.Commit, "", 0)
+	history, err := repo.Commits(ctx, tip.Commit, "", 0)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +153,7 @@ func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot
 		switch {
 		case !strings.HasPrefix(c.Hash, hash):
 		case found != "":
-			return nil, usagef("--%s: %q is the beginning of several commits, expected more of its digits", flag, hash)
+			return nil, usagef("--%s: %q matches several commits: give more digits", flag, hash)
 		default:
 			found = c.Hash
 		}
@@ -152,7 +161,7 @@ func (v *view) commit(ctx context.Context, flag, hash string) (*gitsync.Snapshot
 	if found == "" {
 		return nil, usagef("--%s: no commit of the branch begins with %q", flag, hash)
 	}
-	return v.repo.At(found)
+	return repo.At(found)
 }
 
 // walls are what the agent's configuration says of the environment; all of it is empty where none is given.
@@ -163,6 +172,8 @@ type walls struct {
 	signed []render.Signed
 	// vouched is why the agent would not deliver a commit as the tip of the branch; nil: nothing has to be signed.
 	vouched func(ctx context.Context, repo *gitsync.Repo, commit string) error
+	// serviceAccount is the one as which the agent applies what charts render; empty: as itself.
+	serviceAccount string
 	// upstream is the repository from which the agent may take versions, cluster the agent's own.
 	upstream, cluster string
 	// astray is why people would not find the status branches, where sluice.yaml names this repository.
@@ -188,12 +199,12 @@ func (f *inspection) walls() (w walls, err error) {
 		}
 	}
 	if len(found) != 1 {
-		return w, usagef("--agent-config: %d environments of %s fit, expected --environment to name one of them", len(found), f.agentConfig)
+		return w, usagef("--agent-config: %d environments of %s match: choose one with --environment", len(found), f.agentConfig)
 	}
 	e := found[0]
 	rules := e.Allow.rules(namespaceOf(e.Name, e.Namespace))
 	w.rules, w.signed, w.upstream, w.cluster = &rules, signed(slices.Concat(e.Charts, c.Charts)), e.Upstream.URL, c.Cluster
-	w.astray = e.astray
+	w.astray, w.serviceAccount = e.astray, e.Allow.ServiceAccount
 	if e.Verify.trusted() != nil {
 		w.vouched = func(ctx context.Context, repo *gitsync.Repo, commit string) error {
 			return e.Verify.vouched(ctx, repo, c.Git, commit)
@@ -230,7 +241,9 @@ func (f *inspection) charts(ctx context.Context, w walls, environment string) (*
 		permitted = *w.rules
 	}
 	// It is only asked: the namespace is for what a delivery would save.
-	k, err := cluster.New(ctx, cluster.Config{REST: rest, Namespace: "default", Environment: cmp.Or(environment, "none"), Allow: permitted})
+	k, err := cluster.New(ctx, cluster.Config{
+		REST: rest, Namespace: "default", Environment: cmp.Or(environment, "none"), Allow: permitted, ServiceAccount: w.serviceAccount,
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -314,13 +327,13 @@ func newRender() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "render [app...]",
 		Short: "Print the objects of an environment's apps, as they would be applied",
-		Long: `Renders apps and prints what would be applied of them once they are at rest, Secrets
-included: each object in its namespace and in an API version that is served, generated
-routing among them, without what only Sluice reads. --raw prints what the templates
-make instead, hooks included, as helm template does. Warnings and faults go to standard
-error; an app that has a fault keeps no other from being printed. Exit code 3 when there
-are faults. A terminal is shown control characters as \u001b; a file and a pipe get them
-as they are. --repo may be a directory without git.`,
+		Long: `Renders apps and prints the objects that are applied when no rollout is running, Secrets
+and generated routing included, each in its namespace and in an API version that the
+cluster serves. --raw prints the output of the templates instead, hooks included, like
+helm template. Warnings and errors go to standard error; an app with an error does not
+keep others from being printed. Exit code 3 when there are errors. On a terminal control
+characters are shown as \u001b; a file or a pipe gets them unchanged. --repo may be a
+directory without git.`,
 		Example: `  sluice render --repo ../production croc-hunter-java
   sluice render --repo https://git.example.com/production.git --commit 4f0c... --environment production
   sluice render --repo . --environment production --raw croc-hunter-java`,
@@ -360,7 +373,7 @@ as they are. --repo may be a directory without git.`,
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().BoolVar(&raw, "raw", false, "print what the templates make, as helm template does")
+	cmd.Flags().BoolVar(&raw, "raw", false, "print the output of the templates, like helm template")
 	return cmd
 }
 
@@ -376,7 +389,7 @@ func rawText(rel *release.Release) string {
 
 // applied is what the cluster would hold of an app at rest.
 func applied(app *environments.App, rel *release.Release, policy environments.Policy) (string, error) {
-	goal := released(rel, policy)
+	goal := released(app, rel, policy)
 	goal.Plan.Suspend = false // what would come is shown all the same
 	f, err := forecast.Of(app.Name, app.Namespace, forecast.Release{}, goal)
 	if err != nil {
@@ -414,11 +427,12 @@ func printRelease(out, faults io.Writer, app string, rel *release.Release, text 
 
 // validation is what validate finds.
 type validation struct {
-	Environment string          `json:"environment"`
-	Commit      string          `json:"commit"`
-	Faults      []string        `json:"faults"`
-	Warnings    []string        `json:"warnings,omitempty"`
-	Apps        []appValidation `json:"apps"`
+	Environment string `json:"environment"`
+	Commit      string `json:"commit"`
+	// Faults of the environment; in JSON those of the apps, too.
+	Faults   []string        `json:"faults"`
+	Warnings []string        `json:"warnings,omitempty"`
+	Apps     []appValidation `json:"apps"`
 }
 
 // appValidation is one app of it.
@@ -439,10 +453,10 @@ func newValidate() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "validate [app...]",
-		Short: "Check that everything in an environment repository is understood",
-		Long: `Reads the environment, renders every app and resolves its policy. Every fault is
-printed with its file, line and field. Exit code 3 when there are faults. --repo may
-be a directory without git.`,
+		Short: "Check an environment repository",
+		Long: `Reads the environment, renders every app and resolves its policy. Every error is printed
+with its file, line and field. Exit code 3 when there are errors. --repo may be a
+directory without git.`,
 		Example: `  sluice validate --repo . --environment production
   sluice validate --repo . --environment production --json croc-hunter-java`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -482,7 +496,7 @@ func (v *view) unsigned(ctx context.Context, out *validation) error {
 		return context.Cause(ctx)
 	case err == nil:
 	case local || v.f.commit != "":
-		out.Warnings = append(out.Warnings, "as the tip of the branch the agent would refuse this commit: "+err.Error())
+		out.Warnings = append(out.Warnings, "as the tip of the branch, the agent would refuse this commit: "+err.Error())
 	default:
 		out.Faults = append(out.Faults, err.Error())
 	}
@@ -496,13 +510,16 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 		return nil, err
 	}
 	src, err := v.at(v.tip)
+	if errors.Is(err, environments.ErrOtherName) {
+		return nil, err // which is what was asked, and nothing of the commit
+	}
 	if err != nil {
 		out.Faults = append(out.Faults, err.Error())
 		return out, nil
 	}
 	out.Environment, out.Warnings = src.Env.Name, append(out.Warnings, src.Env.Warnings...)
 	if waves := src.Env.Waves; v.walls.rules != nil && len(waves) > 0 && !waves.Name(v.walls.cluster) {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("no wave names cluster %q of agent.yaml: it is in the last", v.walls.cluster))
+		out.Warnings = append(out.Warnings, fmt.Sprintf("no wave names cluster %q of agent.yaml: it joins the last one", v.walls.cluster))
 	}
 	if err := promotion.Allowed(src.Env, v.walls.upstream); v.walls.rules != nil && err != nil {
 		out.Faults = append(out.Faults, err.Error())
@@ -519,7 +536,7 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 	if err != nil {
 		return nil, err
 	}
-	owners, rendered := map[kube.Key][]int{}, map[string]*chart.Chart{}
+	owners, rendered := map[kube.Key][]string{}, map[string]*chart.Chart{}
 	for _, app := range apps {
 		a := appValidation{App: app.Name, Version: app.Chart.Version}
 		rel, policy, err := v.charts.Release(ctx, src, app)
@@ -538,7 +555,7 @@ func (v *view) validate(ctx context.Context, names []string) (*validation, error
 			a.Policy = policyLine(&policy, policy.Steps())
 			for _, o := range project.Applied(rel.Objects) {
 				key := ownedKey(o, app.Namespace)
-				owners[key] = append(owners[key], len(out.Apps))
+				owners[key] = append(owners[key], app.Name)
 			}
 			for _, field := range policy.Ignored {
 				a.Warnings = append(a.Warnings, "the policy's "+field+" has no effect here")
@@ -556,11 +573,15 @@ func (f *validation) overridden(rendered map[string]*chart.Chart) {
 	for _, o := range render.Overrides(rendered) {
 		for i := range f.Apps {
 			if f.Apps[i].App == o.App {
-				f.Apps[i].Warnings = append(f.Apps[i].Warnings, fmt.Sprintf(
-					"the chart of %s defines %s differently, and helm would take that for both; here each chart has its own", o.Winner, strings.Join(o.Names, ", ")))
+				f.Apps[i].Warnings = append(f.Apps[i].Warnings, overridden(o))
 			}
 		}
 	}
+}
+
+func overridden(o render.Override) string {
+	return fmt.Sprintf("the chart of %s defines %s differently; helm would use that one for both, here each chart uses its own",
+		o.Winner, strings.Join(o.Names, ", "))
 }
 
 // ownedKey is the object's place in the cluster, whatever version of its kind it is written in.
@@ -574,27 +595,25 @@ func ownedKey(o *unstructured.Unstructured, namespace string) kube.Key {
 
 // shared makes an object that several apps render a fault of each: in the cluster it can be one app's alone, and which one got it
 // first would decide.
-func (f *validation) shared(owners map[kube.Key][]int) {
+func (f *validation) shared(owners map[kube.Key][]string) {
 	for i := range f.Apps {
-		var faults []string
-		for key, apps := range owners {
-			if len(apps) < 2 || !slices.Contains(apps, i) {
-				continue
-			}
-			var others []string
-			for _, other := range apps {
-				if other != i {
-					others = append(others, f.Apps[other].App)
-				}
-			}
-			if len(others) > 0 {
-				faults = append(faults, fmt.Sprintf("%s is also rendered by %s; expected an object to be of one app", key, strings.Join(others, ", ")))
-			}
-		}
-		if slices.Sort(faults); len(faults) > 0 {
-			f.Apps[i].Fault = strings.Join(faults, "; ")
+		if fault := sharedBy(f.Apps[i].App, owners); fault != "" {
+			f.Apps[i].Fault = fault
 		}
 	}
+}
+
+// sharedBy names the objects of an app that others render too; empty: there are none. owners are the apps that render an object.
+func sharedBy(app string, owners map[kube.Key][]string) string {
+	var faults []string
+	for key, apps := range owners {
+		others := slices.DeleteFunc(slices.Clone(apps), func(other string) bool { return other == app })
+		if slices.Contains(apps, app) && len(others) > 0 {
+			faults = append(faults, fmt.Sprintf("%s is also rendered by %s; an object must belong to one app only", key, strings.Join(others, ", ")))
+		}
+	}
+	slices.Sort(faults)
+	return strings.Join(faults, "; ")
 }
 
 // count is the number of faults.
@@ -610,7 +629,14 @@ func (f *validation) count() int {
 
 func (f *validation) print(w io.Writer, asJSON bool) error {
 	if asJSON {
-		return printJSON(w, f)
+		all := *f
+		all.Faults = slices.Clone(f.Faults) // a program that asks whether there are any looks there
+		for _, a := range f.Apps {
+			if a.Fault != "" {
+				all.Faults = append(all.Faults, a.App+": "+a.Fault)
+			}
+		}
+		return printJSON(w, all)
 	}
 	var b strings.Builder
 	line := func(format string, args ...any) { _ = tell(&b, format, args...) }

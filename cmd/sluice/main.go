@@ -12,10 +12,13 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/render"
 )
 
@@ -25,7 +28,7 @@ const (
 	exitFailed  = 1 // the command could not do its work, or was interrupted
 	exitUsage   = 2 // the command line or the agent's configuration is wrong
 	exitFinding = 3 // it did its work, and what it found is not as it should be; exitCodes says of which command
-	exitChange  = 4 // plan --exit-code: nothing is wrong, and something would change
+	exitChange  = 4 // nothing is wrong, and something is yet to come: plan --exit-code, status --wait at its timeout
 )
 
 // exitCodes is the end of the root's help.
@@ -33,11 +36,13 @@ const exitCodes = `Exit codes:
   0  done
   1  failed or interrupted
   2  wrong command line, or wrong configuration of the agent
-  3  validate, render, plan: there are faults; plan --kubeconfig: the cluster would
-     refuse something;
-     status: an app or the environment has a fault; doctor: something is missing;
-     pause and the like with --wait: an app has refused; promote: the version was rolled back
-  4  plan --exit-code: nothing is wrong, and something would change`
+  3  validate, render, plan: there are errors; plan --kubeconfig: the cluster would
+     reject something;
+     status: an app or the environment has an error; status --wait: a release failed;
+     doctor: something is missing;
+     pause and the like with --wait: the command was refused; promote: the version was rolled back
+  4  plan --exit-code: no errors, and something would change;
+     status --wait: not finished at the timeout`
 
 // codedError carries an exit code; its text may be empty when everything was said already.
 type codedError struct {
@@ -84,6 +89,8 @@ func run(ctx context.Context, args []string) int {
 	var coded *codedError
 	if errors.As(err, &coded) {
 		code = coded.code
+	} else if errors.Is(err, environments.ErrOtherName) {
+		code = exitUsage
 	}
 	if msg := err.Error(); msg != "" {
 		if code != exitUsage { // else it is about what the user has written
@@ -98,25 +105,31 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "sluice",
 		Short: "Progressive delivery whose only API is git",
-		Long: `Sluice rolls out what a git environment repository asks for, step by step while
-Prometheus watches, and writes the outcome back to git: every step on a status
+		Long: `Sluice rolls out what a git environment repository asks for, step by step, judged by
+Prometheus metrics, and writes the outcome back to git: every step on a status
 branch, and a rollback commit on the environment branch when a release fails.
 
 ` + exitCodes,
 		Example: `  sluice agent --config agent.yaml                # deliver
   sluice plan --repo . --environment production   # what would the newest commit change?
   sluice log --repo https://git.example.com/env.git --environment production`,
+		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("there is no command %q; see 'sluice --help'", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate("sluice {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var value *pflag.InvalidValueError
+		if errors.As(err, &value) {
+			return usagef("--%s: got %q, expected %s\nSee '%s --help'", value.GetFlag().Name, value.GetValue(), expectedValue(value.GetFlag()), cmd.CommandPath())
+		}
 		return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(newAgent(), newDoctor(), newExplain(), newPlan(), newPromote(), newRender(), newValidate(), newStatus(), newLog(), newWindows(), newVersion())
@@ -137,10 +150,49 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 		if check != nil {
 			err = check(cmd, args)
 		}
+		if coded := new(codedError); errors.As(err, &coded) {
+			return err // it has said what was expected
+		}
+		if err != nil {
+			err = fmt.Errorf("got %s %q; expected %s", counted(len(args), "argument"), args, cmd.UseLine())
+		}
 		if err = cmp.Or(err, cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil {
 			return usagef("%w\nSee '%s --help'", err, cmd.CommandPath())
 		}
 		return nil
+	}
+}
+
+// elsewhere is what others call our commands.
+var elsewhere = map[string]string{
+	"deploy": "promote", "diff": "plan", "undo": "rollback", "suspend": "hold", "lint": "validate", "template": "render", "history": "log",
+	"get": "status",
+}
+
+// unknownCommand names the command that was likely meant.
+func unknownCommand(root *cobra.Command, name string) error {
+	root.SuggestionsMinimumDistance = 2
+	likely := root.SuggestionsFor(name)
+	if ours := elsewhere[name]; ours != "" {
+		likely = []string{ours}
+	}
+	if len(likely) == 0 {
+		return usagef("there is no command %q; see 'sluice --help'", name)
+	}
+	return usagef("there is no command %q; expected %s; see 'sluice --help'", name, strings.Join(likely, " or "))
+}
+
+// expectedValue says what a flag takes.
+func expectedValue(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "int":
+		return "a whole number"
+	case "duration":
+		return "a time such as 30s or 10m"
+	case "bool":
+		return "true or false"
+	default:
+		return "a " + f.Value.Type()
 	}
 }
 

@@ -5,9 +5,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sluice-cd/sluice/analysis"
@@ -45,6 +48,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":       exits,
 			"history":     writeHistory,
+			"events":      writeEvents,
 			"gitserver":   serveGit,
 			"chartserver": serveCharts,
 			"envsubst":    envsubst,
@@ -138,6 +142,47 @@ func writeHistory(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	remote := gitsync.Remote{URL: ts.MkAbs(args[0]), Branch: args[1], AllowFile: true}
 	ts.Check(record(context.Background(), remote, filepath.Join(ts.MkAbs("cache"), "history"), batch))
+}
+
+// writeEvents writes the status branch sluice/status/production anew, as the agent does, from a file with an event of an app on each
+// line: TYPE FROM TO WEIGHT REASON. Releases are version@revision, or -: events REPOSITORY APP FILE.
+func writeEvents(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: events repository app file")
+	}
+	const branch = "sluice/status/production"
+	repo, err := gitsync.OpenLocal(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(repo.Storer.RemoveReference(plumbing.NewBranchReferenceName(branch)))
+	release := func(text string) (r rollout.Release) {
+		version, revision, ok := strings.Cut(text, "@")
+		if ok {
+			commit, err := repo.ResolveRevision(plumbing.Revision(revision))
+			ts.Check(err)
+			r = rollout.Release{Version: version, Digest: "of the agent's cluster: " + version, Commit: commit.String()}
+		}
+		return r
+	}
+	var events []rollout.Event
+	now := time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)
+	for line := range strings.Lines(ts.ReadFile(args[2])) {
+		f := append(strings.Fields(line), "", "", "", "")
+		now = now.Add(time.Minute)
+		weight, _ := strconv.Atoi(f[3])
+		events = append(events, rollout.Event{
+			Seq: int64(len(events) + 1), Time: now, Type: rollout.EventType(f[0]), From: release(f[1]), To: release(f[2]), Weight: weight,
+			Reason: strings.TrimSpace(strings.Join(f[4:], " ")),
+		})
+		if f[0] == string(rollout.Held) {
+			events[len(events)-1].By = "ann"
+		}
+	}
+	batch := audit.Batch{
+		Names: audit.Names{Environment: "production"}, Commit: events[len(events)-1].To.Commit, FaultChanged: true, Now: now,
+		Apps: []audit.App{{Name: args[1], State: rollout.State{LastSeq: int64(len(events))}, Events: events}},
+	}
+	remote := gitsync.Remote{URL: ts.MkAbs(args[0]), Branch: branch, AllowFile: true}
+	ts.Check(record(context.Background(), remote, filepath.Join(ts.MkAbs("cache"), "events"), batch))
 }
 
 // record writes a batch to a status branch, as the agent does.

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-
-	"github.com/sluice-cd/sluice/environments"
 )
 
 func TestVisible(t *testing.T) {
@@ -58,7 +56,7 @@ func TestNoForgedLines(t *testing.T) {
 		Apps: []appValidation{{App: "a", Fault: text}, {App: "b", Off: text}, {App: "c", Version: text, Policy: text, Warnings: []string{text}}},
 	}
 	p := &plan{Environment: text, Fault: text, Warnings: []string{text}, Apps: []appPlan{
-		{App: "a", Fault: text}, {App: "b", Action: "Remove", From: text}, {App: "c", Action: "Unknown", To: text, Policy: &environments.Policy{}},
+		{App: "a", Fault: text}, {App: "b", Action: "Remove", From: text}, {App: "c", Action: "Unknown", To: text, Policy: &shownPolicy{}},
 	}}
 	var b bytes.Buffer
 	if err := v.print(&b, false); err != nil {

@@ -34,7 +34,7 @@ func (f *inspection) open(ctx context.Context) (*gitsync.Repo, *gitsync.Snapshot
 		return f.sourceFlags.open(ctx, "")
 	}
 	if above := repositoryAbove(dir); above != "" {
-		return nil, nil, nil, usagef("--repo: %s is inside of the git repository %s, expected that, and --path for the environment's directory", dir, above)
+		return nil, nil, nil, usagef("--repo: %s is inside the git repository %s: use that, and --path for the environment's directory", dir, above)
 	}
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() || f.branch != "" || f.commit != "" {
 		return f.sourceFlags.open(ctx, "") // it says what is wrong

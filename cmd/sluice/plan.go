@@ -12,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
+	"helm.sh/helm/v3/pkg/chart"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
@@ -26,7 +27,9 @@ import (
 	"github.com/sluice-cd/sluice/reconcile/project"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/reconcile/source"
+	"github.com/sluice-cd/sluice/render"
 	"github.com/sluice-cd/sluice/render/mask"
+	kube "github.com/sluice-cd/sluice/render/objects"
 	"github.com/sluice-cd/sluice/render/release"
 )
 
@@ -35,27 +38,35 @@ type plan struct {
 	Environment string `json:"environment"`
 	Base        string `json:"base,omitempty"`
 	Commit      string `json:"commit"`
+	// Status is where what serves is from; nil: nobody asked.
+	Status *statusPlan `json:"status,omitempty"`
 	// Waves are the clusters in the order in which they get what is planned; empty: all at once.
 	Waves string    `json:"waves,omitempty"`
 	Apps  []appPlan `json:"apps"`
 	// Fault is why not every entry of the environment is understood; the apps that are go on.
 	Fault    string   `json:"fault,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
+	// verbose: why it is not known what serves is told.
+	verbose bool
 }
 
 // appPlan is one app of a plan. Apps that do not change are left out.
 type appPlan struct {
 	App string `json:"app"`
 	// Action: Install, Canary, Rolling, Apply, Policy, Remove or Fault; Unknown where what the base says of the app can't be
-	// rendered.
+	// rendered; Nothing where the release serves already, or is rejected, and Abort where that ends a rollout.
 	Action string `json:"action"`
 	From   string `json:"from,omitempty"`
 	To     string `json:"to,omitempty"`
+	// Status is what the status branch says of the release; nil: nothing.
+	Status *standing `json:"status,omitempty"`
 	// Policy says what decides, and where that is written.
-	Policy *environments.Policy `json:"policy,omitempty"`
+	Policy *shownPolicy `json:"policy,omitempty"`
 	// PolicyBefore is there when the policy changes too.
-	PolicyBefore *environments.Policy `json:"policyBefore,omitempty"`
-	Steps        []int                `json:"steps,omitempty"`
+	PolicyBefore *shownPolicy `json:"policyBefore,omitempty"`
+	Steps        []int        `json:"steps,omitempty"`
+	// Webhooks that would be asked or told, with their types.
+	Webhooks []string `json:"webhooks,omitempty"`
 	// Course is what would happen, if all goes well.
 	Course []coursePlan `json:"course,omitempty"`
 	// Objects that differ when it is over, and those that do when the canary first has traffic; Secrets with their values masked.
@@ -67,6 +78,8 @@ type appPlan struct {
 	// Refused is what the cluster would refuse, object by object; Adopted are objects in it that would become the app's.
 	Refused []string `json:"refused,omitempty"`
 	Adopted []string `json:"adopted,omitempty"`
+	// keys are the objects of the release.
+	keys []kube.Key
 }
 
 // coursePlan is one event of a forecast.
@@ -79,32 +92,43 @@ type coursePlan struct {
 	Text string `json:"text"`
 }
 
-// objectPlan is one object that a plan creates, changes or deletes.
+// objectPlan is one object that a plan creates, changes or deletes, or keeps where its app goes.
 type objectPlan struct {
 	Object string `json:"object"`
 	Change string `json:"change"`
-	Diff   string `json:"diff,omitempty"`
+	// Why it is kept.
+	Why  string `json:"why,omitempty"`
+	Diff string `json:"diff,omitempty"`
 }
 
 func newPlan() *cobra.Command {
 	var f inspection
+	var where statusSource
 	var base string
-	var asJSON, code bool
+	var asJSON, code, verbose bool
 	cmd := &cobra.Command{
 		Use:   "plan [app...]",
 		Short: "Show what a commit would change",
-		Long: `Renders the environment at a commit and at the one before it, and prints for each app
-that differs what would happen: a first install, a canary, a rolling update, a plain
-apply of what no pod sees, another policy, or a removal; which policy decides and where
-it is written; the course that it would take if all goes well, by the real policy; the
-objects that change, and those that are there, or differ, while a canary has traffic.
-Values of Secrets are never shown. Helm hooks are listed; they are not run yet.
+		Long: `Renders the environment at a commit and at its parent, and prints for each app that differs
+what would happen: a first install, a canary, a rolling update, an apply without a rollout
+(pods unchanged), another policy, or a removal. It shows the policy and where it is set,
+the course of the rollout if all goes well, the objects that change, and those that exist
+or differ while the canary has traffic. Secret values are never shown. Helm hooks are
+listed; they are not run yet.
 
-With --kubeconfig that cluster is asked, by dry runs that change nothing, what it would
-refuse: objects that are somebody else's, changes that the API server does not take, kinds
-that it does not serve, rights that the kubeconfig's user lacks. It takes the rights of the
-agent. Objects that would be adopted are named, and those that treat stable pods otherwise
-than they would the canary's. Exit code 3 when there are faults, or something would be refused.`,
+With a status branch each app is compared with what is running, and what blocks it is
+shown: its release was rolled back before, is rolling out now, is suspended, held, or
+waits for a gate. There is nothing to do for a release that is running already, or that
+was rolled back and that no new commit asks for. With --base only the two commits are
+compared.
+
+With --kubeconfig it finds out, by dry runs that change nothing, what that cluster would
+reject: objects that belong to somebody else, changes that the API server refuses, kinds
+that it does not serve, rights that the kubeconfig's user lacks. The dry runs need the
+rights of the agent; with --agent-config they impersonate the ServiceAccount that it sets
+for the environment. Objects that would be adopted are listed, and it warns about objects
+in that cluster (NetworkPolicies, PodDisruptionBudgets) that match the stable pods but not
+the canary's. Exit code 3 when there are errors, or something would be rejected.`,
 		Example: `  sluice plan --repo . --environment production
   sluice plan --repo . --branch promote-croc-hunter-java --base $(git merge-base main HEAD)
   sluice plan --repo https://git.example.com/production.git --environment production --json croc-hunter-java`,
@@ -114,26 +138,31 @@ than they would the canary's. Exit code 3 when there are faults, or something wo
 				return err
 			}
 			defer v.close()
-			p, err := v.plan(cmd.Context(), base, args)
+			p, err := v.plan(cmd.Context(), base, where, args)
 			if err != nil {
 				return err
 			}
+			p.verbose = verbose
 			if err := p.print(cmd.OutOrStdout(), asJSON); err != nil {
 				return err
 			}
 			switch {
 			case p.faulty():
 				return &codedError{code: exitFinding}
-			case code && len(p.Apps) > 0:
+			case code && p.changes():
 				return &codedError{code: exitChange}
 			}
 			return nil
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().StringVar(&base, "base", "", "commit to compare with, as --commit (default: the commit's parent)")
+	where.registerBranch(cmd.Flags())
+	cmd.Flags().StringVar(&base, "base", "", "commit to compare with, as --commit (default: what is running, else the commit's parent)")
+	cmd.Flags().BoolVar(&verbose, "verbose", false, "explain why the running releases are not known, if they are not")
+	cmd.MarkFlagsMutuallyExclusive("base", "status-repo")
+	cmd.MarkFlagsMutuallyExclusive("base", "status-branch")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&code, "exit-code", false, "exit with 4 when nothing is wrong and something would change")
+	cmd.Flags().BoolVar(&code, "exit-code", false, "exit with 4 when there are no errors and something would change")
 	return cmd
 }
 
@@ -142,13 +171,28 @@ func (p *plan) faulty() bool {
 	return p.Fault != "" || slices.ContainsFunc(p.Apps, func(a appPlan) bool { return a.Fault != "" || len(a.Refused) > 0 })
 }
 
-// plan compares the environment at the tip with the one at base.
-func (v *view) plan(ctx context.Context, base string, names []string) (*plan, error) {
+// changes reports whether something would happen.
+func (p *plan) changes() bool {
+	return slices.ContainsFunc(p.Apps, func(a appPlan) bool { return a.Action != "Nothing" })
+}
+
+// plan compares the environment at the tip with the one at base; without a base, the apps that differ from the parent with what serves.
+func (v *view) plan(ctx context.Context, base string, where statusSource, names []string) (*plan, error) {
 	before, err := v.base(ctx, base)
 	if err != nil {
 		return nil, err
 	}
-	return v.compare(ctx, before, v.tip, names)
+	var status *statusPlan
+	if base == "" {
+		if v.serving, status, err = v.readServing(ctx, where); err != nil {
+			return nil, err
+		}
+	}
+	p, err := v.compare(ctx, before, v.tip, names)
+	if err == nil {
+		p.Status = status
+	}
+	return p, err
 }
 
 // compare plans what comes of going from one commit to another; a nil one is an environment without apps.
@@ -164,7 +208,7 @@ func (v *planner) compare(ctx context.Context, before, after *gitsync.Snapshot, 
 	}
 	p := &plan{Environment: to.Env.Name, Commit: to.Commit, Base: from.Commit, Waves: to.Env.Waves.String(), Apps: []appPlan{}, Warnings: to.Env.Warnings}
 	if err != nil {
-		p.Warnings = append(p.Warnings, "the base is not readable, so everything looks new: "+err.Error())
+		p.Warnings = append(p.Warnings, "the base can't be read, so everything looks new: "+err.Error())
 	}
 	if to.Env.Incomplete != nil {
 		p.Fault = to.Env.Incomplete.Error()
@@ -172,41 +216,74 @@ func (v *planner) compare(ctx context.Context, before, after *gitsync.Snapshot, 
 	if err := known(names, to.Env, from.Env); err != nil {
 		return nil, err
 	}
-	old := map[string]*environments.App{}
-	for i := range from.Env.Apps {
-		old[from.Env.Apps[i].Name] = &from.Env.Apps[i]
-	}
+	old := byName(from.Env)
+	redefined := v.redefined(ctx, from, to)
 	for i := range to.Env.Apps {
 		app := &to.Env.Apps[i]
 		was := old[app.Name]
 		delete(old, app.Name)
-		if !wanted(names, app.Name) || was != nil && unchanged(from.Env, to.Env, was, app) {
+		alike := was != nil && unchanged(from.Env, to.Env, was, app)
+		if !wanted(names, app.Name) || alike && !redefined {
 			continue
 		}
-		if a := v.app(ctx, from, to, was, app); a.Action != "" {
+		a := v.app(ctx, from, to, was, app)
+		if alike && (a.Action == "Nothing" || a.Action == "Fault" && v.broken(ctx, from, was)) {
+			continue // no news of this commit
+		}
+		if a.Action != "" {
 			p.Apps = append(p.Apps, a)
 		}
 	}
+	if redefined {
+		v.overridden(ctx, to, p)
+	}
+	p.shared()
 	// Where an entry can't be read nobody knows which app it meant to keep.
 	for i := range from.Env.Apps {
 		app := &from.Env.Apps[i]
 		if old[app.Name] != nil && p.Fault == "" && wanted(names, app.Name) {
-			p.Apps = append(p.Apps, appPlan{App: app.Name, Action: "Remove", From: app.Chart.Version})
+			p.Apps = append(p.Apps, v.removal(ctx, from, app))
 		}
 	}
 	return p, nil
 }
 
+// shared makes an object that several of the planned apps render a fault of each. What apps render that do not change, validate tells:
+// a plan renders what changes.
+func (p *plan) shared() {
+	owners := map[kube.Key][]string{}
+	for _, a := range p.Apps {
+		for _, key := range a.keys {
+			owners[key] = append(owners[key], a.App)
+		}
+	}
+	for i := range p.Apps {
+		if fault := sharedBy(p.Apps[i].App, owners); fault != "" {
+			p.Apps[i].Action, p.Apps[i].Fault = "Fault", fault
+		}
+	}
+}
+
 // wanted reports whether an app is asked for; all are when none is named.
 func wanted(names []string, app string) bool { return len(names) == 0 || slices.Contains(names, app) }
 
-// known refuses names that are no apps of any of the environments.
+// known refuses names that are no apps of any of the environments, which are one at several commits.
 func known(names []string, envs ...*environments.Environment) error {
+	var all []string
+	for _, env := range envs {
+		for i := range env.Apps {
+			all = append(all, env.Apps[i].Name)
+		}
+	}
+	slices.Sort(all)
+	return listed(names, slices.Compact(all))
+}
+
+// listed refuses names of apps that are not among those that there are.
+func listed(names, all []string) error {
 	for _, name := range names {
-		if !slices.ContainsFunc(envs, func(env *environments.Environment) bool {
-			return slices.ContainsFunc(env.Apps, func(app environments.App) bool { return app.Name == name })
-		}) {
-			return usagef("there is no app %q in this environment", name)
+		if !slices.Contains(all, name) {
+			return &codedError{exitUsage, environments.UnknownName("app", name, "environment", all)}
 		}
 	}
 	return nil
@@ -218,6 +295,78 @@ func unchanged(from, to *environments.Environment, was, app *environments.App) b
 		was.Rollout.Equal(app.Rollout) && from.Rollout.Equal(to.Rollout)
 }
 
+// byName are an environment's apps.
+func byName(env *environments.Environment) map[string]*environments.App {
+	apps := make(map[string]*environments.App, len(env.Apps))
+	for i := range env.Apps {
+		apps[env.Apps[i].Name] = &env.Apps[i]
+	}
+	return apps
+}
+
+// redefined reports whether a chart of the umbrella brings other named templates than before: an app that nothing is changed of may
+// include them. A version bump mostly changes none, and then only what it bumps has to be fetched and rendered.
+func (v *planner) redefined(ctx context.Context, from, to source.Commit) bool {
+	if to.Env.Umbrella.Name == "" {
+		return false
+	}
+	definitions := func(src source.Commit, app *environments.App) string {
+		if app == nil || app.Fault != nil {
+			return ""
+		}
+		chart, err := v.charts.Chart(ctx, src, app)
+		if err != nil {
+			return "" // the fault of the app says it
+		}
+		return chart.Definitions()
+	}
+	old := byName(from.Env)
+	for i := range to.Env.Apps {
+		app := &to.Env.Apps[i]
+		was := old[app.Name]
+		delete(old, app.Name)
+		if was != nil && was.Digest == app.Digest {
+			continue
+		}
+		if definitions(from, was) != definitions(to, app) {
+			return true
+		}
+	}
+	for _, gone := range old {
+		if definitions(from, gone) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// overridden warns where Helm would take another chart's named templates for one that a plan shows, or for that its own.
+func (v *planner) overridden(ctx context.Context, to source.Commit, p *plan) {
+	all := map[string]*chart.Chart{}
+	for i := range to.Env.Apps {
+		app := &to.Env.Apps[i]
+		if c, err := v.charts.Chart(ctx, to, app); app.Fault == nil && err == nil && app.Chart.Path != to.Env.Umbrella.Dir {
+			all[app.Name] = c.Helm()
+		}
+	}
+	for _, o := range render.Overrides(all) {
+		for i := range p.Apps {
+			switch a := &p.Apps[i]; a.App {
+			case o.App:
+				a.Warnings = append(slices.Clone(a.Warnings), overridden(o))
+			case o.Winner:
+				a.Warnings = append(slices.Clone(a.Warnings), "of "+o.App+": "+overridden(o))
+			}
+		}
+	}
+}
+
+// broken reports whether an app could not be rendered.
+func (v *planner) broken(ctx context.Context, src source.Commit, app *environments.App) bool {
+	_, _, err := v.charts.Release(ctx, src, app)
+	return err != nil && !errors.Is(err, source.ErrSwitchedOff)
+}
+
 // base is the snapshot to compare with; nil when the commit has no parent.
 func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error) {
 	if base != "" {
@@ -225,7 +374,7 @@ func (v *view) base(ctx context.Context, base string) (*gitsync.Snapshot, error)
 	}
 	history, err := v.repo.Commits(ctx, v.tip.Commit, "", 2)
 	if err != nil {
-		return nil, fmt.Errorf("finding the commit before %.10s: %w; expected its history: git fetch --deepen=1, or fetch-depth: 2 in CI", v.tip.Commit, err)
+		return nil, fmt.Errorf("finding the parent of %.10s: %w; fetch more history: git fetch --deepen=1, or fetch-depth: 2 in CI", v.tip.Commit, err)
 	}
 	if len(history) < 2 {
 		return nil, nil
@@ -244,7 +393,12 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 		p.Action, p.Fault = "Fault", err.Error()
 		return p
 	}
-	p.To, p.Policy, p.Warnings = rel.Version, &policy, rel.Warnings
+	goal := released(app, rel, policy)
+	goal.Plan.Suspend = false // what would come is shown all the same
+	p.To, p.Policy, p.Warnings, p.Webhooks = goal.ID.Name(), (*shownPolicy)(&policy), rel.Warnings, told(policy.Asked())
+	for _, o := range project.Applied(rel.Objects) {
+		p.keys = append(p.keys, ownedKey(o, app.Namespace))
+	}
 	for _, field := range policy.Ignored {
 		p.Warnings = append(p.Warnings, "the policy's "+field+" has no effect here")
 	}
@@ -252,23 +406,38 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 		p.Hooks = append(p.Hooks, rel.Mask.Text(fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", "))))
 	}
 	if outside := outside(app, rel); v.charts.Allow == nil && len(outside) > 0 {
-		p.Warnings = append(p.Warnings, "outside its namespace, where agent.yaml has to allow it: "+strings.Join(outside, ", "))
+		p.Warnings = append(p.Warnings, "outside its namespace, so agent.yaml must allow it: "+strings.Join(outside, ", "))
 	}
 	if v.charts.Allow == nil {
 		if fault := foreignQuery(app, policy); fault != nil {
 			p.Warnings = append(p.Warnings, fault.Error())
 		}
+		if hosts := hookHosts(policy); len(hosts) > 0 {
+			p.Warnings = append(p.Warnings, "webhooks lead to "+strings.Join(hosts, ", ")+", which allow.webhooks of agent.yaml must include")
+		}
 	}
 	var old *release.Release
 	var before environments.Policy
+	now := v.served(ctx, to, app, rel, policy)
+	if now != nil {
+		p.Status = &now.standing
+	}
 	if was != nil {
 		old, before, err = v.charts.Release(ctx, from, was)
+	}
+	if now != nil && now.known {
+		if was == nil || err != nil {
+			before = now.policy // the policy of a release that serves is that of the base
+		}
+		old, err = now.release, nil
+	}
+	if was != nil {
 		switch {
 		case errors.Is(err, source.ErrSwitchedOff):
 			was = nil
 		case err != nil:
 			p.Action, p.From = "Unknown", was.Chart.Version
-			p.Warnings = append(p.Warnings, "what changes is not known, for the base can't be rendered: "+err.Error())
+			p.Warnings = append(p.Warnings, "the changes are not known, because the base can't be rendered: "+err.Error())
 			return p
 		}
 	}
@@ -278,15 +447,28 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 			return p
 		}
 	}
-	goal := released(rel, policy)
-	goal.Plan.Suspend = false // what would come is shown all the same
 	var base forecast.Release
+	if now != nil && now.ends() {
+		p.Action, p.From = "Abort", now.RollingOut
+		return p
+	}
+	if now != nil && now.Rejected != nil && now.final() {
+		p.Action = "Nothing"
+		return p
+	}
 	if old != nil {
-		p.From, base = old.Version, released(old, before)
+		base = released(cmp.Or(was, app), old, before)
+		if now != nil && now.known && now.Serves != old.Version {
+			base.ID.Image = now.Serves
+		}
+		p.From = base.ID.Name()
 		if !reflect.DeepEqual(before, policy) {
-			p.PolicyBefore = &before
+			p.PolicyBefore = (*shownPolicy)(&before)
 		}
 		if old.Digest == rel.Digest && p.PolicyBefore == nil {
+			if now != nil {
+				p.Action = "Nothing"
+			}
 			return p
 		}
 	}
@@ -316,10 +498,30 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 	if p.Action == "Canary" {
 		p.Warnings = append(p.Warnings, rel.Mask.Texts(v.warnings(ctx, project.Input{
 			App: app.Name, Namespace: app.Namespace, Stable: old.Objects, Target: rel.Objects, Plan: goal.Plan,
+			State: rollout.State{StablePlan: &base.Plan},
 		}))...)
 	}
 	v.foresee(ctx, &p, deliveryOf(to.Env, app), base, goal, rel.Mask)
+	v.supplied(ctx, &p, rel)
 	return p
+}
+
+// supplied says of what only a hook would make what the cluster knows, if there is one.
+func (v *planner) supplied(ctx context.Context, p *appPlan, rel *release.Release) {
+	if v.cluster == nil {
+		return
+	}
+	for _, awaited := range delivery.AwaitedBy(rel) {
+		there, err := awaited.There(ctx, v.cluster)
+		switch {
+		case err != nil:
+			p.Warnings = append(p.Warnings, "not known: "+err.Error())
+		case there:
+			p.Warnings = slices.DeleteFunc(slices.Clone(p.Warnings), func(w string) bool { return w == awaited.String() })
+		case awaited.Sure:
+			p.Refused = append(p.Refused, rel.Mask.Text(awaited.Missing().Error()))
+		}
+	}
 }
 
 // foresee adds what the cluster, if there is one, would say to a plan.
@@ -329,7 +531,7 @@ func (v *planner) foresee(ctx context.Context, p *appPlan, app delivery.App, fro
 	}
 	all, err := project.Trial(project.Input{
 		App: app.Name, Namespace: app.Namespace, Stable: from.Objects, Target: to.Objects, Plan: to.Plan,
-		State: rollout.State{Stable: from.ID, Target: to.ID},
+		State: rollout.State{Stable: from.ID, Target: to.ID, StablePlan: &from.Plan},
 	}, p.Action == "Canary")
 	var f cluster.Foreseen
 	if err == nil {
@@ -376,10 +578,14 @@ func foreignQuery(app *environments.App, policy environments.Policy) error {
 }
 
 // released is a release as a forecast takes it.
-func released(rel *release.Release, p environments.Policy) forecast.Release {
-	return forecast.Release{
+func released(app *environments.App, rel *release.Release, p environments.Policy) forecast.Release {
+	r := forecast.Release{
 		ID: rollout.Release{Version: rel.Version, Digest: rel.Digest}, Objects: rel.Objects, Plan: rollout.NewPlan(p),
 	}
+	if app.Image.Tag != "" {
+		r.ID.Image = app.Asks()
+	}
+	return r
 }
 
 // actionOf names what a forecast comes to.
@@ -404,7 +610,32 @@ func (v *planner) switchedOff(ctx context.Context, from source.Commit, was, app 
 	p := appPlan{App: app.Name}
 	if was != nil {
 		if _, _, err := v.charts.Release(ctx, from, was); !errors.Is(err, source.ErrSwitchedOff) {
-			p.Action, p.From = "Remove", was.Chart.Version
+			return v.removal(ctx, from, was)
+		}
+	}
+	return p
+}
+
+// removal plans that an app goes: what is deleted with it, and what stays.
+func (v *planner) removal(ctx context.Context, from source.Commit, was *environments.App) appPlan {
+	p := appPlan{App: was.Name, Action: "Remove", From: was.Chart.Version}
+	rel, policy, err := v.charts.Release(ctx, from, was)
+	var f forecast.Forecast
+	if err == nil {
+		goal := released(was, rel, policy)
+		p.From = goal.ID.Name()
+		goal.Plan.Suspend = false // it serves
+		f, err = forecast.Of(was.Name, was.Namespace, forecast.Release{}, goal)
+	}
+	if err != nil {
+		p.Warnings = []string{"the deletions are not known, because the base can't be rendered: " + err.Error()}
+		return p
+	}
+	for _, o := range f.After {
+		if why := cluster.Stays(o); why != "" {
+			p.Objects = append(p.Objects, objectPlan{Object: identity(o), Change: "keep", Why: why})
+		} else {
+			p.Objects = append(p.Objects, objectPlan{Object: identity(o), Change: "delete"})
 		}
 	}
 	return p
@@ -416,14 +647,14 @@ func (v *planner) warnings(ctx context.Context, in project.Input) []string {
 	var live []*unstructured.Unstructured
 	var unlisted error
 	if v.cluster != nil {
-		live, unlisted = v.cluster.Outside(ctx, in.Namespace, project.WarningKinds())
+		live, unlisted = delivery.Beside(ctx, v.cluster, in.Namespace)
 	}
 	warnings, err := project.Warnings(in, live)
 	if err != nil {
 		return []string{err.Error()}
 	}
 	if unlisted != nil {
-		warnings = append(warnings, "what else is in the cluster is not known: "+unlisted.Error())
+		warnings = append(warnings, "other objects in the cluster are not known: "+unlisted.Error())
 	}
 	return warnings
 }
@@ -443,14 +674,14 @@ func objectChanges(from, to []*unstructured.Unstructured, secrets *mask.Mask) []
 		d := lineByLine(unified(was, o), secrets)
 		switch {
 		case was == nil:
-			out = append(out, objectPlan{id, "create", d})
+			out = append(out, objectPlan{Object: id, Change: "create", Diff: d})
 		case d != "":
-			out = append(out, objectPlan{id, "change", d})
+			out = append(out, objectPlan{Object: id, Change: "change", Diff: d})
 		}
 	}
 	for _, o := range from {
 		if id := identity(o); old[id] != nil {
-			out = append(out, objectPlan{id, "delete", lineByLine(unified(o, nil), secrets)})
+			out = append(out, objectPlan{Object: id, Change: "delete", Diff: lineByLine(unified(o, nil), secrets)})
 		}
 	}
 	return out
@@ -530,7 +761,10 @@ func (p *plan) print(w io.Writer, asJSON bool) error {
 	}
 	var err error
 	line := func(format string, args ...any) { err = errors.Join(err, tell(w, format, args...)) }
-	line("environment %s: %s -> %s", cmp.Or(p.Environment, "without a name"), orNone(p.Base), orNone(p.Commit))
+	line("environment %s: %s -> %s", cmp.Or(p.Environment, "(name not set; use --environment)"), orNone(p.Base), orNone(p.Commit))
+	if s := p.Status; s != nil {
+		s.print(line, p.verbose)
+	}
 	if p.Waves != "" {
 		line("clusters: %s", p.Waves)
 	}
@@ -552,12 +786,24 @@ func (p *plan) print(w io.Writer, asJSON bool) error {
 func (a *appPlan) print(line func(string, ...any)) {
 	line("")
 	line("%s", a.headline())
-	if a.Fault != "" || a.Action == "Remove" {
+	if a.Status != nil {
+		for _, text := range a.Status.lines() {
+			line("  %s", text)
+		}
+	}
+	if a.Action == "Remove" {
+		for _, warning := range a.Warnings {
+			line("  warning: %s", warning)
+		}
+		printObjects(line, "  ", a.Objects)
+	}
+	if a.Fault != "" || slices.Contains([]string{"Remove", "Nothing", "Abort"}, a.Action) {
 		return
 	}
-	line("  policy: %s", policyLine(a.Policy, a.Steps))
+	line("  policy: %s", policyLine((*environments.Policy)(a.Policy), a.Steps))
 	if a.PolicyBefore != nil {
-		line("    before: %s", policyLine(a.PolicyBefore, a.PolicyBefore.Steps()))
+		before := (*environments.Policy)(a.PolicyBefore)
+		line("    before: %s", policyLine(before, before.Steps()))
 	}
 	for _, h := range a.Hooks {
 		line("  hook, not run: %s", h)
@@ -573,7 +819,11 @@ func (a *appPlan) print(line func(string, ...any)) {
 	}
 	printObjects(line, "  ", a.Objects)
 	if len(a.Course) > 0 && (a.Action == "Canary" || a.Action == "Rolling") {
-		line("  if all goes well:")
+		from := ""
+		if a.Status != nil && a.Status.Asked {
+			from = ", from its beginning"
+		}
+		line("  if all goes well%s:", from)
 		for _, e := range a.Course {
 			line("    %6s  %s", e.After, e.Text)
 		}
@@ -591,6 +841,12 @@ func (a *appPlan) headline() string {
 		return fmt.Sprintf("%s: fault: %s", a.App, a.Fault)
 	case a.Action == "Remove":
 		return fmt.Sprintf("%s: remove %s", a.App, a.From)
+	case a.Action == "Nothing" && a.Status.Already:
+		return fmt.Sprintf("%s: %s is running already: nothing to do", a.App, a.Status.Serves)
+	case a.Action == "Nothing":
+		return fmt.Sprintf("%s: %s is rejected: nothing to do", a.App, a.Status.Rejected.Version)
+	case a.Action == "Abort":
+		return fmt.Sprintf("%s: abort %s at %s, %s keeps serving", a.App, a.Status.RollingOut, rollout.Percent(a.Status.Weight), a.Status.Serves)
 	case a.Action == "Unknown":
 		return fmt.Sprintf("%s: %s -> %s, changes not known", a.App, cmp.Or(a.From, "a version that can't be read"), a.To)
 	case a.From == "" || a.From == a.To:
@@ -602,7 +858,11 @@ func (a *appPlan) headline() string {
 
 func printObjects(line func(string, ...any), indent string, objects []objectPlan) {
 	for _, o := range objects {
-		line("%s%s %s", indent, o.Change, o.Object)
+		why := ""
+		if o.Why != "" {
+			why = ": " + o.Why
+		}
+		line("%s%s %s%s", indent, o.Change, o.Object, why)
 		if o.Change != "change" {
 			continue
 		}
@@ -625,14 +885,45 @@ func policyLine(p *environments.Policy, steps []int) string {
 	case p.SkipAnalysis:
 		text += "; promoted when ready, without a check"
 	case len(steps) == 0:
-	case len(p.Analysis.Metrics) == 0:
-		text += fmt.Sprintf("; steps %s %%, each for at least %s; promoted when ready, without a check",
-			strings.Trim(fmt.Sprint(steps), "[]"), p.Analysis.Interval)
+	case !p.Checked():
+		text += fmt.Sprintf("; steps %s, each for at least %s; promoted when ready, without a check",
+			percents(steps), p.Analysis.Interval)
 	default:
-		text += fmt.Sprintf("; steps %s %%, each for at least %s; rolled back after %s",
-			strings.Trim(fmt.Sprint(steps), "[]"), p.Analysis.Interval, counted(p.Analysis.Threshold, "failed check"))
+		text += fmt.Sprintf("; steps %s, each for at least %s; rolled back after %s",
+			percents(steps), p.Analysis.Interval, counted(p.Analysis.Threshold, "failed check"))
+	}
+	if hooks := told(p.Asked()); len(hooks) > 0 {
+		text += "; webhooks " + strings.Join(hooks, ", ")
 	}
 	return text
+}
+
+// percents tells the weights of steps, such as "10%, 20%, 50%".
+func percents(weights []int) string {
+	told := make([]string, len(weights))
+	for i, w := range weights {
+		told[i] = rollout.Percent(w)
+	}
+	return strings.Join(told, ", ")
+}
+
+// hookHosts are the hosts that the webhooks of a policy lead to, which is all that is told of their addresses.
+func hookHosts(p environments.Policy) []string {
+	var hosts []string
+	for _, w := range p.Analysis.Webhooks {
+		hosts = append(hosts, w.Host())
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// told are webhooks without what nobody is told.
+func told(hooks []environments.Webhook) []string {
+	var names []string
+	for _, w := range hooks {
+		names = append(names, fmt.Sprintf("%s (%s)", w.Name, w.Type))
+	}
+	return names
 }
 
 // counted is "1 failed check" or "5 failed checks".

@@ -51,11 +51,11 @@ func newPromote() *cobra.Command {
 	f := &promoting{}
 	cmd := &cobra.Command{
 		Use:   "promote [app]",
-		Short: "Have an environment run a version, and wait until it does",
+		Short: "Set a version in an environment, and wait until it runs",
 		Long: `Sets the version of an app in an environment repository, in the list of charts or where
-apps.<app>.image of sluice.yaml says that its image stands, and adds an app that is new. It
-opens a pull request, or brings the one that is open up to date; with the strategy Auto it
-merges it once its checks have passed, else a person does. Where no forge is known it pushes
+apps.<app>.image of sluice.yaml says that the image tag is set, and adds an app that is new. It
+opens a pull request, or updates the one that is open; with the strategy Auto it
+merges it once its checks have passed, otherwise a person merges it. Where no forge is known it pushes
 a branch to be merged, or with Auto commits. Then it waits for the rollout in every cluster.
 
 Environments are named by --env, and found in .sluice.yaml of the directory or one above it
@@ -82,24 +82,24 @@ Environments are named by --env, and found in .sluice.yaml of the directory or o
 	fl.BoolVar(&f.all, "all", false, "every environment of .sluice.yaml but those of the strategy Never")
 	fl.BoolVar(&f.allAuto, "all-auto", false, "every environment of .sluice.yaml of the strategy Auto")
 	fl.StringVar(&f.file, "environments", "", "file that lists the environments (default: .sluice.yaml, here or above)")
-	fl.StringVarP(&f.app, "app", "a", "", "the app, as the argument")
-	fl.StringVar(&f.alias, "alias", "", "name of the app in the environment, where that is not its chart's")
+	fl.StringVarP(&f.app, "app", "a", "", "the app, instead of the argument")
+	fl.StringVar(&f.alias, "alias", "", "name of the app in the environment, if it is not its chart's name")
 	fl.StringVarP(&f.version, "version", "v", "", "version (default: of --version-file, $VERSION, or the newest that the chart repository has)")
 	fl.StringVar(&f.versionFile, "version-file", "VERSION", "file with the version")
 	fl.StringVar(&f.artifacts, "build-artifacts", "", "file of skaffold build --file-output: the image and its tag are taken from it")
 	fl.StringVarP(&f.helmRepoName, "helm-repo-name", "r", "", "name of the chart repository, for the label of the pull request")
 	fl.StringVarP(&f.helmRepoURL, "helm-repo-url", "u", "", "chart repository of an app that is new in the environment")
-	fl.StringVarP(&f.changelog, "add-changelog", "c", "", "file whose text the pull request shows")
-	fl.BoolVar(&f.noMerge, "no-merge", false, "leave it to a person to merge, whatever the strategy")
-	fl.BoolVar(&f.autoMerge, "auto-merge", false, "merge once the checks have passed, whatever the strategy but Never")
+	fl.StringVarP(&f.changelog, "add-changelog", "c", "", "file to include in the pull request text")
+	fl.BoolVar(&f.noMerge, "no-merge", false, "leave the merge to a person, whatever the strategy")
+	fl.BoolVar(&f.autoMerge, "auto-merge", false, "merge once the checks have passed, whatever the strategy (except Never)")
 	fl.BoolVar(&f.noWait, "no-wait", false, "do not wait for the merge and the rollout")
-	fl.DurationVarP(&f.timeout, "timeout", "t", time.Hour, "how long to wait for the merge and the rollout together")
+	fl.DurationVarP(&f.timeout, "timeout", "t", time.Hour, "how long to wait for the merge and the rollout in each environment, besides the soak of its waves")
 	fl.DurationVar(&f.poll, "pull-request-poll-time", 5*time.Second, "time between looks at the pull request")
 	fl.BoolVar(&f.again, "again", false, "promote a version that was rolled back before")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "print what would be committed, and what would come of it, and push nothing")
-	fl.StringVar(&f.author, "author", "", `who promotes, as "Ann <ann@example.com>" (default: who git says you are)`)
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print the commit and its forecast, and push nothing")
+	fl.StringVar(&f.author, "author", "", `who promotes, as "Ann <ann@example.com>" (default: your git identity)`)
 	fl.BoolVar(&f.sign, "sign", false, "sign the commit with git's user.signingKey (default: as commit.gpgSign says)")
-	fl.BoolVar(&f.asJSON, "json", false, "print what came of it as JSON, and the course of it on standard error")
+	fl.BoolVar(&f.asJSON, "json", false, "print the outcome as JSON, and progress on standard error")
 	cmd.MarkFlagsMutuallyExclusive("all", "all-auto", "env")
 	cmd.MarkFlagsMutuallyExclusive("no-merge", "auto-merge")
 	return cmd
@@ -139,8 +139,6 @@ func (f *promoting) run(ctx context.Context, w io.Writer) error {
 	if f.asJSON {
 		w = os.Stderr
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("it took longer than %s", f.timeout))
-	defer cancel()
 	results := []promoted{}
 	var faults []error
 	for _, t := range targets {
@@ -172,6 +170,8 @@ type promoter struct {
 	target target
 	w      io.Writer
 	result promoted
+	// soak is how long the waves of the environment want to be waited for between them.
+	soak time.Duration
 }
 
 // say tells how far it is.
@@ -188,23 +188,10 @@ func (p *promoter) promote(ctx context.Context) error {
 	if p.target.Path != "" {
 		source.path = p.target.Path
 	}
-	if dir, local := source.directory(); local && source.branch == "" {
-		branch, err := localBranch(dir, "")
-		if err != nil {
-			return err
-		}
-		if !strings.HasPrefix(branch, "refs/") && branch != "HEAD" {
-			source.branch = branch
-		}
-	}
-	remote, err := source.pushRemote(source.branch)
+	// What is proposed is upon what the remote has.
+	source, remote, err := source.ofRemote()
 	if err != nil {
 		return err
-	}
-	// What is proposed is upon what the remote has, however old a clone is.
-	source.repo, source.branch = remote.URL, remote.Branch
-	if source.branch == "" {
-		source.branch = "main"
 	}
 	at := p.inspection
 	at.sourceFlags = source
@@ -228,11 +215,13 @@ func (p *promoter) promote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	remote.Branch = source.branch
 	where, err := source.statusIn(v.tip.FS())
 	if err != nil {
 		return err
 	}
+	limit := p.timeout + p.soak
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than --timeout %s", limit))
+	defer cancel()
 	return signedIn(ctx, remote, func(remote gitsync.Remote) error {
 		status := remote
 		if where.repo != source.repo {
@@ -248,18 +237,19 @@ func (p *promoter) promote(ctx context.Context) error {
 func (p *promoter) proposal(ctx context.Context, v *view) (promotion.Proposal, error) {
 	none := promotion.Proposal{}
 	src, err := v.at(v.tip)
-	if err != nil {
+	switch {
+	case errors.Is(err, environments.ErrOtherName):
+		return none, usagef("--env: %s is the repository of another environment: %w", redact.URL(p.target.Repository), err)
+	case err != nil:
 		return none, err
-	}
-	switch name := src.Env.Name; {
-	case name == "":
+	case src.Env.Name == "":
 		return none, usagef("--env: missing, and sluice.yaml names no environment")
-	case p.target.Name != "" && p.target.Name != name:
-		return none, usagef("--env: %s is the repository of environment %s, not of %s", redact.URL(p.target.Repository), name, p.target.Name)
-	default:
-		p.target.Name = name
 	}
+	p.target.Name = src.Env.Name
 	p.result.Environment = p.target.Name
+	for _, wave := range src.Env.Waves {
+		p.soak += wave.Soak
+	}
 	chart := p.result.App
 	if p.alias != "" {
 		p.result.App = p.alias
@@ -274,10 +264,9 @@ func (p *promoter) proposal(ctx context.Context, v *view) (promotion.Proposal, e
 	}
 	switch {
 	case !listed && p.helmRepoURL == "":
-		return none, fmt.Errorf("%s lists no app %s; it lists %s. To add it, name its chart repository with --helm-repo-url",
-			p.target.Name, p.result.App, names(src.Env))
+		return none, fmt.Errorf("%w; to add an app, name its chart repository with --helm-repo-url", known([]string{p.result.App}, src.Env))
 	case p.artifacts != "" && to.Image.Tag == "":
-		return none, fmt.Errorf("--build-artifacts: sluice.yaml of %s does not say where the image of %s stands: set apps.%s.image.tag there, such as to image.tag",
+		return none, fmt.Errorf("--build-artifacts: sluice.yaml of %s does not say where the image tag of %s is set: add apps.%s.image.tag there, such as image.tag",
 			p.target.Name, p.result.App, p.result.App)
 	}
 	if err := p.check(ctx, v, &to); err != nil {
@@ -308,24 +297,11 @@ func (p *promoter) proposal(ctx context.Context, v *view) (promotion.Proposal, e
 	return proposal, nil
 }
 
-// names are those of an environment's apps.
-func names(env *environments.Environment) string {
-	var all []string
-	for i := range env.Apps {
-		all = append(all, env.Apps[i].Name)
-	}
-	slices.Sort(all)
-	if len(all) == 0 {
-		return "none"
-	}
-	return strings.Join(all, ", ")
-}
-
 // check finds the version where nobody has said it, and refuses one that the chart repository does not have.
 func (p *promoter) check(ctx context.Context, v *view, to *environments.Promotion) error {
 	if to.Image.Tag != "" {
 		if to.Version == "" {
-			return usagef("--version: missing; the image of %s has no repository of charts that knows the newest", p.result.App)
+			return usagef("--version: missing; no chart repository knows the newest image of %s", p.result.App)
 		}
 		return nil
 	}
@@ -351,7 +327,7 @@ func (p *promoter) forecast(ctx context.Context, v *view, proposal promotion.Pro
 	}
 	p.result.From, p.result.Outcome = from, "Forecast"
 	if change == nil {
-		p.say("it asks for %s %s already", proposal.App, proposal.To.Version)
+		p.say("it already has %s %s", proposal.App, proposal.To.Version)
 		return nil
 	}
 	edited, err := v.tip.Edited(ctx, *change)
@@ -361,9 +337,7 @@ func (p *promoter) forecast(ctx context.Context, v *view, proposal promotion.Pro
 	if err := printEdit(p.w, v.tip, change); err != nil {
 		return err
 	}
-	base := v.tip.Commit
-	v.tip = edited
-	plan, err := v.plan(ctx, base, nil)
+	plan, err := v.compare(ctx, v.tip, edited, nil)
 	if err != nil {
 		return err
 	}
@@ -387,20 +361,21 @@ func (p *promoter) push(ctx context.Context, remote, status gitsync.Remote, prop
 		return err
 	}
 	proposer := &promotion.Proposer{Branch: writer, Base: remote.Branch, Forge: at, Sign: sign}
-	var course *course
-	err = signedIn(ctx, status, func(status gitsync.Remote) (err error) {
-		course, err = p.course(ctx, status, filepath.Join(dir, "status"))
-		return err
-	})
+	course, err := openCourse(ctx, status, filepath.Join(dir, "status"), p.target.Name, p.cluster)
 	if err != nil {
 		return err
 	}
 	defer course.close()
 	if reason, rejected := course.rejected(proposal.App, proposal.To.Version); rejected && !p.again {
-		return &codedError{exitFinding, fmt.Errorf("%s was rolled back in %s: %s; nothing was proposed. --again proposes it all the same",
+		return &codedError{exitFinding, fmt.Errorf("%s was rolled back in %s: %s; nothing was proposed. To propose it anyway: --again",
 			proposal.To.Version, p.target.Name, reason)}
 	}
-	done, err := proposer.Propose(ctx, proposal, false)
+	if at == nil && proposal.Strategy == environments.PromotionAuto {
+		if err := p.awaitLeave(ctx, proposer, proposal); err != nil {
+			return err
+		}
+	}
+	done, err := p.propose(ctx, proposer, proposal)
 	if err != nil {
 		return p.unable(err)
 	}
@@ -413,11 +388,30 @@ func (p *promoter) push(ctx context.Context, remote, status gitsync.Remote, prop
 		return err
 	}
 	p.result.Outcome, p.result.Merged = "Merged", merged
-	if err := course.await(ctx, p, proposal, merged, done.Commit); err != nil {
+	if err := course.await(ctx, p.say, []string{proposal.App}, p.awaited(proposal, merged, done.Commit)); err != nil {
 		return err
 	}
 	p.result.Outcome = "Promoted"
 	return nil
+}
+
+// briefly is how long a proposal is tried by who does not wait for what comes of it.
+const briefly = time.Minute
+
+// propose tries again while the forge is not there: what was pushed already is found again.
+func (p *promoter) propose(ctx context.Context, proposer *promotion.Proposer, proposal promotion.Proposal) (done promotion.Proposed, err error) {
+	if p.noWait {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, briefly, fmt.Errorf("it took longer than %s", briefly))
+		defer cancel()
+	}
+	err = p.until(ctx, "proposing", func() (waits string, over bool, err error) {
+		if done, err = proposer.Propose(ctx, proposal, false); errors.Is(err, forge.ErrUnavailable) {
+			return err.Error(), false, nil
+		}
+		return "", true, err
+	})
+	return done, err
 }
 
 // unable says what to do where the repository refuses.
@@ -438,12 +432,12 @@ func (p *promoter) tellProposed(proposal promotion.Proposal, done promotion.Prop
 	switch {
 	case done.Commit == "":
 		r.Branch = ""
-		p.say("it asks for %s %s already", proposal.App, proposal.To.Version)
+		p.say("it already has %s %s", proposal.App, proposal.To.Version)
 	case done.Pull != nil:
 		r.Pull = done.Pull.URL
 		p.say("%s: %s", done.Pull.Title, done.Pull.URL)
 		if slices.Contains(done.Pull.Labels, promotion.HoldLabel) {
-			p.say("it waits for a person: take the label %s off, and merge it", promotion.HoldLabel)
+			p.say("it waits for a person: remove the label %s and merge it", promotion.HoldLabel)
 		}
 	case done.Done(base):
 		p.say("chore: promote %s to version %s: commit %.10s on %s", proposal.App, proposal.To.Version, done.Commit, done.Branch)

@@ -42,20 +42,34 @@ func (p *promoter) awaitMerge(ctx context.Context, proposer *promotion.Proposer,
 	if done.Done(proposer.Base) {
 		return done.Commit, nil
 	}
-	var said string
-	for {
-		merged, waits, err := p.lookAtMerge(ctx, proposer, proposal, &done)
-		if err != nil || merged != "" {
-			return merged, err
+	var merged string
+	err := p.until(ctx, "waiting for the merge", func() (waits string, over bool, err error) {
+		merged, waits, err = p.lookAtMerge(ctx, proposer, proposal, &done)
+		return waits, merged != "", err
+	})
+	return merged, err
+}
+
+// until looks at the forge again and again, and tells what it waits for.
+func (p *promoter) until(ctx context.Context, doing string, look func() (waits string, over bool, err error)) error {
+	return until(ctx, p.poll, doing, func(waits string) { p.say("waiting: %s", waits) }, look)
+}
+
+// until looks again and again until it is over, and tells what it waits for whenever that is something else.
+func until(ctx context.Context, pause time.Duration, doing string, tell func(waits string), look func() (waits string, over bool, err error)) error {
+	for said := ""; ; {
+		waits, over, err := look()
+		if err != nil || over {
+			return err
 		}
 		if waits != said && waits != "" {
-			p.say("waiting: %s", waits)
+			tell(waits)
 		}
 		said = cmp.Or(waits, said)
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("waiting for the merge: %w%s", context.Cause(ctx), after(said))
-		case <-time.After(p.poll):
+			return fmt.Errorf("%s: %w%s", doing, context.Cause(ctx), after(said))
+		case <-time.After(pause):
 		}
 	}
 }
@@ -94,9 +108,12 @@ func (p *promoter) lookAtMerge(ctx context.Context, proposer *promotion.Proposer
 	case pull.State == forge.Closed:
 		return "", "", fmt.Errorf("%w: %s", promotion.ErrClosed, pull.URL)
 	case pull.Title != done.Pull.Title:
-		return "", "", fmt.Errorf("another version has taken the place of this one: %s: %s", pull.Title, pull.URL)
+		return "", "", fmt.Errorf("it was replaced by another version: %s: %s", pull.Title, pull.URL)
 	case proposal.Strategy != environments.PromotionAuto:
 		return "", "for a person to merge " + pull.URL, nil
+	}
+	if waits := p.waits(ctx, proposer, proposal); waits != "" {
+		return "", waits, nil
 	}
 	if _, err = proposer.Merge(ctx, pull); errors.Is(err, forge.ErrConflict) {
 		var fresh promotion.Proposed
@@ -111,6 +128,30 @@ func (p *promoter) lookAtMerge(ctx context.Context, proposer *promotion.Proposer
 	return "", "", nil
 }
 
+// waits is why nothing may be merged now by what the environment branch says, or can't be known to; empty: it may.
+func (p *promoter) waits(ctx context.Context, proposer *promotion.Proposer, proposal promotion.Proposal) string {
+	tip, err := proposer.Branch.Tip(ctx)
+	if err != nil {
+		return "git: " + err.Error()
+	}
+	env, err := (&environments.Loader{Environment: proposal.Environment}).Load(tip.FS(), proposal.Path)
+	if err != nil {
+		return err.Error()
+	}
+	return promotion.Waits(tip.FS(), proposal.Path, env, proposal.App, time.Now())
+}
+
+// awaitLeave waits until a commit may be made on the environment branch itself.
+func (p *promoter) awaitLeave(ctx context.Context, proposer *promotion.Proposer, proposal promotion.Proposal) error {
+	return p.until(ctx, "waiting to commit", func() (waits string, over bool, err error) {
+		waits = p.waits(ctx, proposer, proposal)
+		if waits != "" && p.noWait {
+			err = fmt.Errorf("nothing was proposed: %s; --no-merge pushes a branch for a person to merge", waits)
+		}
+		return waits, waits == "", err
+	})
+}
+
 // passing tells what the forge says now and may say no more later from what somebody has to mend.
 func (p *promoter) passing(err error) (waits string, fault error) {
 	for _, lasting := range []error{forge.ErrUnauthorized, forge.ErrForbidden, forge.ErrNotFound} {
@@ -123,27 +164,37 @@ func (p *promoter) passing(err error) (waits string, fault error) {
 
 // course is what the agents of an environment tell of it, cluster by cluster.
 type course struct {
-	clusters []*clusterCourse
+	environment string
+	clusters    []*clusterCourse
 }
 
 // clusterCourse is one status branch.
 type clusterCourse struct {
 	*answers
-	name string
-	// over says that the rollout is, at the commit of the last look.
-	over bool
+	// prefix names the cluster where there are several.
+	prefix string
+	// over are the apps with which it is through.
+	over map[string]bool
 }
 
-// course opens the status branches of the environment.
-func (p *promoter) course(ctx context.Context, remote gitsync.Remote, dir string) (*course, error) {
-	own := statusBranch(p.target.Name, p.cluster)
+// openCourse opens the status branches of an environment, or of one cluster of it, with git's own credentials where they are needed.
+func openCourse(ctx context.Context, remote gitsync.Remote, dir, environment, cluster string) (c *course, err error) {
+	err = signedIn(ctx, remote, func(remote gitsync.Remote) (err error) {
+		c, err = readCourse(ctx, remote, dir, environment, cluster)
+		return err
+	})
+	return c, err
+}
+
+func readCourse(ctx context.Context, remote gitsync.Remote, dir, environment, cluster string) (*course, error) {
+	own := statusBranch(environment, cluster)
 	all, err := gitsync.Branches(ctx, remote, own)
 	if err != nil {
 		return nil, err
 	}
-	c := &course{}
+	c := &course{environment: environment}
 	for _, b := range all {
-		if b == own || p.cluster == "" && strings.HasPrefix(b, own+"/") {
+		if b == own || cluster == "" && strings.HasPrefix(b, own+"/") {
 			if err := c.open(ctx, remote, b, dir); err != nil {
 				c.close()
 				return nil, err
@@ -162,7 +213,11 @@ func (c *course) open(ctx context.Context, remote gitsync.Remote, branch, dir st
 	if err != nil {
 		return err
 	}
-	c.clusters = append(c.clusters, &clusterCourse{answers: a, name: strings.TrimPrefix(branch, statusPrefix)})
+	one := &clusterCourse{answers: a, over: map[string]bool{}}
+	if name, several := strings.CutPrefix(branch, statusBranch(c.environment, "")+"/"); several {
+		one.prefix = name + ": "
+	}
+	c.clusters = append(c.clusters, one)
 	return nil
 }
 
@@ -172,12 +227,15 @@ func (c *course) close() {
 	}
 }
 
-// record of an app; zero where there is none.
+// record of an app; it says nothing but the name where there is none.
 func (c *clusterCourse) record(app string) (audit.Record, error) {
 	if c.tip == nil {
-		return audit.Record{}, nil
+		return audit.Record{App: app}, nil
 	}
-	r, _, err := audit.Read(c.tip.FS(), app)
+	r, ok, err := audit.Read(c.tip.FS(), app)
+	if !ok {
+		r.App = app
+	}
 	return r, err
 }
 
@@ -195,9 +253,73 @@ func (c *course) rejected(app, version string) (reason string, rejected bool) {
 	return "", false
 }
 
-// await waits until every cluster serves what was promoted by one of these commits.
-func (c *course) await(ctx context.Context, p *promoter, proposal promotion.Proposal, commits ...string) error {
-	// is reports whether a release is what was promoted.
+// judge looks at a record of an app: what keeps the app, whether it is there, and why it will not be.
+type judge func(ctx context.Context, r audit.Record) (waits string, over bool, err error)
+
+// await waits until every cluster is through with the apps, and says what happens to them.
+func (c *course) await(ctx context.Context, say func(format string, args ...any), apps []string, look judge) error {
+	return until(ctx, waitPause, "waiting for the rollout", func(string) {}, func() (waits string, over bool, err error) {
+		over = true
+		for _, one := range c.clusters {
+			w, done, err := one.follow(ctx, say, apps, look)
+			if err != nil {
+				return "", false, err
+			}
+			waits, over = cmp.Or(waits, w), over && done
+		}
+		return waits, over, nil
+	})
+}
+
+// follow tells what is new on one status branch, and whether it is over.
+func (c *clusterCourse) follow(ctx context.Context, say func(format string, args ...any), apps []string, look judge) (waits string, over bool, err error) {
+	events, err := c.news(ctx)
+	if err != nil {
+		return err.Error(), false, nil //nolint:nilerr // git is asked again
+	}
+	for _, e := range events {
+		if e.App == "" || slices.Contains(apps, e.App) {
+			say("%s%s", c.prefix, audit.Describe(cmp.Or(e.App, e.Environment), e.Event))
+		}
+	}
+	over = true
+	for _, app := range apps {
+		if c.over[app] {
+			continue
+		}
+		r, err := c.record(app)
+		if err != nil {
+			waits, over = err.Error(), false // the agent writes again what somebody has edited
+			continue
+		}
+		w, done, err := look(ctx, r)
+		switch {
+		case err != nil:
+			return "", false, fmt.Errorf("%s%w", c.prefix, err)
+		case done:
+			say("%s%s serves %s", c.prefix, app, r.Serves.Name())
+			c.over[app] = true
+		default:
+			waits, over = cmp.Or(waits, w), false
+		}
+	}
+	return waits, over, nil
+}
+
+// keeps is what keeps an app from what git asks for.
+func keeps(r audit.Record) string {
+	switch {
+	case r.Fault != "":
+		return "fault: " + r.Fault
+	case r.Held != "":
+		return "held by " + r.Held
+	default:
+		return r.Waiting
+	}
+}
+
+// awaited judges whether what was promoted by one of these commits is served.
+func (p *promoter) awaited(proposal promotion.Proposal, commits ...string) judge {
 	is := func(r audit.Release) bool {
 		if proposal.To.Image.Tag == "" {
 			return r.Version == proposal.To.Version
@@ -205,70 +327,16 @@ func (c *course) await(ctx context.Context, p *promoter, proposal promotion.Prop
 		return r.Commit != "" && slices.Contains(commits, r.Commit)
 	}
 	started := time.Now()
-	var fault string
-	for {
-		left := 0
-		for _, one := range c.clusters {
-			if one.over {
-				continue
-			}
-			var err error
-			if fault, err = one.follow(ctx, p, proposal.App, started, is); err != nil {
-				return err
-			}
-			if !one.over {
-				left++
-			}
+	return func(_ context.Context, r audit.Record) (waits string, over bool, err error) {
+		switch {
+		case is(r.Serves) && r.Target == (audit.Release{}):
+			return "", true, nil
+		case is(r.Last.Release) && r.Last.Became() != "" && r.Last.At.After(started.Add(-clockSkew)) && !is(r.Target):
+			return "", false, &codedError{exitFinding, errors.New(ending(r))}
 		}
-		if left == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the rollout: %w%s", context.Cause(ctx), after(fault))
-		case <-time.After(waitPause):
-		}
+		return keeps(r), false, nil
 	}
-}
-
-// follow tells what is new on one status branch, and whether it is over.
-func (c *clusterCourse) follow(ctx context.Context, p *promoter, app string, started time.Time, is func(audit.Release) bool) (fault string, err error) {
-	events, err := c.news(ctx)
-	if err != nil {
-		return err.Error(), nil //nolint:nilerr // git is asked again
-	}
-	for _, e := range events {
-		if e.App == app || e.App == "" {
-			p.say("%s%s", c.prefix(p), audit.Describe(cmp.Or(e.App, e.Environment), e.Event))
-		}
-	}
-	r, err := c.record(app)
-	if err != nil {
-		return "", err
-	}
-	switch {
-	case is(r.Serves) && r.Target == (audit.Release{}):
-		p.say("%s%s serves %s", c.prefix(p), app, r.Serves.Version)
-		c.over = true
-	case is(r.Last.Release) && r.Last.Became() != "" && r.Last.At.After(started.Add(-clockSkew)) && !is(r.Target):
-		return "", &codedError{exitFinding, fmt.Errorf("%s%s", c.prefix(p), ending(r))}
-	case r.Fault != "":
-		return "fault: " + r.Fault, nil
-	case r.Held != "":
-		return "held by " + r.Held, nil
-	case r.Waiting != "":
-		return r.Waiting, nil
-	}
-	return "", nil
 }
 
 // clockSkew is how far the clock of a cluster may be behind this one.
 const clockSkew = time.Minute
-
-// prefix names the cluster where there are several.
-func (c *clusterCourse) prefix(p *promoter) string {
-	if c.name == p.target.Name {
-		return ""
-	}
-	return strings.TrimPrefix(c.name, p.target.Name+"/") + ": "
-}

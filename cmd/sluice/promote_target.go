@@ -14,22 +14,30 @@ import (
 
 // target is an environment that is promoted to: an entry of .sluice.yaml, or what the flags say.
 type target struct {
-	Name       string `yaml:"name"`
+	// The environment's name, as its sluice.yaml has it.
+	Name string `yaml:"name"`
+	// The git URL of its repository.
 	Repository string `yaml:"repository"`
-	Branch     string `yaml:"branch"`
-	Path       string `yaml:"path"`
-	// Strategy is needed for --all-auto; it is the environment's own that counts.
-	Strategy string `yaml:"strategy"`
+	// The branch that promotions go to.
+	Branch string `yaml:"branch" default:"main"`
+	// Folder of the environment in the repository.
+	Path string `yaml:"path" default:"."`
+	// With Auto, --all-auto promotes there. Whether the promotion is merged is up to the environment itself.
+	Strategy string `yaml:"strategy" enum:"Auto Manual Never"`
 }
 
 // promotionFile is .sluice.yaml, beside the source of an app.
 type promotionFile struct {
-	APIVersion string `yaml:"apiVersion"`
-	Kind       string `yaml:"kind"`
-	// App that is promoted from here, and the chart repository of one that is new in an environment.
-	App             string   `yaml:"app"`
-	ChartRepository string   `yaml:"chartRepository"`
-	Environments    []target `yaml:"environments"`
+	// The version of this language.
+	APIVersion string `yaml:"apiVersion" enum:"sluice.dev/v1alpha1"`
+	// What the file is.
+	Kind string `yaml:"kind" enum:"Promotion"`
+	// The app that is promoted from here.
+	App string `yaml:"app" default:"the first argument"`
+	// Repository of its chart, for environments that do not have the app yet.
+	ChartRepository string `yaml:"chartRepository"`
+	// The environments that it is promoted to, in this order.
+	Environments []target `yaml:"environments"`
 }
 
 // promotionFileName is looked for in the directory and those above it.
@@ -137,7 +145,7 @@ func (f *promoting) targets() ([]target, string, error) {
 	}
 	for _, e := range f.envs {
 		if !slices.Contains(all, e) {
-			return nil, "", usagef("--env: %s lists no environment %q; it lists %s", name, e, strings.Join(all, ", "))
+			return nil, "", usagef("--env: %w", environments.UnknownName("environment", e, name, all))
 		}
 	}
 	if len(out) == 0 {

@@ -14,6 +14,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/spf13/cobra"
 
+	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/gitsync"
 )
 
@@ -30,17 +31,69 @@ type sourceFlags struct {
 }
 
 func (f *sourceFlags) register(cmd *cobra.Command) {
+	cmd.ValidArgsFunction = f.completeApps
 	fl := cmd.Flags()
 	fl.StringVar(&f.repo, "repo", ".", "environment repository: a URL (https, ssh) or a directory")
 	fl.StringVar(&f.branch, "branch", "", "environment branch (default: what a directory has checked out, else main)")
 	fl.StringVar(&f.path, "path", ".", "folder of the environment inside the repository")
-	fl.StringVar(&f.environment, "environment", "", "name of the environment, where sluice.yaml says none")
-	fl.StringVar(&f.cluster, "cluster", "", "name of the cluster, where the environment has several")
+	fl.StringVar(&f.environment, "environment", "", "name of the environment, if sluice.yaml has none")
+	fl.StringVar(&f.cluster, "cluster", "", "name of the cluster, if the environment has several")
+	registerCompletion(cmd, "environment", f.completeEnvironments)
 	fl.StringVar(&f.username, "username", "", "user name for https")
 	fl.StringVar(&f.passwordFile, "password-file", "", "file with the password or token for https")
-	fl.StringVar(&f.caFile, "ca-file", "", "file with certificate authorities for https, besides the system's")
+	fl.StringVar(&f.caFile, "ca-file", "", "file with certificate authorities for https, in addition to the system's")
 	fl.StringVar(&f.sshKeyFile, "ssh-key-file", "", "private key for ssh")
 	fl.StringVar(&f.knownHostsFile, "known-hosts-file", "", "known_hosts file for ssh")
+}
+
+// completeApps are the apps of a clone, for shells. A repository elsewhere is not asked while somebody types.
+func (f *sourceFlags) completeApps(cmd *cobra.Command, args []string, begun string) (names []string, _ cobra.ShellCompDirective) {
+	if _, local := f.directory(); !local {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	tip, done, err := f.tipOf(cmd.Context(), "")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer done()
+	env, err := (&environments.Loader{Environment: f.environment}).Load(tip.FS(), f.path)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	for i := range env.Apps {
+		if name := env.Apps[i].Name; strings.HasPrefix(name, begun) && !slices.Contains(args, name) {
+			names = append(names, name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeEnvironments are those that a clone knows: the one of sluice.yaml, and those that have a status branch.
+func (f *sourceFlags) completeEnvironments(cmd *cobra.Command, _ []string, begun string) (names []string, _ cobra.ShellCompDirective) {
+	dir, local := f.directory()
+	if !local {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	branches, _ := localBranches(dir, statusPrefix) // a directory without git has none
+	for _, b := range branches {
+		name, _, _ := strings.Cut(strings.TrimPrefix(b, statusPrefix), "/")
+		names = append(names, name)
+	}
+	if tip, done, err := f.tipOf(cmd.Context(), ""); err == nil {
+		defer done()
+		if env, err := (&environments.Loader{}).Load(tip.FS(), f.path); err == nil && env.Name != "" {
+			names = append(names, env.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return !strings.HasPrefix(name, begun) }), cobra.ShellCompDirectiveNoFileComp
+}
+
+// registerCompletion has a shell complete a flag.
+func registerCompletion(cmd *cobra.Command, flag string, by cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, by); err != nil {
+		panic(err) // there is no such flag
+	}
 }
 
 // remote is the repository at the given branch; empty: the environment branch.
@@ -108,6 +161,23 @@ func (f *sourceFlags) pushRemote(branch string) (gitsync.Remote, error) {
 	return ownKeys(r), nil
 }
 
+// ofRemote is the environment branch as the remote of a clone has it, however old the clone is.
+func (f *sourceFlags) ofRemote() (sourceFlags, gitsync.Remote, error) {
+	source := *f
+	if dir, local := source.directory(); local && source.branch == "" {
+		branch, err := localBranch(dir, "")
+		if err != nil {
+			return source, gitsync.Remote{}, err
+		}
+		if !strings.HasPrefix(branch, "refs/") && branch != "HEAD" {
+			source.branch = branch
+		}
+	}
+	remote, err := source.pushRemote(cmp.Or(source.branch, "main"))
+	source.repo, source.branch = remote.URL, remote.Branch
+	return source, remote, err
+}
+
 func (f *sourceFlags) auth() gitsync.Auth {
 	return gitsync.Auth{
 		Username: f.username, PasswordFile: f.passwordFile, SSHKeyFile: f.sshKeyFile, KnownHostsFile: f.knownHostsFile,
@@ -146,6 +216,11 @@ func localBranch(dir, branch string) (string, error) {
 	}
 	if _, err := repo.Reference(plumbing.NewBranchReferenceName(branch), false); err == nil {
 		return branch, nil
+	}
+	if seen := plumbing.ReferenceName("refs/remotes/" + branch); strings.Contains(branch, "/") {
+		if _, err := repo.Reference(seen, false); err == nil {
+			return seen.String(), nil // as git names it
+		}
 	}
 	remotes, err := sortedRemotes(repo, dir)
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -11,24 +12,27 @@ import (
 	"github.com/sluice-cd/sluice/gitsync"
 )
 
-// open fetches a status branch, from wherever the environment has it.
-func (f *statusSource) open(ctx context.Context, branch string) (*gitsync.Repo, *gitsync.Snapshot, func(), error) {
+// open fetches the status branch, from wherever the environment has it.
+func (f *statusSource) open(ctx context.Context) (*gitsync.Repo, *gitsync.Snapshot, func(), error) {
 	where, err := f.place(ctx)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return where.open(ctx, branch)
+	branch, err := f.name()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	repo, tip, done, err := where.open(ctx, branch)
+	return repo, tip, done, where.missingBranch(ctx, err, branch)
 }
 
 // place is the repository of status branches and commands: the one that is named, else the one that sluice.yaml names, else the
-// environment repository.
+// environment repository. It also finds the environment's name where no flag says it.
 func (f *statusSource) place(ctx context.Context) (sourceFlags, error) {
-	if f.statusRepo != "" {
-		named := f.sourceFlags
-		named.repo = f.statusRepo
-		return named, nil
+	if f.statusRepo != "" && (f.environment != "" || f.branchName != "") {
+		return f.placeIn(nil)
 	}
-	tip, done, err := f.tip(ctx)
+	tip, done, err := f.tipOf(ctx, "")
 	if errors.Is(err, gitsync.ErrBranchNotFound) {
 		return f.sourceFlags, nil // nobody has named another
 	}
@@ -36,12 +40,29 @@ func (f *statusSource) place(ctx context.Context) (sourceFlags, error) {
 		return f.sourceFlags, err
 	}
 	defer done()
-	return f.statusIn(tip)
+	if f.environment == "" && f.branchName == "" {
+		env, err := (&environments.Loader{}).Load(tip.FS(), f.path)
+		if err != nil {
+			return f.sourceFlags, fmt.Errorf("reading the environment's name, which --environment would say: %w", err)
+		}
+		f.environment = env.Name
+	}
+	return f.placeIn(tip.FS())
 }
 
-// tip is what the environment branch says, without its history.
-func (f *sourceFlags) tip(ctx context.Context) (fs.FS, func(), error) {
-	remote, err := f.remote("")
+// placeIn is place, of what the environment branch says.
+func (f *statusSource) placeIn(environment fs.FS) (sourceFlags, error) {
+	if f.statusRepo == "" {
+		return f.statusIn(environment)
+	}
+	named := f.sourceFlags
+	named.repo = f.statusRepo
+	return named, nil
+}
+
+// tipOf is the newest commit of a branch, without its history; an empty one is the environment branch.
+func (f *sourceFlags) tipOf(ctx context.Context, branch string) (*gitsync.Snapshot, func(), error) {
+	remote, err := f.remote(branch)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -63,7 +84,7 @@ func (f *sourceFlags) tip(ctx context.Context) (fs.FS, func(), error) {
 		done()
 		return nil, nil, err
 	}
-	return tip.FS(), done, nil
+	return tip, done, nil
 }
 
 // statusIn is the repository that the sluice.yaml of an environment names. It is given the credentials of the flags only where it is

@@ -20,9 +20,9 @@ func newWindows() *cobra.Command {
 	var at string
 	cmd := &cobra.Command{
 		Use:   "windows [app...]",
-		Short: "Show when rollouts may begin and get on",
+		Short: "Show when rollouts may start and advance",
 		Long: `Shows whether the windows of sluice.yaml are open, when that changes, and whether the
-environment is frozen: of the environment, and of each app that has windows of its own.`,
+environment is frozen: for the environment, and for each app with windows of its own.`,
 		Example: `  sluice windows --repo . --environment production
   sluice windows --repo . --environment production --at 2026-12-24T18:00:00Z`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -42,7 +42,7 @@ environment is frozen: of the environment, and of each app that has windows of i
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().StringVar(&at, "at", "", "the time that is asked for (default: now)")
+	cmd.Flags().StringVar(&at, "at", "", "the time to check (default: now)")
 	return cmd
 }
 
@@ -112,7 +112,7 @@ func (o *openings) print(w io.Writer, asJSON bool) error {
 		return printJSON(w, o)
 	}
 	if o.Frozen != "" {
-		if err := tell(w, "%s is frozen: %s. Nothing begins and nothing gets on but rollbacks, and what sluice override lets pass.", o.Environment, o.Frozen); err != nil {
+		if err := tell(w, "%s is frozen: %s. Only rollbacks run, and releases that sluice override lets pass.", o.Environment, o.Frozen); err != nil {
 			return err
 		}
 	}
