@@ -30,7 +30,11 @@ The rights of the agent itself. They are those of cluster.Rights in reconcile/cl
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list]
-# What treats a canary's pods otherwise than stable ones is warned of.
+# What Flagger still steers is not touched.
+- apiGroups: [flagger.app]
+  resources: [canaries]
+  verbs: [list]
+# To warn about objects that match stable pods but not the canary's.
 - apiGroups: [""]
   resources: [services]
   verbs: [list]
@@ -72,6 +76,10 @@ The rights of the agent itself. They are those of cluster.Rights in reconcile/cl
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   verbs: [list, watch]
+# What else leads the users of an app, in other namespaces, is warned of.
+- apiGroups: [networking.istio.io]
+  resources: [destinationrules, virtualservices]
+  verbs: [list]
 {{- end }}
 
 {{/* What the charts of the environments may hold. */}}
