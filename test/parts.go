@@ -81,7 +81,7 @@ func (s *session) fuzz() error {
 	if err != nil {
 		return err
 	}
-	out, err := s.output("go", append([]string{"test", "-list=^Fuzz"}, list...)...)
+	out, err := s.output("go", append([]string{"test", noVet, "-list=^Fuzz"}, list...)...)
 	if err != nil {
 		fmt.Printf("%s", out)
 		return fmt.Errorf("listing fuzz targets: %w", err)

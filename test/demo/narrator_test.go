@@ -47,7 +47,7 @@ func TestNarratorInAPipe(t *testing.T) {
 
 // A terminal shows the newest detail and the present weight at its bottom, never in two lines, and keeps neither.
 func TestNarratorInATerminal(t *testing.T) {
-	for _, width := range []int{20, 80, 200} {
+	for _, width := range []int{20, 60, 80, 160} {
 		var b bytes.Buffer
 		n := newNarrator(&b)
 		n.terminal, n.width = true, func() int { return width }

@@ -28,13 +28,13 @@ func (d *demo) introduction() string {
 
 // play is the story.
 func (d *demo) play(ctx context.Context) error {
-	d.out.heading("First install of " + demoFirst + ", which never canaries")
+	d.out.heading("First install (" + demoFirst + "): no canary, for there is nothing to compare with")
 	for _, p := range d.places {
 		if err := d.await(ctx, p, demoFirst, rollout.Installed); err != nil {
 			return err
 		}
 	}
-	d.out.heading("A good version: " + demoFirst + " -> " + demoGood + ". Staging has no canary: it takes it at once")
+	d.out.heading("A good version: " + demoFirst + " -> " + demoGood + ". Staging has no canary: a rolling update")
 	if err := d.promote(ctx, demoGood, rollout.Promoted); err != nil {
 		return err
 	}

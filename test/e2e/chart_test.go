@@ -14,6 +14,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -28,13 +29,19 @@ import (
 // variant publishes the app's chart, edited, as a version that no other test uses.
 func (w *world) variant(version string, edit func(*chart.Chart)) {
 	w.Helper()
+	w.must(w.bed.Charts.AddChart(w.edited(version, edit)))
+}
+
+// edited is the app's chart with changes.
+func (w *world) edited(version string, edit func(*chart.Chart)) *chart.Chart {
+	w.Helper()
 	root, err := bed.FindRoot()
 	w.must(err)
 	c, err := loader.Load(filepath.Join(root, "test/demo/charts", app))
 	w.must(err)
 	c.Metadata.Version, c.Metadata.AppVersion = version, version
 	edit(c)
-	w.must(w.bed.Charts.AddChart(c))
+	return c
 }
 
 // template is a template of the chart.
@@ -335,6 +342,77 @@ func TestJobThatChanges(t *testing.T) {
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	w.servesGit()
+}
+
+// TestRefusedInPromotion: somebody forbids in mid-rollout what the promotion needs. What served goes on serving, and it goes back in
+// git, too. Asked for again the release does not even begin, until that is allowed; then it does by itself.
+func TestRefusedInPromotion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.commit("policy", map[string]string{"env/values.yaml": w.values("hello", 2) + "    progressDeadlineSeconds: 10\n"})
+	w.install()
+	before, stable := w.file("main", requirements), w.pods(app)
+	begun := time.Now()
+	bad := w.bump("0.0.130")
+	w.awaitEvent(rollout.Advanced, "0.0.130", 2)
+	allow := w.freeze(app, "images are frozen")
+	defer allow()
+	w.awaitEvent(rollout.PromotionStarted, "0.0.130", 1)
+	w.awaitFault("images are frozen")
+	started := w.awaitEvent(rollout.RollbackStarted, "0.0.130", 1)
+	if !strings.Contains(started.Reason, "the promotion failed: the stable track was not ready within 10s") {
+		t.Errorf("rolled back because of %q", started.Reason)
+	}
+	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
+	w.awaitEvent(rollout.RollbackCommitted, "0.0.130", 1)
+	w.samePods(stable)
+	w.rolledBackOnce(bad, before)
+	w.settled()
+	w.servesGit()
+
+	w.bump("0.0.130")
+	w.awaitFault("images are frozen")
+	w.intervals(3)
+	if told := story(w.events()); strings.Count(strings.Join(told, "\n"), "RolloutStarted") != 1 {
+		t.Errorf("a rollout began of which the promotion is forbidden: %s", told)
+	}
+	allow()
+	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	w.servedAlways(begun)
+	w.servesGit()
+}
+
+// freeze lets nobody change the pods of a Deployment until allow is called.
+func (w *world) freeze(name, message string) (allow func()) {
+	w.Helper()
+	api, ctx := w.kube.AdmissionregistrationV1(), context.Background()
+	_, err := api.ValidatingAdmissionPolicies().Create(ctx, &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: w.name},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+				Operations: []admissionv1.OperationType{admissionv1.Update},
+				Rule:       admissionv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"*"}, Resources: []string{"deployments"}},
+			}}}},
+			Validations: []admissionv1.Validation{{
+				Expression: fmt.Sprintf("object.metadata.name != %q || object.spec.template == oldObject.spec.template", name), Message: message,
+			}},
+		},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	_, err = api.ValidatingAdmissionPolicyBindings().Create(ctx, &admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: w.name},
+		Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: w.name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+			MatchResources: &admissionv1.MatchResources{NamespaceSelector: &metav1.LabelSelector{
+				MatchLabels: map[string]string{"kubernetes.io/metadata.name": w.name},
+			}},
+		},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	return sync.OnceFunc(func() {
+		_ = api.ValidatingAdmissionPolicyBindings().Delete(ctx, w.name, metav1.DeleteOptions{})
+		_ = api.ValidatingAdmissionPolicies().Delete(ctx, w.name, metav1.DeleteOptions{})
+	})
 }
 
 // TestConversionWebhookDies: a kind of the app that can't be read any more, from the middle of a rollout on and by an agent that

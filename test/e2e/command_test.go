@@ -88,14 +88,14 @@ func TestCommands(t *testing.T) {
 	w.slowly()
 	w.install()
 	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
-	refused := w.ask(3, "Ann", "pause", app+": a command by Ann was refused (*): Pause: no canary is under judgement")
+	refused := w.ask(3, "Ann", "pause", app+": refused a command by Ann (*): Pause: no canary is being analyzed")
 	if e := w.answered(refused); e.By != "Ann <ann@example.com>" || e.Type != rollout.CommandRefused {
 		t.Errorf("answered with %+v", e)
 	}
 
 	// Nothing begins while it is held.
 	before := w.live()
-	w.ask(0, "Ann", "hold", app+": held by Ann, nothing begins (*): because")
+	w.ask(0, "Ann", "hold", app+": held by Ann, no rollout starts (*): because")
 	w.bump("0.0.130")
 	w.says("held by Ann: because")
 	w.intervals(3)
@@ -104,8 +104,8 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%s was written while the app was held", name)
 		}
 	}
-	w.ask(3, "Bob", "hold", app+": a command by Bob was refused (*): Hold: it is held already, by Ann: because")
-	w.ask(0, "Bob", "unhold", app+": the hold was ended by Bob (*): because")
+	w.ask(3, "Bob", "hold", app+": refused a command by Bob (*): Hold: it is already held by Ann: because")
+	w.ask(0, "Bob", "unhold", app+": hold ended by Bob (*): because")
 	w.awaitEvent(rollout.RolloutStarted, "0.0.130", 1)
 
 	// A pause keeps the weight, an advance does not wait for the check.
@@ -133,7 +133,7 @@ func TestCommands(t *testing.T) {
 	if got := w.file("main", requirements); got != list {
 		t.Errorf("git says\n%s, want\n%s", got, list)
 	}
-	w.ask(3, "Ann", "retry", app+": a command by Ann was refused (*): Retry: what git asks for was not rejected")
+	w.ask(3, "Ann", "retry", app+": refused a command by Ann (*): Retry: the release in git was not rejected")
 	w.settled()
 	if n := w.bed.Traffic.Counts(w.name, w.host()).Unserved; n > unserved {
 		t.Errorf("%d requests found no pod", n-unserved)
@@ -151,7 +151,7 @@ func TestRollbackCommand(t *testing.T) {
 	w.bump("0.0.130")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	w.behave("0.0.130", behaviour.Behaviour{ErrorRate: 0.3})
-	w.ask(3, "Ann", "rollback --to 0.0.128", app+": a command by Ann was refused (*): Rollback: 0.0.128 is none of the last 5 releases that served")
+	w.ask(3, "Ann", "rollback --to 0.0.128", app+": refused a command by Ann (*): Rollback: 0.0.128 is not one of the last 5 releases that served")
 	unserved := w.bed.Traffic.Counts(w.name, w.host()).Unserved
 	command := w.ask(0, "Ann", "rollback", app+": rolling back 0.0.130 to 0.0.129: rolled back by Ann: because",
 		"*"+app+": rolled back 0.0.130 to 0.0.129: rolled back by Ann: because")
@@ -189,9 +189,9 @@ func TestApproval(t *testing.T) {
 	w.commit("approvals", map[string]string{"env/values.yaml": w.values("hello", 2) +
 		"    canaryAnalysis:\n      maxWeight: 10\n      approval: [begin, promote]\n      fourEyes: true\n"})
 	w.bump("0.0.130")
-	w.says("waiting: gate approval is closed: nobody has approved it yet")
-	w.ask(3, "A Person <person@example.com>", "approve", app+": a command by A Person was refused (*): Approve: A Person asked for 0.0.130: "+
-		"somebody else has to approve it")
+	w.says("waiting: gate approval is closed: not approved yet")
+	w.ask(3, "A Person <person@example.com>", "approve", app+": refused a command by A Person (*): Approve: A Person asked for 0.0.130: "+
+		"somebody else must approve it")
 	w.ask(0, "Bob", "approve", app+": approved by Bob (0.0.129 -> 0.0.130): because")
 	w.awaitEvent(rollout.Waiting, "0.0.130", 2)
 	if shares := w.canaryShares(); len(shares) == 0 || slices.Max(shares) > 10 {
@@ -215,7 +215,7 @@ func TestRetry(t *testing.T) {
 	w.ask(0, "Ann", "abort", app+": rolling back*: rolled back*")
 	w.awaitEvent(rollout.RollbackProposed, "0.0.130", 1)
 	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
-	w.ask(0, "Ann", "retry", app+": a retry of 0.0.130 was asked for by Ann: because")
+	w.ask(0, "Ann", "retry", app+": retry of 0.0.130 requested by Ann: because")
 	w.awaitEvent(rollout.RolloutStarted, "0.0.130", 2)
 	w.ask(0, "Ann", "advance --full", app+": *")
 }
@@ -269,18 +269,18 @@ func TestSignedCommands(t *testing.T) {
 	w.commands = "allowedSigners: signers, requireSigned: true"
 	w.must(os.WriteFile(filepath.Join(w.dir, ".gitconfig"), []byte("[gpg]\n\tformat = ssh\n[user]\n\tsigningKey = ~/ann\n"), 0o600))
 	w.install()
-	w.ask(3, "Ann", "hold", app+": a command by Ann was refused (*): Hold: its commit is not signed")
-	w.ask(3, "Bob", "hold --sign", app+": a command by Bob was refused (*): Hold: it is signed with key SHA256:*, which is not one of bob@example.com now")
-	command := w.ask(0, "Ann", "hold --sign", app+": held by Ann, nothing begins (*): because")
+	w.ask(3, "Ann", "hold", app+": refused a command by Ann (*): Hold: its commit is not signed")
+	w.ask(3, "Bob", "hold --sign", app+": refused a command by Bob (*): Hold: it is signed with key SHA256:*, which is not one of bob@example.com now")
+	command := w.ask(0, "Ann", "hold --sign", app+": held by Ann, no rollout starts (*): because")
 	if e := w.answered(command); !e.Verified {
 		t.Errorf("what is verified is told as a claim: %+v", e)
 	}
 	w.must(os.WriteFile(filepath.Join(w.dir, ".gitconfig"), []byte("[gpg]\n\tformat = ssh\n[user]\n\tsigningKey = ~/bob\n"), 0o600))
 	w.key("bob")
-	w.ask(3, "Ann", "unhold --sign", app+": a command by Ann was refused (*): Unhold: it is signed with key SHA256:*, which is not known")
+	w.ask(3, "Ann", "unhold --sign", app+": refused a command by Ann (*): Unhold: it is signed with key SHA256:*, which is not known")
 	// Keys come and go while the agent runs.
 	w.must(os.WriteFile(filepath.Join(w.dir, "signers"), []byte("ann@example.com "+w.key("bob")), 0o600))
-	w.ask(0, "Ann", "unhold --sign", app+": the hold was ended by Ann (*): because")
+	w.ask(0, "Ann", "unhold --sign", app+": hold ended by Ann (*): because")
 }
 
 // key is a person's public key; the private one is in the world's directory, under their name.
@@ -303,7 +303,7 @@ func TestCommandWhileGitIsAway(t *testing.T) {
 	w.must(os.Rename(repository, repository+".away"))
 	out, said, code := w.run("abort", "--kubeconfig", w.bed.Kubeconfig, "--reason", "it fails", "--wait", app)
 	if want := "asked: abort " + app + " in " + w.name + " (in the cluster, namespace jx-" + w.name + ")\n" +
-		app + " has taken it; the status branch tells the outcome\n"; code != 0 || out != want {
+		app + ": accepted; the outcome is on the status branch\n"; code != 0 || out != want {
 		t.Errorf("exits with %d and says %s%s; want %s", code, out, said, want)
 	}
 	w.settled()
@@ -328,15 +328,15 @@ func TestAccept(t *testing.T) {
 	w.start()
 	w.await("both apps to serve", func() (bool, string) { n := w.ready(); return n == 2, fmt.Sprint(n) })
 	emptied := w.commit("none", map[string]string{requirements: "dependencies: []\n"})
-	w.says("is delivered: it lists no app, and 2 are delivered; put that right, or run sluice accept --all --to " + emptied[:10])
+	w.says("is not delivered: it lists no app, and 2 are delivered; fix it, or if it is intended run sluice accept --all --to " + emptied[:10])
 	w.intervals(2)
 	if n := w.ready(); n != 2 {
 		t.Errorf("%d apps serve", n)
 	}
-	if _, said, code := w.run("accept", "--reason", "we move out", "app-0"); code != 2 || !strings.Contains(said, "accept is for the environment") {
+	if _, said, code := w.run("accept", "--reason", "we move out", "app-0"); code != 2 || !strings.Contains(said, "accept is for the whole environment") {
 		t.Errorf("exits with %d: %s", code, said)
 	}
-	if _, said, code := w.run("accept", "--all", "--to", "0123456789", "--reason", "we move out"); code != 1 || !strings.Contains(said, "is not where the branch is") {
+	if _, said, code := w.run("accept", "--all", "--to", "0123456789", "--reason", "we move out"); code != 1 || !strings.Contains(said, "is not the tip of the branch") {
 		t.Errorf("exits with %d: %s", code, said)
 	}
 	w.sluice("accept", "--all", "--to", emptied[:10], "--reason", "we move out")

@@ -42,7 +42,7 @@ func TestBadVersions(t *testing.T) {
 		{
 			name: "never ready", does: behaviour.Behaviour{Ready: behaviour.NeverReady},
 			policy: "    progressDeadlineSeconds: 6\n",
-			reason: []string{"the canary is not ready within 6s", "0 of 2 pods ready"},
+			reason: []string{"the canary was not ready within 6s", "0 of 2 pods ready"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -317,7 +317,7 @@ func TestProtectedBranch(t *testing.T) {
 	if told.Branch != branch || told.Commit != proposed.Hash {
 		t.Errorf("the audit log tells of branch %q and commit %q, want %s and %s", told.Branch, told.Commit, branch, proposed.Hash)
 	}
-	if out, code := w.sluice("status"); code != 0 || !strings.Contains(out, "waits on branch "+branch) {
+	if out, code := w.sluice("status"); code != 0 || !strings.Contains(out, "waits to be merged: branch "+branch) {
 		t.Errorf("sluice status exits with %d and says\n%s", code, out)
 	}
 	if !audit.IsOwn(proposed.Message) || !slices.Equal(proposed.Parents, []string{bad}) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -33,6 +35,17 @@ spec:
       restartPolicy: Never
       containers: [{name: c, image: "demo.invalid/shop:{{ .Chart.Version }}"}]
 ---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: report}
+spec:
+  schedule: "@yearly"
+  jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: c, envFrom: [{secretRef: {name: made}}]}]}}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: made, annotations: {helm.sh/hook: pre-install}}
+---
 apiVersion: example.com/v1
 kind: Toy
 metadata: {name: a}
@@ -49,9 +62,9 @@ func TestPlanAsksTheCluster(t *testing.T) {
 		"charts/shop/Chart.yaml":       "apiVersion: v2\nname: shop\nversion: 1.0.0\n",
 		"charts/shop/templates/a.yaml": foreseen,
 	})
-	plan := func(kubeconfig string) (refused, adopted, warnings []string, code int) {
+	plan := func(kubeconfig string, more ...string) (refused, adopted, warnings []string, code int) {
 		t.Helper()
-		out, code := w.sluice("plan", "--namespace", w.name, "--kubeconfig", kubeconfig, "--json", "shop")
+		out, code := w.sluice("plan", append([]string{"--namespace", w.name, "--kubeconfig", kubeconfig, "--json", "shop"}, more...)...)
 		var p struct {
 			Apps []struct{ Refused, Adopted, Warnings []string }
 		}
@@ -73,7 +86,8 @@ func TestPlanAsksTheCluster(t *testing.T) {
 	const noToy = `: looking up kind example.com/v1, Kind=Toy: no matches for kind "Toy" in version "example.com/v1"`
 
 	refused, adopted, warnings, code := plan(w.bed.Kubeconfig)
-	same("refused in a cluster without its namespace", refused, "Toy "+w.name+"/a"+noToy)
+	unmade := "Secret " + w.name + "/made is not there: pods need Secret made, which nothing of the release makes but its hook Secret made (pre-install)"
+	same("refused in a cluster without its namespace", refused, "Toy "+w.name+"/a"+noToy, unmade)
 	same("adopted there", adopted)
 	if code != 3 || !slices.Contains(warnings, "not known: what the cluster would refuse in namespace "+w.name+", which is not there yet") {
 		t.Errorf("exit code %d, %q", code, warnings)
@@ -99,17 +113,25 @@ func TestPlanAsksTheCluster(t *testing.T) {
 	same("refused", refused,
 		"ConfigMap "+w.name+"/theirs: it belongs to Helm release "+w.name+"/billing; expected none of that name",
 		"Job "+w.name+"/migrate: it can't be changed in place, and is not deleted and made anew: it still runs",
-		"Toy "+w.name+"/a"+noToy)
+		"Toy "+w.name+"/a"+noToy, unmade)
 	same("adopted", adopted, "ConfigMap "+w.name+"/before", "Job "+w.name+"/migrate")
 	if code != 3 {
 		t.Errorf("exit code %d", code)
 	}
 
-	refused, _, _, _ = plan(w.onlooker())
-	if all := strings.Join(refused, "\n"); !strings.Contains(all, "ConfigMap "+w.name+"/before: ") ||
-		!strings.Contains(all, `cannot patch resource "configmaps" in API group "" in the namespace "`+w.name+`"`) {
-		t.Errorf("of rights that are missing it says\n%s", all)
+	forbidden := func(refused []string, _, _ []string, _ int) {
+		t.Helper()
+		if all := strings.Join(refused, "\n"); !strings.Contains(all, "ConfigMap "+w.name+"/before: ") ||
+			!strings.Contains(all, `cannot patch resource "configmaps" in API group "" in the namespace "`+w.name+`"`) {
+			t.Errorf("of rights that are missing it says\n%s", all)
+		}
 	}
+	forbidden(plan(w.onlooker()))
+	agent := filepath.Join(t.TempDir(), "agent.yaml")
+	w.must(os.WriteFile(agent, []byte("apiVersion: sluice.dev/v1alpha1\nkind: Agent\nprometheus: {address: \"http://prometheus:9090\"}\n"+
+		"environments:\n- name: "+w.name+"\n  namespace: "+w.name+"\n  repository: {url: \"https://git.example.com/production.git\"}\n"+
+		"  allow: {serviceAccount: "+w.name+"/"+w.name+"-onlooker}\n"), 0o600))
+	forbidden(plan(w.bed.Kubeconfig, "--agent-config", agent))
 	if after := w.versions(); !maps.Equal(before, after) {
 		t.Errorf("the cluster was touched: %v, before %v", after, before)
 	}

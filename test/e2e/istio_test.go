@@ -75,10 +75,14 @@ type mesh struct {
 	mapper    meta.RESTMapper
 	namespace string
 	in        project.Input
+	// before is the policy of the release that serves.
+	before rollout.Plan
 	// beside is what is there besides the app.
 	beside []*unstructured.Unstructured
 	// unshared are the proxies that the app's routing is not for; says are codes of what the analyzers say.
 	unshared, says []string
+	// gap are the proxies whose routes have to name a port that goes at promotion.
+	gap []string
 	// held are the objects that were applied.
 	held map[objects.Key]*unstructured.Unstructured
 }
@@ -117,13 +121,21 @@ func newMesh(t testing.TB, b *bed.Bed, istiod *bed.Istiod, file string) *mesh {
 			m.beside = m.parse(text)
 		case "policy.yaml":
 			m.must(yaml.UnmarshalStrict(text, &m.in.Plan))
+		case "policy-before.yaml":
+			m.before = rollout.Plan{Strategy: environments.StrategyCanary}
+			m.must(yaml.UnmarshalStrict(text, &m.before))
 		case "unshared":
 			m.unshared = strings.Fields(string(text))
+		case "gap":
+			m.gap = strings.Fields(string(text))
 		case "says":
 			m.says = strings.Fields(string(text))
 		default:
 			t.Fatalf("%s: what is section %s for?", file, f.Name)
 		}
+	}
+	if m.before.Strategy == "" {
+		m.before = m.in.Plan
 	}
 	return m
 }
@@ -154,14 +166,16 @@ func (m *mesh) walk() {
 	swapped := m.in
 	swapped.Stable, swapped.Target = m.in.Target, nil
 	after := m.at("the new release at rest", swapped, rest, nil)
-	before := m.at("at rest", m.in, rest, nil)
+	served := m.in
+	served.Plan = m.before
+	before := m.at("at rest", served, rest, nil)
 	weight := func(p rollout.Phase, w int) rollout.State {
-		return rollout.State{Phase: p, Exposure: rollout.Exposure{Weight: w}}
+		return rollout.State{Phase: p, Exposure: rollout.Exposure{Weight: w}, StablePlan: &m.before}
 	}
 	m.at("Starting", m.in, weight(rollout.Starting, 0), before)
 	m.at("Analyzing 10", m.in, weight(rollout.Analyzing, 10), before)
 	m.at("RollingBack", m.in, weight(rollout.RollingBack, 0), before)
-	m.at("rolled back", m.in, rest, before)
+	m.at("rolled back", served, rest, before)
 	m.at("again Starting", m.in, weight(rollout.Starting, 0), before)
 	m.at("Analyzing 50", m.in, weight(rollout.Analyzing, 50), before)
 	m.at("Promoting 50", m.in, weight(rollout.Promoting, 50), after)
@@ -186,6 +200,10 @@ func (m *mesh) at(name string, in project.Input, s rollout.State, rest map[strin
 	d, err := project.Project(in)
 	m.must(err)
 	desired := slices.Concat(d.Stable, d.Canary, d.Routing)
+	if s.Phase == rollout.Promoting {
+		m.apply(slices.Concat(d.Stable, d.Canary), true)
+		m.between(name)
+	}
 	m.apply(desired, false)
 	var told map[string]*bed.Told
 	deadline := time.Now().Add(patience)
@@ -232,6 +250,29 @@ func (m *mesh) at(name string, in project.Input, s rollout.State, rest map[strin
 	return told
 }
 
+// between asks while the routes are not applied yet, and Services and pods are: whoever stops there must leave nobody without an answer.
+func (m *mesh) between(name string) {
+	m.Helper()
+	faults := map[string][]string{}
+	for range lastingAsks {
+		<-time.After(lookPause)
+		told, err := m.istiod.Told(context.Background(), m.proxies())
+		if err != nil {
+			continue // it changes while it is asked
+		}
+		for who, t := range told {
+			if m.own(t); !slices.Contains(m.gap, who) {
+				faults[who] = unserved(t)
+			}
+		}
+	}
+	for who, unserved := range faults {
+		if len(unserved) > 0 {
+			m.Errorf("%s, before the routes are applied: users are led nowhere: %s: %s", name, who, strings.Join(unserved, "; "))
+		}
+	}
+}
+
 // own leaves of what a proxy is told what leads to the app, or did.
 func (m *mesh) own(t *bed.Told) {
 	t.Routes = slices.DeleteFunc(t.Routes, func(r bed.ProxyRoute) bool {
@@ -242,6 +283,10 @@ func (m *mesh) own(t *bed.Told) {
 		}
 		return !strings.Contains(r.At, m.namespace)
 	})
+	for i := range t.Routes {
+		// Istio spells out what holds anyway, where a match says nothing of paths.
+		t.Routes[i].Match = strings.ReplaceAll(t.Routes[i].Match, "  case_sensitive:{value:true}", "")
+	}
 }
 
 // canarysOwn: the canary's own name and address lead nobody there who was not told to use them. Routes that are shared name both

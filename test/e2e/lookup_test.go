@@ -78,11 +78,11 @@ func TestLookupKeepsPassword(t *testing.T) {
 	}
 	w.shopHas("1.0.0")
 	same("taken over")
-	plan, _ := w.sluice("plan", "--namespace", w.name, "--kubeconfig", w.bed.Kubeconfig)
-	offline, _ := w.sluice("plan", "--namespace", w.name)
+	asking, _ := w.sluice("validate", "--namespace", w.name, "--kubeconfig", w.bed.Kubeconfig)
+	offline, _ := w.sluice("validate", "--namespace", w.name)
 	const unasked = "/shop-db and are told of nothing: there is no cluster to ask"
-	if strings.Contains(plan, unasked) || !strings.Contains(offline, unasked) {
-		t.Errorf("plan says\n%s\nand without the cluster\n%s", plan, offline)
+	if strings.Contains(asking, unasked) || !strings.Contains(offline, unasked) {
+		t.Errorf("validate says\n%s\nand without the cluster\n%s", asking, offline)
 	}
 
 	w.shopVersion("1.1.0", files[requirements])

@@ -71,11 +71,11 @@ func TestPaused(t *testing.T) {
 	w.rollout("", "")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 
-	w.ask(0, "Ann", "hold", app+": held by Ann, nothing begins (*): because")
+	w.ask(0, "Ann", "hold", app+": held by Ann, no rollout starts (*): because")
 	w.bump("0.0.131")
 	w.says("held by Ann: because")
 	w.unbegun("0.0.131", "held")
-	w.ask(0, "Bob", "unhold", app+": the hold was ended by Bob (*): because")
+	w.ask(0, "Bob", "unhold", app+": hold ended by Bob (*): because")
 	w.awaitEvent(rollout.Promoted, "0.0.131", 1)
 	w.settled()
 

@@ -178,7 +178,7 @@ func TestPromotion(t *testing.T) {
 		t.Fatalf("promote ended with %d:\n%s", code, said)
 	}
 	good := second.awaitPull("chore: promote croc-hunter-java to version 0.0.130")
-	if !strings.Contains(good.Body, "It serves in **"+first.name+"**") || len(good.Labels) != 1 || good.Labels[0].Name != "env/"+second.name {
+	if !strings.Contains(good.Body, "It runs in **"+first.name+"**") || len(good.Labels) != 1 || good.Labels[0].Name != "env/"+second.name {
 		t.Errorf("it is proposed as %q, labels %+v", good.Body, good.Labels)
 	}
 	second.awaitEvent(rollout.Promoted, "0.0.130", 1)
@@ -189,6 +189,7 @@ func TestPromotion(t *testing.T) {
 	second.awaitStatus(*good.MergedCommitID, gitea.StatusSuccess, "croc-hunter-java 0.0.130: promoted")
 	second.awaitStatus(good.Head.Sha, gitea.StatusSuccess, "croc-hunter-java 0.0.130: promoted")
 	second.awaitComment(good.Index, "| croc-hunter-java | "+second.name+" | 0.0.130 | promoted |")
+	promoted := second.shown(second.awaitPull(good.Title))
 
 	if said, code := first.promote("0.0.131"); code != 0 {
 		t.Fatalf("promote ended with %d:\n%s", code, said)
@@ -197,6 +198,7 @@ func TestPromotion(t *testing.T) {
 	bad := second.awaitPull("chore: promote croc-hunter-java to version 0.0.131")
 	second.awaitStatus(*bad.MergedCommitID, gitea.StatusFailure, "croc-hunter-java 0.0.131 was rolled back: ")
 	second.awaitComment(bad.Index, "| was rolled back | ")
+	second.same("auto.golden", "promoted\n\n"+promoted+"\nrolled back\n\n"+second.shown(second.awaitPull(bad.Title)))
 	if got := second.file("main", requirements); !strings.Contains(got, "version: 0.0.130  # promoted by hand") {
 		t.Errorf("git says\n%s", got)
 	}
@@ -209,7 +211,7 @@ func TestPromotion(t *testing.T) {
 	if said, code := second.promote("0.0.131"); code != 3 || !strings.Contains(said, "0.0.131 was rolled back in "+second.name) {
 		t.Errorf("promote ended with %d: %s", code, said)
 	}
-	if said, code := second.promote("0.0.131", "--again", "--no-merge", "--no-wait"); code != 0 || !strings.Contains(said, "it waits for a person: take the label do-not-merge/hold off") {
+	if said, code := second.promote("0.0.131", "--again", "--no-merge", "--no-wait"); code != 0 || !strings.Contains(said, "it waits for a person: remove the label do-not-merge/hold") {
 		t.Errorf("promote ended with %d: %s", code, said)
 	}
 	again := second.pulls()[2]
@@ -252,7 +254,7 @@ func TestProtectedBranchOfAForge(t *testing.T) {
 	if e.URL != p.HTMLURL || p.HasMerged {
 		t.Errorf("the event has %s, the pull request is %+v", e.URL, p)
 	}
-	if out, _ := w.sluice("status"); !strings.Contains(out, "to be merged: "+p.HTMLURL) {
+	if out, _ := w.sluice("status"); !strings.Contains(out, "waits to be merged: branch ") || !strings.Contains(out, ": "+p.HTMLURL) {
 		t.Errorf("status says %s", out)
 	}
 	w.merge(p)

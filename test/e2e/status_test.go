@@ -39,7 +39,7 @@ func TestStatusRepository(t *testing.T) {
 	w.ask(0, "Ann", "pause", app+": paused*")
 	w.ask(0, "Ann", "resume", app+": resumed*")
 	w.awaitEvent(rollout.RolledBack, "0.0.130", 1)
-	w.says("git was not put back: ")
+	w.says("not reverted in git: ")
 
 	if now := w.history(w.statusBranch()); len(now) <= len(before) || !slices.ContainsFunc(now, func(c gitsync.Commit) bool { return c.Hash == before[0].Hash }) {
 		t.Errorf("the log was not gone on with: %d commits before, %d now", len(before), len(now))

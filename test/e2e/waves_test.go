@@ -104,6 +104,45 @@ func TestWaves(t *testing.T) {
 	}
 }
 
+// TestClusterThatWasOff: a wave waits for a cluster that nobody hears of, and says so; one that was off goes straight to what git says when
+// it is back, and is nobody's reason to wait before.
+func TestClusterThatWasOff(t *testing.T) {
+	t.Parallel()
+	us, eu, asia := newWaves(t)
+	all := []*world{us, eu, asia}
+	for _, w := range all {
+		w.start()
+	}
+	for _, w := range all {
+		w.awaitEvent(rollout.Installed, "0.0.129", 1)
+		w.settled()
+	}
+	us.stop()
+	asia.stop()
+	us.bump("0.0.130")
+	if e := eu.awaitEvent(rollout.Waiting, "0.0.130", 1); !strings.Contains(e.Reason, "wave 2 waits for us: ") {
+		t.Errorf("eu waits, as %s", e.Reason)
+	}
+	us.start()
+	eu.awaitEvent(rollout.Promoted, "0.0.130", 1)
+	us.bump("0.0.131")
+	eu.awaitEvent(rollout.Promoted, "0.0.131", 1)
+	if out, _ := us.sluice("status", "--all"); !strings.Contains(out, "0.0.129") {
+		t.Errorf("status --all does not say what asia was last heard to serve:\n%s", out)
+	}
+	asia.start()
+	asia.awaitEvent(rollout.Promoted, "0.0.131", 1)
+	if told := asia.tell("0.0.130"); told != "" {
+		t.Errorf("asia tells of a version that was over when it came back: %s", told)
+	}
+	for _, w := range all {
+		w.settled()
+	}
+	if serve := agreed(t, all); serve.Version != "0.0.131" {
+		t.Errorf("they serve %+v", serve)
+	}
+}
+
 // waiting is when the app waits for a wave, in a state of that phase and stable release.
 func waiting(s rollout.State) moment {
 	return moment{name: "waiting", is: func(is rollout.State) bool {

@@ -43,7 +43,7 @@ func TestWindows(t *testing.T) {
 	if out, _ := w.sluice("windows"); !strings.Contains(out, "(all)  closed  ") {
 		t.Errorf("windows says %s", out)
 	}
-	w.ask(0, "Ann", "override", app+": may pass closed windows by Ann (0.0.129 -> 0.0.130): because")
+	w.ask(0, "Ann", "override", app+": override by Ann (0.0.129 -> 0.0.130): may pass *: because")
 	w.awaitEvent(rollout.Promoted, "0.0.130", 1)
 
 	w.bump("0.0.131")
@@ -56,7 +56,7 @@ func TestWindows(t *testing.T) {
 		out, _ := w.sluice("status")
 		return strings.Contains(out, "freeze"), out
 	})
-	w.ask(0, "Bob", "override", app+": may pass closed windows by Bob (0.0.130 -> 0.0.131): because")
+	w.ask(0, "Bob", "override", app+": override by Bob (0.0.130 -> 0.0.131): may pass freeze: because")
 	w.awaitEvent(rollout.Advanced, "0.0.131", 1)
 	w.ask(0, "Bob", "abort", app+": rolling back*: rolled back*")
 	w.awaitEvent(rollout.RollbackCommitted, "0.0.131", 1)

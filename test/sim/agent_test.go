@@ -38,6 +38,8 @@ type process struct {
 	writers [2]writer
 	// intended is announced for the inventory, and saved with the state.
 	intended []string
+	// asked are the questions of the webhooks, by slot.
+	asked map[string]*inquiry
 	// newsAt is when a cache that was behind hears of what it missed; zero: it is not behind.
 	newsAt time.Time
 	// looked is what the last look at the cluster saw, for reads from a cache that is behind; nil after a write.
@@ -63,13 +65,13 @@ type look struct {
 
 // start is the agent's start: the saved state is all that it knows.
 func start(w *world) *process {
-	p := &process{w: w, fetchAt: w.now}
+	p := &process{w: w, fetchAt: w.now, asked: map[string]*inquiry{}}
 	p.commands = reconcile.Commands{Names: audit.Names{Environment: "production"}, Now: func() time.Time { return w.now }}
 	w.watch.asked = w.now
 	ports := &ports{p}
 	p.agent = reconcile.New(reconcile.Config{
-		Environment: "production", Clock: ports, Log: slog.New(slog.DiscardHandler),
-		Gates: func(string, environments.Waves, rollout.Release) []rollout.Gate { return w.gates },
+		Environment: "production", Clock: ports, Log: slog.New(w.watch),
+		Gates: func(string, environments.Waves, rollout.Release) []rollout.Gate { return w.gates }, Hooks: &hooks{p},
 	}, ports, ports, ports, ports)
 	p.writers = [2]writer{{write: p.agent.Revert}, {write: p.agent.Record}}
 	if err := p.agent.Start(context.Background()); err != nil {

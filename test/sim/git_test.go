@@ -68,6 +68,11 @@ func (g *repository) index(id string) int {
 
 func (g *repository) at(id string) commit { return g.commits[g.index(id)] }
 
+// tookBack reports whether a commit takes a release back that failed in another cluster, good as it is in this one.
+func (g *repository) tookBack(digest string) bool {
+	return slices.ContainsFunc(g.commits, func(c commit) bool { return c.takes == digest })
+}
+
 // errMovedOn answers a rollback that compares with what is no longer there.
 var errMovedOn = errors.New("the branch has moved on")
 

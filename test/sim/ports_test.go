@@ -122,6 +122,7 @@ func (p *ports) DeleteState(context.Context, delivery.Saved) error {
 		c := p.w.cluster
 		c.saved, c.inventory, c.records, c.directID = nil, nil, nil, ""
 		clear(p.w.watch.answered)
+		p.w.watch.hooks.untold = nil
 	})
 }
 
@@ -234,6 +235,9 @@ func (p *ports) prune(phase rollout.Phase, d project.Desired) error {
 func (p *ports) Existing(context.Context, delivery.App, []*unstructured.Unstructured) ([]string, error) {
 	return nil, nil
 }
+
+// Has implements delivery.Objects: whatever is asked about is there.
+func (p *ports) Has(context.Context, objects.Key) (bool, error) { return true, nil }
 
 // Try implements delivery.Objects: the model's API server takes everything.
 func (p *ports) Try(context.Context, delivery.App, project.Desired) error { return nil }

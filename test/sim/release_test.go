@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"hash/crc32"
 	"os"
 	"strings"
 	"time"
@@ -142,7 +143,13 @@ func (c *charts) policy(p environments.Policy, digest string) environments.Polic
 	if c.service == madeService {
 		p.Service.Name = appName
 	}
+	p.Service.Timeout = timeoutOf(template(digest))
 	return p
+}
+
+// timeoutOf the requests to a release, by which its routing is known.
+func timeoutOf(template string) string {
+	return fmt.Sprintf("%ds", 1+crc32.ChecksumIEEE([]byte(template))%1000)
 }
 
 // input of the projection of a state.

@@ -87,6 +87,22 @@ func TestBroken(t *testing.T) {
 				return after
 			}
 		}, "of the log"},
+		{"a webhook is not told of an event", func(w *world) {
+			w.spoilState = func(_, after rollout.State) rollout.State {
+				if n := len(after.Untold); n > 0 && after.Untold[n-1].Type == rollout.Promoted {
+					after.Untold = after.Untold[:n-1]
+				}
+				return after
+			}
+		}, "not told"},
+		{"a canary has traffic before the webhooks let it", func(w *world) {
+			w.spoilState = func(before, after rollout.State) rollout.State {
+				if w.hooked && before.Phase == rollout.Starting && after.Phase == rollout.Starting && after.FailedChecks > before.FailedChecks {
+					after.Phase, after.Weight, after.Peak = rollout.Analyzing, 20, 20
+				}
+				return after
+			}
+		}, "before the pre-rollout webhook"},
 		{"a removed app is kept", func(w *world) {
 			w.spoilState = func(_, after rollout.State) rollout.State {
 				if n := len(after.Outbox); n > 0 && after.Outbox[n-1].Type == rollout.Removed {

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -55,7 +57,11 @@ type watch struct {
 	// answered are the commands that were taken, by what answered them, since the state was last lost. forced: a person has
 	// had this canary get on without a pass.
 	answered map[string]bool
-	forced   bool
+	// guessed are the versions whose policy was lost with the state, and could not be read again in time: so the agent's log says.
+	guessed map[string]bool
+	forced  bool
+	// hooks are what the webhooks have said.
+	hooks answers
 	// asked is when the agent last asked metrics or decided something, or had no reason to ask.
 	asked time.Time
 }
@@ -120,6 +126,7 @@ func (c *watch) wrote(was, o *unstructured.Unstructured) {
 			before = weightIn(was)
 		}
 		c.routed(before, weightIn(o))
+		c.led(o)
 	}
 }
 
@@ -151,7 +158,48 @@ func (c *watch) wroteStable(o *unstructured.Unstructured) {
 	if kind(trim(image)) != "good" {
 		c.w.failf("stable becomes %s", trim(image))
 	}
+	if c.w.hooked && !c.tampered {
+		c.hooks.promoted(c.w, image)
+	}
 	c.serving[image] = true
+}
+
+// Enabled implements slog.Handler: a watch is the agent's log.
+func (c *watch) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+
+// Handle implements slog.Handler.
+func (c *watch) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "the policy of what serves is not known") {
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "release" {
+				c.guessed[a.Value.String()] = true
+				c.w.logf("the policy of %s is guessed", a.Value)
+			}
+			return true
+		})
+	}
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (c *watch) WithAttrs([]slog.Attr) slog.Handler { return c }
+
+// WithGroup implements slog.Handler.
+func (c *watch) WithGroup(string) slog.Handler { return c }
+
+// led: users are led as the policy of a release says that serves them from the stable track, never as that of one on trial.
+func (c *watch) led(vs *unstructured.Unstructured) {
+	decided, _ := c.w.state().Tracks()
+	if c.w.charts.brought || c.tampered || c.guessed[decided.Version] {
+		return
+	}
+	routes, _, _ := unstructured.NestedSlice(vs.Object, "spec", "http")
+	for _, route := range routes {
+		timeout, _, _ := unstructured.NestedString(route.(map[string]any), "timeout")
+		if timeout != timeoutOf(template(decided.Digest)) {
+			c.w.failf("users are led with the timeout %s, which no release says that serves them: %s", timeout, describe(decided))
+		}
+	}
 }
 
 // routed: weight rises by a pass at the weight before, held for an interval.
@@ -166,6 +214,9 @@ func (c *watch) routed(before, weight int64) {
 		return
 	}
 	c.asked = c.w.now // the step begins; the answer to what decided it may have been lost
+	if c.w.hooked && c.peak == 0 && !c.forced && !c.tampered {
+		c.hooks.exposed(c.w, c.image)
+	}
 	switch p := c.pass; {
 	case c.forced:
 	case c.peak == 0 && weight > 20:
@@ -262,13 +313,22 @@ func (c *watch) decided(events []rollout.Event, s rollout.State) {
 	for _, e := range events {
 		c.w.seen[e.Type]++
 		c.w.logf("event %d %s %s -> %s %d%% %s", e.Seq, e.Type, describe(e.From), describe(e.To), e.Weight, e.Reason)
-		if e.Type == rollout.RollbackStarted && kind(e.To.Digest) == "good" && e.Command == "" && c.w.now.Sub(c.hurt) > 3*deadline {
+		if e.Type == rollout.RollbackStarted && kind(e.To.Digest) == "good" && e.Command == "" && c.w.now.Sub(c.hurt) > 3*deadline &&
+			!c.w.git.tookBack(e.To.Digest) {
 			c.w.failf("%s is rolled back although nothing was wrong with it: %s", e.To.Digest, e.Reason)
 		}
 		c.tried(e)
+		if c.w.hooked {
+			c.hooks.decided(c.w, e)
+		}
+		if e.Type == rollout.RolloutStarted || e.Type == rollout.InstallStarted {
+			delete(c.guessed, e.To.Version) // it comes with its policy
+		}
 		switch {
 		case e.Type == rollout.RollbackStarted:
 			c.back = e.From.Digest
+		case e.Type == rollout.Applied && template(e.To.Digest) == template(c.back): // on the way, for the pods are the same
+			c.back = e.To.Digest
 		case e.Type == rollout.RolledBack && (e.From.Digest != c.back || s.Phase == rollout.Idle && s.Stable.Digest != c.back):
 			c.w.failf("rolled back to %s, and %s was meant", describe(s.Stable), c.back)
 		}
@@ -343,6 +403,7 @@ func (c *watch) lost(log []rollout.Event) {
 	})
 	clear(c.failed)
 	clear(c.answered)
+	c.hooks.untold = nil
 	if c.removing {
 		// Be it listed again or not: nobody knows of any release any more, nor of the canary's.
 		c.installed, c.unknown = false, true
@@ -411,6 +472,9 @@ func (c *watch) rest() {
 		w.failf("git is owed something: %s", normal(s))
 	}
 	c.logged()
+	if w.hooked {
+		c.hooks.rest(w)
+	}
 	writes, commits, log, before := c.writes, len(g.commits), len(g.log), string(w.cluster.saved)
 	for range 3 {
 		w.now = w.now.Add(time.Minute)

@@ -61,6 +61,10 @@ type world struct {
 	commands []gitsync.Commit
 	gates    []rollout.Gate
 
+	// hooked: the policy has webhooks. noes are those that say no, hooksAway: none answers.
+	hooked, hooksAway bool
+	noes              map[environments.HookType]bool
+
 	// What is under test; a test may put something broken in their place.
 	spoilState   func(before, after rollout.State) rollout.State
 	spoilDesired func(project.Desired) project.Desired
@@ -114,7 +118,9 @@ func newWorld(seed uint64) *world {
 	case 2, 3:
 		w.approval = []environments.Approval{environments.ApproveBegin, environments.ApprovePromote}
 	}
-	w.watch = &watch{w: w, serving: map[string]bool{}, failed: map[string]bool{}, answered: map[string]bool{}}
+	w.hooked = seed%4 == 2
+	w.calmHooks()
+	w.watch = &watch{w: w, serving: map[string]bool{}, failed: map[string]bool{}, answered: map[string]bool{}, guessed: map[string]bool{}, hooks: newAnswers()}
 	w.turns = 4
 	if seed%5 == 2 {
 		w.crowd = 150
@@ -127,6 +133,9 @@ func newWorld(seed uint64) *world {
 func (w *world) base() environments.Policy {
 	p := basePolicy()
 	p.Strategy, p.Analysis.StepWeightPromotion, p.Analysis.Approval = w.strategy, w.promotionStep, w.approval
+	if w.hooked {
+		p.Analysis.Webhooks = hookPolicy()
+	}
 	return p
 }
 
@@ -288,6 +297,9 @@ func (w *world) trouble() {
 	if w.chance(1) {
 		w.flap()
 	}
+	if w.hooked && w.chance(3) {
+		w.turnHooks()
+	}
 	if w.r.IntN(1000) < 15 {
 		w.ask(asks[w.r.IntN(len(asks))])
 	}
@@ -434,6 +446,7 @@ func (w *world) calm() {
 	w.logf("calm")
 	w.troubled, w.apiAway, w.gitAway, w.promAway, w.chartsAway, w.refusing = false, false, false, false, false, 0
 	w.gates = nil
+	w.calmHooks()
 	w.ask(rollout.Resume)
 	w.ask(rollout.Unhold)
 	tip := w.git.tip()
