@@ -244,6 +244,8 @@ func (r *Reporter) pullOf(ctx context.Context, commit string) (*forge.Pull, erro
 		case errors.Is(err, forge.ErrNotFound):
 		case err != nil:
 			return nil, err
+		case pull.State == forge.Open:
+			return nil, nil // it may be merged just now: a forge moves the branch first, and says so afterwards
 		case pull.State == forge.Merged && pull.Base == r.branch.Remote().Branch && pull.MergeCommit == commit:
 			found = pull // anybody can write such a message
 		}

@@ -146,3 +146,22 @@ func TestMemory(t *testing.T) {
 		t.Errorf("it remembers %v", m.before)
 	}
 }
+
+// A forge moves the branch, and says only then that the pull request is merged: whoever looks in between has to look again.
+func TestPullMergedJustNow(t *testing.T) {
+	p, r := newPlace(t)
+	commit := p.push("main", "chore: promote web to version 2 (#1)")
+	if _, err := r.branch.Fetch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pull := forge.Pull{Number: 1, Base: "main", State: forge.Open}
+	p.open = []forge.Pull{pull}
+	if got, err := r.pullOf(t.Context(), commit); err != nil || got != nil {
+		t.Errorf("while it is open: %+v, %v", got, err)
+	}
+	pull.State, pull.MergeCommit = forge.Merged, commit
+	p.open, p.merged = nil, map[int]forge.Pull{1: pull}
+	if got, err := r.pullOf(t.Context(), commit); err != nil || got == nil || got.Number != 1 {
+		t.Errorf("once it is merged: %+v, %v", got, err)
+	}
+}

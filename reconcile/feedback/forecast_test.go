@@ -75,6 +75,7 @@ type place struct {
 	*testing.T
 	dir, work string
 	open      []forge.Pull
+	merged    map[int]forge.Pull
 	comments  map[int]string
 	// told counts comments that were made or edited, made the forecasts by head.
 	told   int
@@ -85,7 +86,17 @@ type place struct {
 	log    strings.Builder
 }
 
-func (p *place) Get(context.Context, int) (*forge.Pull, error) { return nil, forge.ErrNotFound }
+func (p *place) Get(_ context.Context, number int) (*forge.Pull, error) {
+	if pull, ok := p.merged[number]; ok {
+		return &pull, nil
+	}
+	for _, pull := range p.open {
+		if pull.Number == number {
+			return &pull, nil
+		}
+	}
+	return nil, forge.ErrNotFound
+}
 
 func (p *place) List(context.Context, string) ([]forge.Pull, error) {
 	return append([]forge.Pull{}, p.open...), nil
