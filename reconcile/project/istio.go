@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/sluice-cd/sluice/environments"
-	"github.com/sluice-cd/sluice/reconcile/rollout"
 	"github.com/sluice-cd/sluice/render/objects"
 )
 
@@ -474,25 +473,29 @@ func (a *app) canarySubset(service, subset string) bool {
 	return false
 }
 
-// leavesOut reports whether a promotion would lead users to a subset that has no pods yet: the new release's rules are there at once,
-// and until its own pods are ready, those of the release before serve. One that selects by version has none of them. The stable
-// track's share goes without the subset until it is drained, to whichever pods there are.
+// leavesOut reports whether the stable track's share of a Service goes without a subset for as long as there is a canary. A promotion
+// writes pods, rules and routes one after the other, and pods take their time to start: in between, the rules of one release would
+// select among the pods of the other. A subset that has none of those, as one by version, has nobody to answer, and one that only one
+// of the releases defines does not exist. Without it the share goes to whichever of the track's pods there are.
 func (a *app) leavesOut(service, subset string) bool {
-	if a.in.State.Phase != rollout.Promoting {
+	selects := func(rules, pods list) bool {
+		for _, rule := range a.rulesFor(rules, service) {
+			for _, s := range mapsAt(rule.Object, "spec", "subsets") {
+				if stringAt(s, "name") != subset {
+					continue
+				}
+				selector := labels.SelectorFromSet(textsAt(s, "labels"))
+				return slices.ContainsFunc(pods, func(obj *unstructured.Unstructured) bool {
+					return isWorkload(obj) && serviceSelector(a.service(service)).Matches(objects.PodLabels(obj)) && selector.Matches(objects.PodLabels(obj))
+				})
+			}
+		}
 		return false
 	}
-	for _, rule := range a.rulesFor(a.serving, service) {
-		for _, s := range mapsAt(rule.Object, "spec", "subsets") {
-			if stringAt(s, "name") != subset {
-				continue
-			}
-			selector := labels.SelectorFromSet(textsAt(s, "labels"))
-			return !slices.ContainsFunc(a.stable, func(obj *unstructured.Unstructured) bool {
-				return isWorkload(obj) && serviceSelector(a.service(service)).Matches(objects.PodLabels(obj)) && selector.Matches(objects.PodLabels(obj))
-			})
-		}
+	if !selects(a.stable, a.stable) && !selects(a.coming, a.coming) {
+		return false // it is of nobody's rules here, or of pods that are not the app's
 	}
-	return false
+	return !selects(a.stable, a.coming) || !selects(a.coming, a.stable)
 }
 
 // canaryRule copies a DestinationRule of one of the app's Services for its canary, so that a subset or a mutual TLS

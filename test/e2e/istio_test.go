@@ -253,22 +253,29 @@ func (m *mesh) at(name string, in project.Input, s rollout.State, rest map[strin
 // between asks while the routes are not applied yet, and Services and pods are: whoever stops there must leave nobody without an answer.
 func (m *mesh) between(name string) {
 	m.Helper()
-	faults := map[string][]string{}
-	for range lastingAsks {
+	good, bad := map[string]int{}, map[string]int{}
+	settled := func(who string) bool { return good[who] >= lastingAsks || bad[who] >= lastingAsks }
+	for deadline := time.Now().Add(patience); ; {
 		<-time.After(lookPause)
 		told, err := m.istiod.Told(context.Background(), m.proxies())
-		if err != nil {
-			continue // it changes while it is asked
-		}
 		for who, t := range told {
-			if m.own(t); !slices.Contains(m.gap, who) {
-				faults[who] = unserved(t)
+			m.own(t)
+			faults := unserved(t)
+			switch {
+			case settled(who):
+			case len(faults) == 0 || slices.Contains(m.gap, who):
+				good[who], bad[who] = good[who]+1, 0
+			default:
+				if good[who], bad[who] = 0, bad[who]+1; settled(who) {
+					m.Errorf("%s, before the routes are applied: users are led nowhere: %s: %s", name, who, strings.Join(faults, "; "))
+				}
 			}
 		}
-	}
-	for who, unserved := range faults {
-		if len(unserved) > 0 {
-			m.Errorf("%s, before the routes are applied: users are led nowhere: %s: %s", name, who, strings.Join(unserved, "; "))
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(m.proxies())), func(who string) bool { return !settled(who) }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.Fatalf("%s, before the routes are applied: Istio says something else each time; the last time: %v, %v", name, told, err)
 		}
 	}
 }
