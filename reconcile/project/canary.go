@@ -317,7 +317,57 @@ func (a *app) deferred() []string {
 		warn("%s has the strategy Recreate, as if two versions must not run at once, but its canary runs beside it",
 			describe(a.workload))
 	}
-	return append(warnings, a.contended()...)
+	return slices.Concat(warnings, a.strayPorts(), a.contended())
+}
+
+// strayPorts warns of Services whose ports would lead where pods of the other release do not listen: promotion changes the Service at once,
+// and pods one by one; where canary pods join the stable Service, they are reached by its ports before that.
+func (a *app) strayPorts() (warnings []string) {
+	warn := func(service *unstructured.Unstructured, port, target any, pods, until string) {
+		warnings = append(warnings, fmt.Sprintf("%s sends port %v to %v, where pods of the %s release do not listen: requests to them fail until %s; "+
+			"expected a port that both have, such as a named one", describe(service), port, target, pods, until))
+	}
+	for _, service := range a.services {
+		before, after := a.versions(service.GetName())
+		if before == nil || after == nil {
+			continue
+		}
+		for _, next := range mapsAt(after.Object, "spec", "ports") {
+			for _, old := range mapsAt(before.Object, "spec", "ports") {
+				from, to := targetOf(old), targetOf(next)
+				if at(old, "port") != at(next, "port") || from == to {
+					continue
+				}
+				if !listens(a.servingWorkload(), to) {
+					warn(service, at(next, "port"), to, "present", "promotion has replaced them")
+				}
+				if a.provider.joins && !listens(a.workload, from) {
+					warn(service, at(old, "port"), from, "new", "promotion")
+				}
+			}
+		}
+	}
+	return warnings
+}
+
+// targetOf is the port of pods, a number or a name, that a Service's port leads to.
+func targetOf(port map[string]any) string {
+	if target := at(port, "targetPort"); target != nil && target != "" {
+		return fmt.Sprint(target)
+	}
+	return fmt.Sprint(at(port, "port"))
+}
+
+// listens reports whether a workload's pods have a port of that number or name. What they don't say they are taken not to have.
+func listens(workload *unstructured.Unstructured, target string) bool {
+	for _, container := range mapsAt(podSpec(workload), "containers") {
+		for _, p := range mapsAt(container, "ports") {
+			if stringAt(p, "name") == target || fmt.Sprint(at(p, "containerPort")) == target {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // sameContent compares two objects but for their labels, which charts change with every version.
