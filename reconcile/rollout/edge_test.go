@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluice-cd/sluice/analysis"
 	"github.com/sluice-cd/sluice/environments"
 	"github.com/sluice-cd/sluice/reconcile/rollout"
 )
@@ -149,5 +150,18 @@ func TestToldByItsOwnPolicy(t *testing.T) {
 	next, _ := rollout.Next(s, o) // git has gone back
 	if len(next.Untold) != 1 || next.Untold[0].Hooks[0].Name != "failing" {
 		t.Errorf("of what becomes of the rollout are told %+v", next.Untold)
+	}
+
+	s.Since, s.StepSince = o.Now.Add(-time.Hour), o.Now.Add(-time.Hour)
+	o.Desired, o.Plan, o.Verdict = s.Target, failing, &analysis.Verdict{Outcome: analysis.Fail, Decisive: true, At: o.Now}
+	next, _ = rollout.Next(s, o)
+	if next.Revert == nil {
+		t.Fatalf("it does not go back: %+v", next)
+	}
+	next.Phase, next.Target, next.Plan, next.Untold = rollout.Idle, rollout.Release{}, nil, nil // the cluster is through first
+	o.Desired, o.Plan, o.Verdict, o.Reverted = s.Stable, served, nil, &rollout.Reverted{Commit: "c3", Rollout: 1}
+	next, _ = rollout.Next(next, o)
+	if len(next.Untold) != 1 || next.Untold[0].Type != rollout.RollbackCommitted || next.Untold[0].Hooks[0].Name != "failing" {
+		t.Errorf("of what becomes of git are told %+v", next.Untold)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
 )
 
 // emit records what happened to the release under way. The reason becomes the State's.
@@ -16,14 +17,17 @@ func (t *turn) emit(typ EventType, reason string, results []analysis.Result) {
 	})
 }
 
-// record numbers an event and puts it into the outbox.
-func (t *turn) record(e Event) {
+// record numbers an event and puts it into the outbox. It happens under the plan that holds now.
+func (t *turn) record(e Event) { t.recordFor(e, t.under().Tells(e)) }
+
+// recordFor is record for webhooks that are known.
+func (t *turn) recordFor(e Event, hooks []environments.Webhook) {
 	t.LastSeq++
 	e.Seq, e.Time = t.LastSeq, t.o.Now
 	e.By, e.Command, e.Verified = t.asking.By, t.asking.ID, t.asking.Verified
 	t.Outbox = append(t.Outbox, e)
 	t.events = append(t.events, e)
-	if hooks := t.under().Tells(e); len(hooks) > 0 {
+	if len(hooks) > 0 {
 		e.Results = nil // which nobody is told
 		t.Untold = append(t.Untold, Untold{e, hooks})
 		t.Untold = t.Untold[max(0, len(t.Untold)-maxUntold):]
@@ -112,7 +116,7 @@ func (t *turn) closeRevert(typ EventType, reason string, written *Reverted) {
 	if written != nil {
 		e.Commit, e.Branch, e.URL = written.Commit, written.Branch, written.URL
 	}
-	t.record(e)
+	t.recordFor(e, r.Hooks)
 }
 
 // label names a release for people.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/sluice-cd/sluice/analysis"
+	"github.com/sluice-cd/sluice/environments"
 )
 
 // fail rejects the release, asks git to take it back, and goes back to Stable.
@@ -50,7 +51,7 @@ func (t *turn) takeBack(from, to Release, reason string) {
 		}
 		t.closeRevert(RollbackSkipped, why, nil)
 	}
-	t.Revert = &Revert{From: from, To: to, Reason: reason, Rollout: t.Rollouts}
+	t.Revert = &Revert{From: from, To: to, Reason: reason, Rollout: t.Rollouts, Hooks: t.under().Hooks(environments.OnEvent)}
 }
 
 // reject remembers a release that failed.

@@ -39,7 +39,7 @@ func (s *State) UnmarshalJSON(b []byte) error {
 	}
 	switch {
 	case form.Schema < 0 || form.Schema > schema:
-		return fmt.Errorf("it has form %d, as a newer Sluice writes it; this one knows forms up to %d: run the newer one", form.Schema, schema)
+		return fmt.Errorf("it has format %d, written by a newer Sluice; this one reads formats up to %d: run the newer one", form.Schema, schema)
 	case form.Schema == 0:
 		read.Stalled = form.Paused
 		if form.Policy != nil {

@@ -145,6 +145,8 @@ type Revert struct {
 	Rollout int64 `json:"rollout,omitempty"`
 	// GitFirst: the cluster has not gone back; it follows what git says then.
 	GitFirst bool `json:"gitFirst,omitempty"`
+	// Hooks are told how it ends: those of the plan under which the rollout failed. Git has another one by then.
+	Hooks []environments.Webhook `json:"hooks,omitempty"`
 }
 
 // TakenBack is what another cluster's rollback commit says: that a release was taken back in git because it failed there.

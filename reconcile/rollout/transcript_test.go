@@ -344,7 +344,7 @@ func same(x, y rollout.State) bool {
 		x.Since == y.Since && x.StepSince == y.StepSince && x.LastCheck == y.LastCheck &&
 		x.FailedChecks == y.FailedChecks && x.InconclusiveChecks == y.InconclusiveChecks && x.Lost == y.Lost &&
 		x.Stalled == y.Stalled && x.Reason == y.Reason && x.Outcome == y.Outcome && slices.Equal(x.Rejected, y.Rejected) &&
-		sameValue(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
+		reflect.DeepEqual(x.Revert, y.Revert) && reflect.DeepEqual(x.Plan, y.Plan) && x.LastSeq == y.LastSeq &&
 		sameValue(x.Pause, y.Pause) && sameValue(x.Hold, y.Hold) && x.Waiting == y.Waiting && slices.Equal(x.Approved, y.Approved) && sameValue(x.Override, y.Override) && x.Returning == y.Returning && x.Following == y.Following && reflect.DeepEqual(x.Served, y.Served) && reflect.DeepEqual(x.StablePlan, y.StablePlan) && x.LastCommand == y.LastCommand && x.LastDirect == y.LastDirect &&
 		slices.EqualFunc(x.Outbox, y.Outbox, sameEvent) && slices.EqualFunc(x.Untold, y.Untold, func(a, b rollout.Untold) bool {
 		return sameEvent(a.Event, b.Event) && reflect.DeepEqual(a.Hooks, b.Hooks)
