@@ -215,7 +215,7 @@ func TestFaultOfUpstream(t *testing.T) {
 		if err := errors.Join(err, errRead); err != nil {
 			t.Fatal(err)
 		}
-		if s.Upstream != want || s.Fault != "" || len(history) != commits || (want != "") != strings.Contains(string(readme), "## Faults") {
+		if s.Upstream != want || s.Fault != "" || len(history) != commits || (want != "") != strings.Contains(string(readme), "## Errors") {
 			t.Errorf("after %d commits, want %d, it says %+v\n%s", len(history), commits, s, readme)
 		}
 	}
@@ -340,7 +340,7 @@ func TestFlappingFaultIsHeldDown(t *testing.T) {
 	}
 	r.writeAll()
 	_, tip := r.history(statusBranch)
-	if text, err := fs.ReadFile(tip.FS(), "README.md"); err != nil || strings.Contains(string(text), "## Faults") {
+	if text, err := fs.ReadFile(tip.FS(), "README.md"); err != nil || strings.Contains(string(text), "## Errors") {
 		t.Errorf("the status branch still says\n%s%v", text, err)
 	}
 	if !r.heldFaults().IsZero() {

@@ -230,7 +230,7 @@ func TestParts(t *testing.T) {
 func eventSubjects(commits []Commit) []string {
 	var list []string
 	for _, c := range commits {
-		if e, _ := ParseMessage(c.Message); e.Type != Fault {
+		if e, _ := ParseMessage(c.Message); e.Type != Error {
 			subject, _, _ := strings.Cut(c.Message, "\n")
 			list = append(list, subject)
 		}

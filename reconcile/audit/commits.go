@@ -316,9 +316,9 @@ func told(e rollout.Event) string {
 // faultTold is a fault that came, or went.
 func faultTold(fault string) string {
 	if fault == "" {
-		return told(rollout.Event{Type: FaultCleared})
+		return told(rollout.Event{Type: ErrorCleared})
 	}
-	return told(rollout.Event{Type: Fault, Reason: fault})
+	return told(rollout.Event{Type: Error, Reason: fault})
 }
 
 // reach is how far a record's numbers may be ahead of those of the State, which was lost then. What is further ahead was

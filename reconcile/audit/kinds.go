@@ -8,10 +8,10 @@ import (
 
 // The entries of the log that are not events of a rollout. They have no number.
 const (
-	// Fault: an app, or the environment, can't be delivered; the reason says why.
-	Fault rollout.EventType = "Fault"
-	// FaultCleared: it can again.
-	FaultCleared rollout.EventType = "FaultCleared"
+	// Error: an app, or the environment, can't be delivered; the reason says why.
+	Error rollout.EventType = "Error"
+	// ErrorCleared: it can again.
+	ErrorCleared rollout.EventType = "ErrorCleared"
 	// Restored: files of the status branch that were gone, damaged or changed by somebody else are written again.
 	Restored rollout.EventType = "Restored"
 	// Alive: nothing has happened for a day, and the agent is there.
@@ -84,8 +84,8 @@ var kinds = map[rollout.EventType]kind{
 	rollout.WaitingEnded:      {sentence: "no longer waiting ({change})", record: (*Record).await},
 	rollout.Removed:           {sentence: "removed {from}", record: (*Record).remove, ends: true},
 	rollout.Degraded:          {sentence: "degraded ({change})", record: (*Record).degrade, level: slog.LevelError},
-	Fault:                     {sentence: "cannot be delivered", level: slog.LevelError},
-	FaultCleared:              {sentence: "can be delivered again"},
+	Error:                     {sentence: "cannot be delivered", level: slog.LevelError},
+	ErrorCleared:              {sentence: "can be delivered again"},
 	Restored:                  {sentence: "restored the status branch", level: slog.LevelWarn},
 	Alive:                     {sentence: "no change, the agent is running"},
 }

@@ -112,9 +112,9 @@ func signed(e rollout.Event) string {
 
 // faultMessage is the message of a commit that tells of a fault, or that it is gone, and why. app is empty for the environment.
 func faultMessage(n Names, app, fault, gone string, now time.Time) string {
-	typ, subject, reason := FaultCleared, app, gone
+	typ, subject, reason := ErrorCleared, app, gone
 	if fault != "" {
-		typ, reason = Fault, fault
+		typ, reason = Error, fault
 	}
 	if app == "" {
 		subject = n.Environment

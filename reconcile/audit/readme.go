@@ -19,7 +19,7 @@ type Overview struct {
 	// Rows in the order of the apps' names.
 	Rows []Row `json:"apps,omitempty"`
 	// Faults in the order of the apps' names, the environment's first.
-	Faults []FaultLine `json:"faults,omitempty"`
+	Faults []FaultLine `json:"errors,omitempty"`
 	// Events are the newest, newest first, at most 10.
 	Events []EventLine `json:"events,omitempty"`
 }
@@ -74,7 +74,7 @@ func (r Record) row() Row {
 	case r.Stalled != "":
 		keeps("stalled", r.Stalled)
 	case r.Fault != "" && (r.Phase == "" || r.Phase == phaseRemoved):
-		row.Phase = string(Fault)
+		row.Phase = string(Error)
 	case r.Paused != "":
 		keeps("paused", r.Paused)
 	case r.Held != "":
@@ -164,7 +164,7 @@ const (
 	environmentKey = "- Environment: "
 	clusterKey     = "- Cluster: "
 	commitKey      = "- As of commit: "
-	faultsHead     = "## Faults\n"
+	errorsHead     = "## Errors\n"
 	eventsHead     = "## Latest events\n"
 	eventKey       = "- *"
 	eventTime      = "2006-01-02 15:04:05 UTC"
@@ -183,7 +183,7 @@ func (o Overview) Marshal() []byte {
 		}
 	}
 	if len(o.Faults) > 0 {
-		b.WriteString("\n" + faultsHead + "\n")
+		b.WriteString("\n" + errorsHead + "\n")
 	}
 	for _, f := range o.Faults {
 		b.WriteString("- " + link(f.App) + ": " + escape(f.Text) + "\n")

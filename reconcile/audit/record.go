@@ -51,7 +51,7 @@ type Record struct {
 	Held    string `yaml:"held,omitempty" json:"held,omitempty"`
 	Waiting string `yaml:"waiting,omitempty" json:"waiting,omitempty"`
 	// Fault says why git's present wish for the app can't be delivered; empty: it can.
-	Fault string `yaml:"fault,omitempty" json:"fault,omitempty"`
+	Fault string `yaml:"error,omitempty" json:"error,omitempty"`
 	// Last is how the last rollout ended.
 	Last Ending `yaml:"last,omitempty" json:"last,omitzero"`
 	// Rollback is the commit that put the environment branch back after the last rollout failed, RollbackProposed the branch
@@ -143,7 +143,7 @@ type Status struct {
 	// from, so what is refused is none. Commits after it that brought no event are not lost: nothing came of them.
 	Commit string `yaml:"commit,omitempty" json:"commit,omitempty"`
 	// Fault says why the environment can't be read; empty: it can.
-	Fault string `yaml:"fault,omitempty" json:"fault,omitempty"`
+	Fault string `yaml:"error,omitempty" json:"error,omitempty"`
 	// Upstream says why no version can come from the environment upstream until somebody does something about it; empty: it can, or
 	// there is none.
 	Upstream string    `yaml:"upstream,omitempty" json:"upstream,omitempty"`

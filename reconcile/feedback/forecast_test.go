@@ -21,7 +21,7 @@ func TestForetold(t *testing.T) {
 	names := audit.Names{Environment: "production", Cluster: "us"}
 	at := Parted{Branch: "main", Base: "aaaaaaaaaaaaaaaa", Head: "0123456789abcdef", Moved: true}
 	f := Forecast{
-		Apps: []ForecastApp{{"web", "web: canary 1 -> 2"}, {"api", "api: fault: @team <b>\nspec: ```"}},
+		Apps: []ForecastApp{{"web", "web: canary 1 -> 2"}, {"api", "api: error: @team <b>\nspec: ```"}},
 		Text: "web: canary 1 -> 2\n  +  ```\n", LeftOut: 3,
 	}.bounded()
 	f.LeftOut = 3
@@ -30,7 +30,7 @@ func TestForetold(t *testing.T) {
 	})
 	const want = "**Forecast for production/us**: what merging 0123456789 would do\n\n" +
 		"- web: canary 1 -> 2\n" +
-		"- api: fault: @\u200bteam &lt;b> spec: ```\n" +
+		"- api: error: @\u200bteam &lt;b> spec: ```\n" +
 		"\n**Rolled back before**: web 2 was rolled back here: success rate 69% &lt; 99%\n" +
 		"\n**On hold**: api: Ann: wait\n" +
 		"\n<details><summary>Details</summary>\n\n````text\nweb: canary 1 -> 2\n  +  ```\n````\n" +

@@ -74,7 +74,7 @@ func TestBadRepository(t *testing.T) {
 			}
 			w.await("the fault on the status branch", func() (bool, string) {
 				text := w.file(w.statusBranch(), record)
-				return strings.Contains(text, "fault: "), text
+				return strings.Contains(text, "error: "), text
 			})
 			out, code := w.sluice("status")
 			if code != 3 {

@@ -132,7 +132,7 @@ func TestHostileNeighbour(t *testing.T) {
 	dev.awaitEvent(rollout.Promoted, "0.0.130", 1)
 	dev.await("no fault any more", func() (bool, string) {
 		text := dev.file(dev.statusBranch(), "README.md")
-		return !strings.Contains(text, "## Faults"), text
+		return !strings.Contains(text, "## Errors"), text
 	})
 }
 
