@@ -90,7 +90,7 @@ func TestHealthMetrics(t *testing.T) {
 		}
 	}
 	if want := []string{
-		"sluice_apps staging 0", "sluice_faults staging 0", "sluice_git_write_failures_total staging 0", "sluice_render_seconds staging 0",
+		"sluice_apps staging 0", "sluice_errors staging 0", "sluice_git_write_failures_total staging 0", "sluice_render_seconds staging 0",
 		"sluice_render_worker_deaths_total staging 0",
 	}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

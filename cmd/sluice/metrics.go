@@ -30,7 +30,7 @@ type healthMetrics struct{ environments []*environment }
 
 var (
 	appsDesc   = prometheus.NewDesc("sluice_apps", "Apps that are delivered, or waited for.", []string{"environment"}, nil)
-	faultsDesc = prometheus.NewDesc("sluice_faults",
+	faultsDesc = prometheus.NewDesc("sluice_errors",
 		"Apps that can't be delivered as git says, and one more where the environment can't be read.", []string{"environment"}, nil)
 	untoldDesc = prometheus.NewDesc("sluice_untold_event_timestamp_seconds",
 		"When the oldest event happened that git does not hold; absent where it holds all.", []string{"environment"}, nil)
