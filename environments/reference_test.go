@@ -106,7 +106,7 @@ func reference() string {
 
 <!-- Made of the code that reads the fields, by UPDATE_DOCS=1 go test ./environments -run TestReference. -->
 
-Every field, with what counts where it is absent. A field that is not here is a fault.
+Every field, with its default. An unknown field is an error.
 agent.yaml and .sluice.yaml have a [reference of their own](reference-agent.md), and so has
 the [command line](cli.md).
 

@@ -189,7 +189,7 @@ func (s appScreen) drawObstacles(c canvas) {
 		fact(c, bad, "degraded", span{text: r.Degraded})
 	}
 	if r.Fault != "" {
-		fact(c, bad, "fault", span{text: r.Fault})
+		fact(c, bad, "error", span{text: r.Fault})
 		fact(c, plain, "", span{text: "fix it in git; the running release is not affected"})
 	}
 	if r.Paused != "" {

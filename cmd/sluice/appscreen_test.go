@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -106,7 +107,7 @@ func lives() map[string]life {
 		"suspended": idle.with(nil, event(20, rollout.Waiting, 0, "gate suspend is closed: the policy says suspend: true")),
 		"approval":  idle.with(nil, event(20, rollout.Waiting, 0, "gate approval is closed: not approved yet")),
 		"removed":   idle.with(func(s *rollout.State) { *s = rollout.State{} }, rollout.Event{Time: screenAt(20), Type: rollout.Removed, From: screenOld}),
-		"fault":     broken,
+		"error":     broken,
 	}
 }
 
@@ -130,12 +131,13 @@ func written(t *testing.T, l life) (fs.FS, []gitsync.Commit) {
 		for name, data := range c.Files {
 			branch[name] = &fstest.MapFile{Data: data}
 		}
-		log = append([]gitsync.Commit{{Hash: fmt.Sprintf("%040x", i), Message: c.Message, Time: c.Date}}, log...)
+		log = append([]gitsync.Commit{{Hash: fmt.Sprintf("%010x%030d", i, 0), Message: c.Message, Time: c.Date}}, log...)
 	}
 	return branch, log
 }
 
-// TestScreens: an app in each phase, on terminals of each width, and with colour.
+// TestScreens: an app in each phase, as status APP has it on terminals of each width and with colour, as it stands in status, which --watch
+// shows again and again, and its log. Colour changes nothing else.
 func TestScreens(t *testing.T) {
 	all := lives()
 	all["silent"] = all["idle"]
@@ -149,10 +151,12 @@ func TestScreens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		screen := appScreen{Status: st.Status, app: st.Apps[0], events: entries(log, []string{"croc-hunter-java"}, 0), now: st.Updated.Add(later)}
+		st.now = st.Updated.Add(later)
+		events := entries(log, []string{"croc-hunter-java"}, 0)
+		screen := appScreen{Status: st.Status, app: st.Apps[0], events: events, now: st.now}
 		var all bytes.Buffer
 		for _, width := range []int{60, 80, 160} {
-			var text bytes.Buffer
+			var text, tinted bytes.Buffer
 			screen.draw(canvas{w: &text, width: width})
 			fmt.Fprintf(&all, "== %d columns\n%s", width, text.String())
 			for line := range bytes.Lines(text.Bytes()) {
@@ -160,13 +164,28 @@ func TestScreens(t *testing.T) {
 					t.Errorf("%s: a line of %d columns on a terminal of %d:\n%s", name, n, width, line)
 				}
 			}
+			screen.draw(canvas{w: &visible{to: &tinted}, raw: &tinted, width: width, tint: true})
+			if got := escapes.ReplaceAll(tinted.Bytes(), nil); !bytes.Equal(got, text.Bytes()) {
+				t.Errorf("%s: with colour, %d columns have another text:\n%s", name, width, got)
+			}
+			if width == 80 {
+				fmt.Fprintf(&all, "== 80 columns, in colour\n%s", bytes.ReplaceAll(tinted.Bytes(), []byte("\x1b"), []byte("^")))
+			}
 		}
-		var colour bytes.Buffer
-		screen.draw(canvas{w: &visible{to: &colour}, raw: &colour, width: 80, tint: true})
-		fmt.Fprintf(&all, "== 80 columns, in colour\n%s", bytes.ReplaceAll(colour.Bytes(), []byte("\x1b"), []byte("^")))
+		fmt.Fprintln(&all, "== status")
+		if err := st.print(&all, false); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&all, "== log")
+		if err := printLog(&all, events, false); err != nil {
+			t.Fatal(err)
+		}
 		golden(t, filepath.Join("testdata", "screens", name+".golden"), all.Bytes())
 	}
 }
+
+// escapes are what colours a terminal.
+var escapes = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
 func golden(t *testing.T, file string, got []byte) {
 	t.Helper()

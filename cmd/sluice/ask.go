@@ -238,6 +238,9 @@ func (f *asking) push(ctx context.Context, w io.Writer, remote gitsync.Remote, r
 	if _, err := fmt.Fprintf(w, "asked: %s (commit %.10s on %s)\n", r.Subject(), hash, remote.Branch); err != nil {
 		return err
 	}
+	if !f.wait {
+		return tell(w, "the answer comes on the status branch: sluice log shows it, and --wait waits for it")
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("no answer, or not finished, within %s", f.timeout))
 	defer cancel()
 	for _, a := range clusters {

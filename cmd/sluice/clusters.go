@@ -39,7 +39,7 @@ type clusterReport struct {
 	// Delivered is the commit that was when the agent last wrote, Fault what is wrong with the environment as a whole, or with what the
 	// agent wrote.
 	Delivered string         `json:"delivered,omitempty"`
-	Fault     string         `json:"fault,omitempty"`
+	Fault     string         `json:"error,omitempty"`
 	Apps      []audit.Record `json:"apps"`
 }
 
@@ -235,7 +235,7 @@ func (r *clustersReport) print(w io.Writer, asJSON bool) error {
 		case c.Fault != "" || len(c.Apps) == 0:
 			note := "it reports no app"
 			if c.Fault != "" {
-				note = "fault: " + c.Fault
+				note = "error: " + c.Fault
 			}
 			fmt.Fprintf(t, "%s\t%s\t-\t-\t-\t-\t-\t-\t-\t%s\t%s\n", cell(c.Cluster), wave, c.LastWord.Format(time.DateTime), cell(note))
 		}

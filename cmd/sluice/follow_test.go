@@ -117,7 +117,11 @@ func (f *followed) wait(commit string, timeout time.Duration, apps ...string) (s
 
 func (f *followed) expect(what, commit string, code int, want string) {
 	f.t.Helper()
-	if said, got := f.wait(commit, time.Second); got != code || !strings.Contains(said, want) {
+	timeout := time.Minute
+	if code == exitChange { // which only the end of the time brings about
+		timeout = time.Second
+	}
+	if said, got := f.wait(commit, timeout); got != code || !strings.Contains(said, want) {
 		f.t.Errorf("%s: it ended with %d, expected %d and %q:\n%s", what, got, code, want, said)
 	}
 }

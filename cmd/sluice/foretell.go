@@ -44,7 +44,7 @@ func (f *foreteller) forecast(ctx context.Context, base, head *gitsync.Snapshot)
 	}
 	out := feedback.Forecast{Text: text.String()}
 	if p.Fault != "" {
-		out.Apps = append(out.Apps, feedback.ForecastApp{Line: "fault: " + p.Fault})
+		out.Apps = append(out.Apps, feedback.ForecastApp{Line: "error: " + p.Fault})
 	}
 	for i := range p.Apps {
 		a := &p.Apps[i]

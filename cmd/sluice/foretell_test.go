@@ -120,7 +120,7 @@ func TestForecastOfTheUnmerged(t *testing.T) {
 		t.Errorf("asked: %t; it tells\n%s", asked, all)
 	}
 	for _, want := range []string{
-		"web: apply 1.0.0", "templates look up Secret jx-production/db and are told of nothing", "outside: fault: ", "kube-system",
+		"web: apply 1.0.0", "templates look up Secret jx-production/db and are told of nothing", "outside: error: ", "kube-system",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("it does not tell %q:\n%s", want, all)

@@ -277,7 +277,7 @@ func columns(r audit.Record) (serves, target, weight, phase, since, note string)
 func statusNote(r audit.Record) string {
 	switch {
 	case r.Fault != "":
-		return "fault: " + r.Fault
+		return "error: " + r.Fault
 	case r.Degraded != "":
 		return "degraded: " + r.Degraded
 	case r.Stalled != "":

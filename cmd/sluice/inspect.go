@@ -409,7 +409,7 @@ func applied(app *environments.App, rel *release.Release, policy environments.Po
 // printRelease prints what there is of one app.
 func printRelease(out, faults io.Writer, app string, rel *release.Release, text string, fault error) error {
 	if fault != nil {
-		if err := tell(faults, "FAULT  %s: %s", app, fault); err != nil {
+		if err := tell(faults, "ERROR  %s: %s", app, fault); err != nil {
 			return err
 		}
 	}
@@ -430,7 +430,7 @@ type validation struct {
 	Environment string `json:"environment"`
 	Commit      string `json:"commit"`
 	// Faults of the environment; in JSON those of the apps, too.
-	Faults   []string        `json:"faults"`
+	Faults   []string        `json:"errors"`
 	Warnings []string        `json:"warnings,omitempty"`
 	Apps     []appValidation `json:"apps"`
 }
@@ -443,7 +443,7 @@ type appValidation struct {
 	Policy   string   `json:"policy,omitempty"`
 	Hooks    int      `json:"hooks,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
-	Fault    string   `json:"fault,omitempty"`
+	Fault    string   `json:"error,omitempty"`
 	// Off is why the app is not delivered at all, which is no fault.
 	Off string `json:"off,omitempty"`
 }
@@ -641,14 +641,14 @@ func (f *validation) print(w io.Writer, asJSON bool) error {
 	var b strings.Builder
 	line := func(format string, args ...any) { _ = tell(&b, format, args...) }
 	for _, fault := range f.Faults {
-		line("FAULT  %s", fault)
+		line("ERROR  %s", fault)
 	}
 	for _, warning := range f.Warnings {
 		line("note   %s", warning)
 	}
 	for _, a := range f.Apps {
 		if a.Fault != "" {
-			line("FAULT  %s: %s", a.App, a.Fault)
+			line("ERROR  %s: %s", a.App, a.Fault)
 			continue
 		}
 		if a.Off != "" {
@@ -664,7 +664,7 @@ func (f *validation) print(w io.Writer, asJSON bool) error {
 		}
 	}
 	if n := f.count(); n > 0 {
-		line("%s", counted(n, "fault"))
+		line("%s", counted(n, "error"))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

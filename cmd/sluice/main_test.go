@@ -131,10 +131,10 @@ func envsubst(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // writeHistory writes the status branch of environment production into a bare repository, as the agent does:
-// history DIRECTORY BRANCH [fault].
+// history DIRECTORY BRANCH [error].
 func writeHistory(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: history directory branch [fault]")
+		ts.Fatalf("usage: history directory branch [error]")
 	}
 	batch := story()
 	if len(args) > 2 {

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
@@ -44,7 +45,7 @@ type plan struct {
 	Waves string    `json:"waves,omitempty"`
 	Apps  []appPlan `json:"apps"`
 	// Fault is why not every entry of the environment is understood; the apps that are go on.
-	Fault    string   `json:"fault,omitempty"`
+	Fault    string   `json:"error,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
 	// verbose: why it is not known what serves is told.
 	verbose bool
@@ -74,7 +75,7 @@ type appPlan struct {
 	Rollout  []objectPlan `json:"rollout,omitempty"`
 	Hooks    []string     `json:"hooks,omitempty"`
 	Warnings []string     `json:"warnings,omitempty"`
-	Fault    string       `json:"fault,omitempty"`
+	Fault    string       `json:"error,omitempty"`
 	// Refused is what the cluster would refuse, object by object; Adopted are objects in it that would become the app's.
 	Refused []string `json:"refused,omitempty"`
 	Adopted []string `json:"adopted,omitempty"`
@@ -84,10 +85,10 @@ type appPlan struct {
 
 // coursePlan is one event of a forecast.
 type coursePlan struct {
-	// After is how long after the beginning it comes at the earliest, in Go's notation.
-	After  string `json:"after"`
-	Event  string `json:"event"`
-	Weight int    `json:"weight,omitempty"`
+	// AfterSeconds is how long after the beginning it comes at the earliest.
+	AfterSeconds float64 `json:"afterSeconds"`
+	Event        string  `json:"event"`
+	Weight       int     `json:"weight,omitempty"`
 	// Text tells it.
 	Text string `json:"text"`
 }
@@ -227,7 +228,7 @@ func (v *planner) compare(ctx context.Context, before, after *gitsync.Snapshot, 
 			continue
 		}
 		a := v.app(ctx, from, to, was, app)
-		if alike && (a.Action == "Nothing" || a.Action == "Fault" && v.broken(ctx, from, was)) {
+		if alike && (a.Action == "Nothing" || a.Action == "Error" && v.broken(ctx, from, was)) {
 			continue // no news of this commit
 		}
 		if a.Action != "" {
@@ -259,7 +260,7 @@ func (p *plan) shared() {
 	}
 	for i := range p.Apps {
 		if fault := sharedBy(p.Apps[i].App, owners); fault != "" {
-			p.Apps[i].Action, p.Apps[i].Fault = "Fault", fault
+			p.Apps[i].Action, p.Apps[i].Fault = "Error", fault
 		}
 	}
 }
@@ -390,7 +391,7 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 		return v.switchedOff(ctx, from, was, app)
 	}
 	if err != nil {
-		p.Action, p.Fault = "Fault", err.Error()
+		p.Action, p.Fault = "Error", err.Error()
 		return p
 	}
 	goal := released(app, rel, policy)
@@ -443,7 +444,7 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 	}
 	if was != nil {
 		if err := delivery.Moved(app.Name, was.Namespace, app.Namespace); err != nil {
-			p.Action, p.Fault = "Fault", err.Error()
+			p.Action, p.Fault = "Error", err.Error()
 			return p
 		}
 	}
@@ -474,7 +475,7 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 	}
 	f, err := forecast.Of(app.Name, app.Namespace, base, goal)
 	if err != nil {
-		p.Action, p.Fault = "Fault", rel.Mask.Text(err.Error())
+		p.Action, p.Fault = "Error", rel.Mask.Text(err.Error())
 		return p
 	}
 	p.Action = actionOf(f, goal.Plan)
@@ -493,7 +494,7 @@ func (v *planner) app(ctx context.Context, from, to source.Commit, was, app *env
 			break // none of it, until it ends
 		}
 		text := strings.TrimPrefix(audit.Subject(app.Name, e.Event), app.Name+": ")
-		p.Course = append(p.Course, coursePlan{e.After.String(), string(e.Type), e.Weight, text})
+		p.Course = append(p.Course, coursePlan{e.After.Seconds(), string(e.Type), e.Weight, text})
 	}
 	if p.Action == "Canary" {
 		p.Warnings = append(p.Warnings, rel.Mask.Texts(v.warnings(ctx, project.Input{
@@ -769,7 +770,7 @@ func (p *plan) print(w io.Writer, asJSON bool) error {
 		line("clusters: %s", p.Waves)
 	}
 	if p.Fault != "" {
-		line("fault: %s", p.Fault)
+		line("error: %s", p.Fault)
 	}
 	for _, warning := range p.Warnings {
 		line("warning: %s", warning)
@@ -825,7 +826,7 @@ func (a *appPlan) print(line func(string, ...any)) {
 		}
 		line("  if all goes well%s:", from)
 		for _, e := range a.Course {
-			line("    %6s  %s", e.After, e.Text)
+			line("    %6s  %s", time.Duration(e.AfterSeconds*float64(time.Second)), e.Text)
 		}
 	}
 	if len(a.Rollout) > 0 {
@@ -838,7 +839,7 @@ func (a *appPlan) print(line func(string, ...any)) {
 func (a *appPlan) headline() string {
 	switch {
 	case a.Fault != "":
-		return fmt.Sprintf("%s: fault: %s", a.App, a.Fault)
+		return fmt.Sprintf("%s: error: %s", a.App, a.Fault)
 	case a.Action == "Remove":
 		return fmt.Sprintf("%s: remove %s", a.App, a.From)
 	case a.Action == "Nothing" && a.Status.Already:

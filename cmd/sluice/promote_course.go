@@ -310,7 +310,7 @@ func (c *clusterCourse) follow(ctx context.Context, say func(format string, args
 func keeps(r audit.Record) string {
 	switch {
 	case r.Fault != "":
-		return "fault: " + r.Fault
+		return "error: " + r.Fault
 	case r.Held != "":
 		return "held by " + r.Held
 	default:

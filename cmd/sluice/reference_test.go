@@ -133,7 +133,7 @@ func configReferenceText(t *testing.T) string {
 
 <!-- Made of the code that reads the fields, by UPDATE_DOCS=1 go test ./cmd/sluice -run TestReference. -->
 
-Every field, with what counts where it is absent. A field that is not here is a fault. [agent.md](agent.md) says how they are used;
+Every field, with its default. An unknown field is an error. [agent.md](agent.md) says how they are used;
 sluice.yaml and policies have a [reference of their own](reference.md).
 
 Durations are written ` + "`90s`, `1m30s` or `24h`" + `. ` + "`[]`" + ` in a path is an element of a list. Files are named from the folder of agent.yaml.

@@ -2,12 +2,11 @@ package main
 
 import (
 	"encoding/json"
-	"time"
 
 	"github.com/sluice-cd/sluice/environments"
 )
 
-// shownPolicy is a policy as programs read it: durations are as people write them in one, such as "1m0s", and left out where they are 0,
+// shownPolicy is a policy as programs read it: durations are numbers of seconds, by names that say so, and left out where they are 0,
 // the default. Saved states have their own form.
 type shownPolicy environments.Policy
 
@@ -17,28 +16,29 @@ func (p *shownPolicy) MarshalJSON() ([]byte, error) {
 	type analysis environments.Analysis
 	type metric struct {
 		environments.Metric
-		Interval string `json:"interval,omitempty"`
+		// What has the name of an embedded field hides it.
+		Interval        *struct{} `json:"interval,omitempty"`
+		IntervalSeconds float64   `json:"intervalSeconds,omitempty"`
 	}
 	var metrics []metric
 	for _, m := range p.Analysis.Metrics {
-		metrics = append(metrics, metric{m, asWritten(m.Interval)})
+		metrics = append(metrics, metric{Metric: m, IntervalSeconds: m.Interval.Seconds()})
 	}
 	type judged struct {
 		analysis
-		Interval string   `json:"interval,omitempty"`
-		Metrics  []metric `json:"metrics,omitempty"`
+		Interval        *struct{} `json:"interval,omitempty"`
+		IntervalSeconds float64   `json:"intervalSeconds,omitempty"`
+		Metrics         []metric  `json:"metrics,omitempty"`
 	}
 	return json.Marshal(struct {
 		policy
-		ProgressDeadline string `json:"progressDeadline,omitempty"`
-		RollbackWindow   string `json:"rollbackWindow,omitempty"`
-		Analysis         judged `json:"analysis"`
-	}{policy(*p), asWritten(p.ProgressDeadline), asWritten(p.RollbackWindow), judged{analysis(p.Analysis), asWritten(p.Analysis.Interval), metrics}})
-}
-
-func asWritten(d time.Duration) string {
-	if d == 0 {
-		return ""
-	}
-	return d.String()
+		ProgressDeadline        *struct{} `json:"progressDeadline,omitempty"`
+		ProgressDeadlineSeconds float64   `json:"progressDeadlineSeconds,omitempty"`
+		RollbackWindow          *struct{} `json:"rollbackWindow,omitempty"`
+		RollbackWindowSeconds   float64   `json:"rollbackWindowSeconds,omitempty"`
+		Analysis                judged    `json:"analysis"`
+	}{
+		policy: policy(*p), ProgressDeadlineSeconds: p.ProgressDeadline.Seconds(), RollbackWindowSeconds: p.RollbackWindow.Seconds(),
+		Analysis: judged{analysis: analysis(p.Analysis), IntervalSeconds: p.Analysis.Interval.Seconds(), Metrics: metrics},
+	})
 }

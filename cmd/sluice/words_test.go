@@ -32,7 +32,7 @@ var strange = []struct {
 // TestWords: what users read is in the words of the field, in documents and in the texts of programs.
 func TestWords(t *testing.T) {
 	root := filepath.Join("..", "..")
-	for _, top := range []string{"README.md", "docs", "cmd/sluice", "environments", "gitsync", "render", "analysis", "reconcile"} {
+	for _, top := range []string{"README.md", "docs", "cmd", "deploy", "test/demo", "environments", "gitsync", "render", "analysis", "reconcile"} {
 		err := filepath.WalkDir(filepath.Join(root, top), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil {
 				return err
