@@ -33,17 +33,16 @@ merges two new versions of croc-hunter-java: 0.0.130, which is fine, and 0.0.131
 answers with 500s.
 
 It runs from a checkout of Sluice and builds Sluice and those servers the first time,
-which takes about ten minutes on two cores. What has no place on one machine is played
-and said so: pods that become ready, and users whose requests follow the real routing
-objects.
+which takes about ten minutes on two cores. Pods becoming ready and user traffic are
+simulated (requests follow the real routing objects); everything else is real.
 
 With --forge the repositories are on a Gitea, and each promotion is a pull request: to
 staging by "sluice promote", from there by the agents of production, which is in two
 clusters. Gitea is built the first time, which takes about five minutes more.
 
-With --kubeconfig a cluster of yours takes the place of the control plane. It needs
-Istio's routing objects (Istio's base chart is enough) and runs real pods, of the image
-docker.io/nginxinc/nginx-unprivileged:stable-alpine; users are played here all the same.
+With --kubeconfig the demo uses your cluster instead of its own control plane. The cluster
+needs Istio's CRDs (its base chart is enough) and runs real pods, of the image
+docker.io/nginxinc/nginx-unprivileged:stable-alpine; user traffic is still simulated.
 The demo works in the namespaces sluice-demo-staging and sluice-demo-production, which
 must not exist yet and are deleted at the end.
 
@@ -53,8 +52,8 @@ Examples:
   go run ./cmd/demo --forge --keep
   go run ./cmd/demo --kubeconfig ~/.kube/config --context kind-kind
 
-It exits with 1 when it fails or is interrupted, with 2 for a wrong command line, and
-with 3 when a version ended otherwise than told.
+Exit codes: 1 when it fails or is interrupted, 2 for a wrong command line, 3 when a
+version did not end as expected.
 
 Flags:
 `

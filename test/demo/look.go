@@ -14,7 +14,7 @@ import (
 // lookAround ends the demo, or leaves it running.
 func (d *demo) lookAround(ctx context.Context) error {
 	if !d.keep {
-		d.out.block("Next: go run ./cmd/demo --keep leaves it running, and says what to try.\n")
+		d.out.block("Next: go run ./cmd/demo --keep leaves everything running and shows what to try.\n")
 		return nil
 	}
 	if err := d.clone(ctx); err != nil {
@@ -22,7 +22,7 @@ func (d *demo) lookAround(ctx context.Context) error {
 	}
 	d.out.heading("Everything is left running; Ctrl-C ends it. In another terminal")
 	d.out.block(strings.Join(d.setUp(), "\n"))
-	d.out.heading("Try, one after the other, and watch here: insist on " + demoBad + "; go back to " + demoFirst + "; and forward again")
+	d.out.heading("Try these in order, and watch here: retry " + demoBad + "; go back to " + demoFirst + "; and forward again")
 	d.out.block(strings.Join(d.asks(), "\n"))
 	d.out.heading("Look around")
 	d.out.block(strings.Join(d.commands(), "\n"))

@@ -128,8 +128,8 @@ func bar(e demoEvent) string {
 	}
 	const width = 30
 	full := e.Weight * width / 100
-	return fmt.Sprintf("%-13s  %s -> %s  [%s%s] %d %%", e.place, e.From.Version, e.To.Version,
-		strings.Repeat("#", full), strings.Repeat(".", width-full), e.Weight)
+	return fmt.Sprintf("%-13s  %s -> %s  [%s%s] %s", e.place, e.From.Version, e.To.Version,
+		strings.Repeat("#", full), strings.Repeat(".", width-full), rollout.Percent(e.Weight))
 }
 
 // Write prints whole lines, for what reports its progress to a writer. Indented ones are details of the one before, which

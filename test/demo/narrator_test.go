@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/sluice-cd/sluice/reconcile/rollout"
+	"github.com/sluice-cd/sluice/test/generated"
 )
 
 // tell is a piece of the story, with all that a narrator can be asked to say.
@@ -58,7 +60,7 @@ func TestNarratorInATerminal(t *testing.T) {
 				t.Errorf("%d columns: a progress line was kept: %q", width, line)
 			}
 		}
-		for _, shown := range []string{"99 packages compiled", "production     0.0.129 -> 0.0.130  [###############...............] 50 %"} {
+		for _, shown := range []string{"99 packages compiled", "production     0.0.129 -> 0.0.130  [###############...............] 50%"} {
 			if shown = shown[:min(len(shown), width-1)]; !strings.Contains(b.String(), shown) {
 				t.Errorf("%d columns: %q was never shown", width, shown)
 			}
@@ -92,6 +94,64 @@ func screen(t *testing.T, text string, width int) string {
 		}
 	}
 	return kept.String() + line
+}
+
+// TestStory: the whole story, as a pipe has it and in colour. A terminal keeps the same of it, whatever its width.
+func TestStory(t *testing.T) {
+	story := func(width int, colour bool) string {
+		var b bytes.Buffer
+		n := newNarrator(&b)
+		n.terminal, n.width, n.colour = width > 0, func() int { return width }, colour
+		narrate(n)
+		text := b.String()
+		if width > 0 {
+			text = screen(t, text, width)
+		}
+		return strings.ReplaceAll(times.ReplaceAllString(text, "    0.0s"), "\x1b", "^")
+	}
+	plain, coloured := story(0, false), story(80, true)
+	for _, width := range []int{60, 80, 160} {
+		if got := story(width, false); got != plain {
+			t.Errorf("a terminal of %d columns keeps\n%s", width, got)
+		}
+		if got := story(width, true); got != coloured {
+			t.Errorf("with colours a terminal of %d columns keeps\n%s", width, got)
+		}
+	}
+	generated.Check(t, "UPDATE_STORY", filepath.Join("testdata", "story.golden"), plain+"\n== in colour ==\n\n"+coloured)
+}
+
+// narrate tells the story with events as an agent has written them.
+func narrate(n *narrator) {
+	d := &demo{out: n, places: []place{"staging", "production"}, ended: map[string]rollout.Event{}}
+	release := func(version string) rollout.Release { return rollout.Release{Version: version, Digest: version} }
+	from, to := rollout.Release{}, release(demoFirst)
+	hear := func(p place, typ rollout.EventType, weight int, reason string) {
+		d.hear(demoEvent{p, demoApp, rollout.Event{Type: typ, Rollout: 1, From: from, To: to, Weight: weight, Reason: reason}})
+	}
+	n.block(d.introduction())
+	n.heading(headFirst)
+	hear("staging", rollout.Installed, 0, "")
+	hear("production", rollout.Installed, 0, "")
+	n.heading(headGood)
+	from, to = to, release(demoGood)
+	hear("staging", rollout.Promoted, 0, "")
+	hear("production", rollout.RolloutStarted, 0, "")
+	hear("production", rollout.Advanced, 10, "the canary is ready")
+	for weight := 20; weight <= 50; weight += 10 {
+		hear("production", rollout.Advanced, weight, "success rate 100.00% >= 99%")
+	}
+	hear("production", rollout.PromotionStarted, 50, "success rate 100.00% >= 99%")
+	hear("production", rollout.Promoted, 0, "")
+	n.heading(headBad)
+	from, to = to, release(demoBad)
+	hear("production", rollout.RolloutStarted, 0, "")
+	hear("production", rollout.Advanced, 10, "the canary is ready")
+	hear("production", rollout.CheckFailed, 10, "success rate 69.17% < 99% (failed check 1 of 2)")
+	hear("production", rollout.RollbackStarted, 0, "success rate 69.17% < 99% (2 of 2 checks failed)")
+	hear("production", rollout.RolledBack, 0, "success rate 69.17% < 99% (2 of 2 checks failed)")
+	d.seen()
+	n.close()
 }
 
 // What ends well or badly is in colour, its reason is not; nothing is where nobody wants colours.

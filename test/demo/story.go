@@ -18,27 +18,37 @@ import (
 
 // introduction says what there is to be seen.
 func (d *demo) introduction() string {
-	how := "Two versions of an app go to staging, and from there to production. The good one gets 10, 20, ... 50 % of the\n" +
-		"users, and then all of them; the bad one answers with errors, and is rolled back: in the cluster, and in git.\n"
+	how := "Two versions of an app go to staging, and from there to production. The good one gets 10%, 20%, ... 50% of the\n" +
+		"users, and then all of them; the bad one answers with errors and is rolled back: in the cluster, and in git.\n"
 	if d.forge != nil {
-		return how + "The repositories are on a Gitea, where each step is a pull request; production is in two clusters. A minute.\n"
+		return how + "The repositories are on a Gitea, where each step is a pull request; production runs in two clusters. It takes a minute.\n"
 	}
-	return how + "Half a minute. The servers are real and on this machine alone; pods and users are played.\n"
+	return how + "It takes half a minute. Pods becoming ready and user traffic are simulated; everything else is real,\n" +
+		"and runs on this machine only.\n"
 }
+
+// The headings of the story.
+const (
+	headFirst = "First install (" + demoFirst + "): no canary, nothing to compare with"
+	headGood  = "A good version: " + demoFirst + " -> " + demoGood + ". Staging has no canary: a rolling update"
+	headBad   = "A bad version: " + demoGood + " -> " + demoBad + " answers 30% of the requests with a 500"
+	headGit   = "What git says now: the newest commit on main of production is Sluice's"
+	headSeen  = "Seen"
+)
 
 // play is the story.
 func (d *demo) play(ctx context.Context) error {
-	d.out.heading("First install (" + demoFirst + "): no canary, for there is nothing to compare with")
+	d.out.heading(headFirst)
 	for _, p := range d.places {
 		if err := d.await(ctx, p, demoFirst, rollout.Installed); err != nil {
 			return err
 		}
 	}
-	d.out.heading("A good version: " + demoFirst + " -> " + demoGood + ". Staging has no canary: a rolling update")
+	d.out.heading(headGood)
 	if err := d.promote(ctx, demoGood, rollout.Promoted); err != nil {
 		return err
 	}
-	d.out.heading("A bad version: " + demoGood + " -> " + demoBad + " answers 30 % of the requests with a 500")
+	d.out.heading(headBad)
 	if err := d.promote(ctx, demoBad, rollout.RolledBack); err != nil {
 		return err
 	}
@@ -122,7 +132,7 @@ func (d *demo) showGit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.out.heading("What git says now: the newest commit on main of production is Sluice's")
+	d.out.heading(headGit)
 	text, _, _ := strings.Cut(commit.Message, "\nSluice-")
 	d.out.block(strings.TrimSpace(text) + "\n\n")
 	if err := d.showDiff(ctx, commit); err != nil {
@@ -133,13 +143,18 @@ func (d *demo) showGit(ctx context.Context) error {
 			return err
 		}
 	}
-	d.out.heading("Seen")
-	d.out.block(fmt.Sprintf("%s was promoted step by step, each on what Prometheus says of its requests.\n", demoGood))
+	d.seen()
+	return nil
+}
+
+// seen sums it up.
+func (d *demo) seen() {
+	d.out.heading(headSeen)
+	d.out.block(fmt.Sprintf("%s was promoted step by step, each step judged by its requests in Prometheus.\n", demoGood))
 	for _, p := range d.places[1:] {
 		d.out.block(fmt.Sprintf("%s was rolled back in %s: %s.\n", demoBad, p, d.ended[string(p)+" "+demoBad].Reason))
 	}
-	d.out.block("What the clusters serve is what git says, and every step is a commit of the status branch.\n")
-	return nil
+	d.out.block("Git says what the clusters run, and every step is a commit on the status branch.\n")
 }
 
 // rollbackCommit waits until git says what the cluster serves.
