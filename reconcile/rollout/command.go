@@ -18,7 +18,7 @@ type Command struct {
 	Verified bool
 	// Unfit says why it does not count, whatever it asks; empty: it does.
 	Unfit string
-	// To is the version that it is about; empty: whichever there is.
+	// To is the release that it is about, by its name, or the commit; empty: whichever there is.
 	To string
 	// Expires is when it is no longer to be taken; zero: never.
 	Expires time.Time

@@ -165,3 +165,28 @@ func TestToldByItsOwnPolicy(t *testing.T) {
 		t.Errorf("of what becomes of git are told %+v", next.Untold)
 	}
 }
+
+// A release is named by the tag of its image, where it has one: that is what commands and people mean by a version.
+func TestCommandsNameImages(t *testing.T) {
+	image := func(tag string) rollout.Release {
+		return rollout.Release{Version: "1.0.0", Image: tag, Digest: "d" + tag, Commit: "c" + tag}
+	}
+	now := time.Unix(1000, 0)
+	ready := rollout.Track{Ready: true, Available: true}
+	rest := rollout.State{Phase: rollout.Idle, Stable: image("b"), Served: []rollout.Served{{Release: image("a"), Until: now}}}
+	o := rollout.Observation{Now: now, Desired: image("b"), Applied: true, Exposed: true, Stable: ready}
+	for to, phase := range map[string]rollout.Phase{"a": rollout.Updating, "": rollout.Updating, "1.0.0": rollout.Idle, "c": rollout.Idle} {
+		o.Commands = []rollout.Command{{ID: "1", Kind: rollout.Rollback, By: "Ann", Reason: "why", To: to}}
+		if next, _ := rollout.Next(rest, o); next.Phase != phase || phase == rollout.Updating && next.Target.Image != "a" {
+			t.Errorf("rollback to %q: %s, to %q", to, next.Phase, next.Target.Image)
+		}
+	}
+	o.Desired, o.FromStable = image("c"), rollout.ChangePods
+	o.Plan = rollout.Plan{Strategy: environments.StrategyCanary, Approval: []rollout.Moment{rollout.AtBegin}}
+	for to, phase := range map[string]rollout.Phase{"c": rollout.Starting, "": rollout.Starting, "1.0.0": rollout.Idle, "b": rollout.Idle} {
+		o.Commands = []rollout.Command{{ID: "1", Kind: rollout.Approve, By: "Ann", To: to}}
+		if next, _ := rollout.Next(rest, o); next.Phase != phase {
+			t.Errorf("approval of %q: %s", to, next.Phase)
+		}
+	}
+}

@@ -137,7 +137,7 @@ func (t *turn) approve(c Command) string {
 		return "there is nothing to approve"
 	case !slices.Contains(t.o.Plan.Approval, at):
 		return "the policy asks no approval for " + approvedFor[at]
-	case c.To != "" && c.To != r.Version:
+	case c.To != "" && c.To != r.Name():
 		return label(r) + " waits for approval, not " + c.To
 	case t.approved(r, at):
 		return label(r) + " is approved already"

@@ -34,7 +34,7 @@ func (t *turn) undo(c Command) string {
 	switch {
 	case t.Stable.IsZero():
 		return "nothing serves yet"
-	case t.Phase.trait().divertible && (c.To == "" || c.To == t.Stable.Version) && !t.Returning:
+	case t.Phase.trait().divertible && (c.To == "" || c.To == t.Stable.Name()) && !t.Returning:
 		t.fail(c.words("rolled back"), nil)
 		return ""
 	case t.InFlight():
@@ -118,9 +118,9 @@ func (t *turn) follow() {
 }
 
 // back is the release to go back to: the named one, or the newest.
-func (t *turn) back(version string) (Served, bool) {
+func (t *turn) back(name string) (Served, bool) {
 	i := slices.IndexFunc(t.Served, func(x Served) bool {
-		return x.Release.Digest != t.Stable.Digest && (version == "" || x.Release.Version == version)
+		return x.Release.Digest != t.Stable.Digest && (name == "" || x.Release.Name() == name)
 	})
 	if i < 0 {
 		return Served{}, false
