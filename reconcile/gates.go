@@ -58,7 +58,7 @@ func (ap *app) wanted() rollout.Release {
 		return rollout.Release{}
 	}
 	r, s := ap.rendered.desired.ID, ap.saved.State
-	if !s.Awaits(r) || ap.rendered.desired.TakenBack.Names(s.Stable) || s.HasServed(r) && !environments.Older(s.Stable.Version, r.Version) {
+	if !s.Awaits(r) || ap.rendered.desired.TakenBack.Names(s.Stable) || s.HasServed(r) && !environments.Older(s.Stable.Name(), r.Name()) {
 		return rollout.Release{}
 	}
 	return r

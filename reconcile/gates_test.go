@@ -105,15 +105,29 @@ func (r *recorder) remove(file string) {
 
 // TestWanted: a gate is asked for what is to begin, and not for what is gone back to.
 func TestWanted(t *testing.T) {
-	at := func(version string) rollout.Release {
-		return rollout.Release{Version: version, Digest: "d" + version, Commit: "c" + version}
+	// The name of a release is the tag of its image where releases of one chart differ by that.
+	for what, at := range map[string]func(name string) rollout.Release{
+		"charts": func(name string) rollout.Release {
+			return rollout.Release{Version: name, Digest: "d" + name, Commit: "c" + name}
+		},
+		"images": func(name string) rollout.Release {
+			return rollout.Release{Version: "1.0.0", Image: name, Digest: "d" + name, Commit: "c" + name}
+		},
+	} {
+		t.Run(what, func(t *testing.T) { testWanted(t, at) })
 	}
+}
+
+func testWanted(t *testing.T, at func(name string) rollout.Release) {
+	t.Helper()
 	served := func(versions ...string) (list []rollout.Served) {
 		for _, v := range versions {
 			list = append(list, rollout.Served{Release: at(v)})
 		}
 		return list
 	}
+	other := at("0.0.129")
+	other.Digest = "x"
 	for name, c := range map[string]struct {
 		state   rollout.State
 		desired string
@@ -127,7 +141,7 @@ func TestWanted(t *testing.T) {
 		"back to what served":            {rollout.State{Stable: at("0.0.130"), Served: served("0.0.129")}, "0.0.129", ""},
 		"on again to what served":        {rollout.State{Stable: at("0.0.129"), Served: served("0.0.130")}, "0.0.130", "0.0.130"},
 		"an old version that never was":  {rollout.State{Stable: at("0.0.130")}, "0.0.100", "0.0.100"},
-		"other values of the same, back": {rollout.State{Stable: rollout.Release{Version: "0.0.129", Digest: "x"}, Served: served("0.0.129")}, "0.0.129", ""},
+		"other values of the same, back": {rollout.State{Stable: other, Served: served("0.0.129")}, "0.0.129", ""},
 		"held":                           {rollout.State{Stable: at("0.0.129"), Hold: &rollout.Asked{By: "Ann"}}, "0.0.130", ""},
 		"rejected":                       {rollout.State{Stable: at("0.0.129"), Rejected: []rollout.Rejection{{Release: at("0.0.130")}}}, "0.0.130", ""},
 	} {
@@ -136,11 +150,11 @@ func TestWanted(t *testing.T) {
 			name: "web", input: in, saved: delivery.Saved{State: c.state},
 			rendered: &rendering{input: "in", desired: &delivery.Desired{ID: at(c.desired)}},
 		}
-		if got := ap.wanted(); got.Version != c.want {
-			t.Errorf("%s: %q", name, got.Version)
+		if got := ap.wanted(); got.Name() != c.want {
+			t.Errorf("%s: %q", name, got.Name())
 		}
 		if ap.rendered.desired.TakenBack = (&rollout.TakenBack{Release: c.state.Stable}); !c.state.Stable.IsZero() && !ap.wanted().IsZero() {
-			t.Errorf("%s, by a commit that takes back what serves: %q", name, ap.wanted().Version)
+			t.Errorf("%s, by a commit that takes back what serves: %q", name, ap.wanted().Name())
 		}
 		ap.rendered.desired.TakenBack = nil
 		ap.rendered.input = "of before"

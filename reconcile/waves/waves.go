@@ -64,13 +64,13 @@ func serves(all []clusters.Cluster, name, app string, wanted rollout.Release) (s
 	case r.Fault != "":
 		return time.Time{}, "it can't deliver: " + r.Fault
 	case rejects(r, wanted):
-		return time.Time{}, fmt.Sprintf("it has rolled %s back", wanted.Version)
+		return time.Time{}, fmt.Sprintf("it has rolled %s back", wanted.Name())
 	case is(r.Target, wanted):
 		return time.Time{}, course(r)
 	case !is(r.Serves, wanted):
 		return time.Time{}, notYet(r, wanted) + "; " + lastWord(r.Updated)
 	case r.Target != (audit.Release{}):
-		return time.Time{}, fmt.Sprintf("it is going from %s to %s", wanted.Version, r.Target.Version)
+		return time.Time{}, fmt.Sprintf("it is going from %s to %s", wanted.Name(), r.Target.Name())
 	case r.Degraded != "":
 		return time.Time{}, "it is degraded: " + r.Degraded
 	default:
@@ -112,14 +112,14 @@ func notYet(r audit.Record, wanted rollout.Release) string {
 	case r.Held != "":
 		return "it is held by " + r.Held
 	case r.Target != (audit.Release{}):
-		return "it is rolling out " + r.Target.Version
+		return "it is rolling out " + r.Target.Name()
 	case r.Waiting != "":
 		return "it is waiting: " + r.Waiting
-	case r.Serves.Version == "":
+	case r.Serves.Name() == "":
 		return "it serves nothing yet"
-	case r.Serves.Version == wanted.Version:
-		return fmt.Sprintf("it serves another release of %s", wanted.Version)
+	case r.Serves.Name() == wanted.Name():
+		return fmt.Sprintf("it serves another release of %s", wanted.Name())
 	default:
-		return "it serves " + r.Serves.Version
+		return "it serves " + r.Serves.Name()
 	}
 }
