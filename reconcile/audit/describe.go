@@ -14,7 +14,7 @@ func Subject(app string, e rollout.Event) string {
 	}
 	from, to := label(e.From, e.To), label(e.To, e.From)
 	change := from + " -> " + to
-	if e.To.IsZero() && e.To.Version == "" {
+	if e.To.IsZero() && e.To.Version == "" || e.From.Digest == e.To.Digest && from == to {
 		change = from
 	}
 	by := ""
