@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Masterminds/semver/v3"
 	gitconfig "github.com/go-git/go-git/v5/config"
 	"github.com/spf13/cobra"
 
@@ -371,7 +372,10 @@ func (f *asking) names(ctx context.Context, app string) (names []string, now str
 	for i := range env.Apps {
 		names = append(names, env.Apps[i].Name)
 		if env.Apps[i].Name == app {
-			now = env.Apps[i].Chart.Version
+			now = env.Apps[i].Asks()
+			if _, err := semver.StrictNewVersion(strings.TrimPrefix(now, "v")); err != nil && env.Apps[i].Image.Tag == "" {
+				now = "" // a range names no release
+			}
 		}
 	}
 	slices.Sort(names)
