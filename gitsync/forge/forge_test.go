@@ -65,6 +65,20 @@ func TestCommitPages(t *testing.T) {
 	}
 }
 
+// So are pages of a file's history.
+func TestHistoryPage(t *testing.T) {
+	for _, c := range []struct{ kind, address, want string }{
+		{"", "git@github.com:acme/prod", "https://github.com/acme/prod/commits/sluice/status/eu/apps/web.yaml"},
+		{"", "https://gitlab.com/acme/platform/prod.git", "https://gitlab.com/acme/platform/prod/-/commits/sluice/status/eu/apps/web.yaml"},
+		{"gitea", "http://127.0.0.1:3000/acme/prod.git", "http://127.0.0.1:3000/acme/prod/commits/branch/sluice/status/eu/apps/web.yaml"},
+		{"", "https://git.example.com/acme/prod", ""},
+	} {
+		if got := HistoryPage(c.kind, c.address, "sluice/status/eu", "apps/web.yaml"); got != c.want {
+			t.Errorf("%s %s: %q, want %q", c.kind, c.address, got, c.want)
+		}
+	}
+}
+
 func TestNewWantsOneCredential(t *testing.T) {
 	for want, o := range map[string]Options{
 		"no credentials":            {},

@@ -202,22 +202,47 @@ func (o Options) client(p place) *http.Client {
 // CommitPages is where the forge shows commits of a repository, by its address: a commit's hash is appended to it. Empty: the kind of
 // forge is not known.
 func CommitPages(kind, addr string) string {
-	p, err := Options{Kind: kind, Address: addr}.place()
+	p, home, err := pages(kind, addr)
 	if err != nil {
 		return ""
 	}
-	u := url.URL{Scheme: p.api.Scheme, Host: p.api.Host, Path: p.api.Path}
+	dir := "commit"
+	if p.kind == GitLab {
+		dir = "-/commit"
+	}
+	return home.JoinPath(dir).String() + "/"
+}
+
+// HistoryPage is where the forge shows the commits of a branch that have changed a file. Empty: the kind of forge is not known.
+func HistoryPage(kind, addr, branch, file string) string {
+	p, home, err := pages(kind, addr)
+	if err != nil {
+		return ""
+	}
+	dir := "commits"
+	switch p.kind {
+	case GitLab:
+		dir = "-/commits"
+	case Gitea:
+		dir = "commits/branch"
+	}
+	return home.JoinPath(dir, branch, file).String()
+}
+
+// pages is where people see a repository.
+func pages(kind, addr string) (place, *url.URL, error) {
+	p, err := Options{Kind: kind, Address: addr}.place()
+	if err != nil {
+		return place{}, nil, err
+	}
+	u := &url.URL{Scheme: p.api.Scheme, Host: p.api.Host, Path: p.api.Path}
 	if p.kind == GitHub { // whose API is elsewhere than its pages
 		u.Path = ""
 		if p.host == "github.com" {
 			u.Host = p.host
 		}
 	}
-	dir := "commit"
-	if p.kind == GitLab {
-		dir = "-/commit"
-	}
-	return u.JoinPath(p.owner, p.name, dir).String() + "/"
+	return p, u.JoinPath(p.owner, p.name), nil
 }
 
 // KindOf tells the kind of forge by the host of a repository's address; empty: it can be any, or none.
