@@ -170,6 +170,13 @@ func (d *deliveries) newReporter(e envConfig, at forge.Repository, charts *chart
 			Names: audit.Names{Environment: e.Name, Cluster: d.config.Cluster}, Path: e.Path, Remote: e.Repository.remote(),
 			Status: e.statusRemote(), Forge: at, Forecast: foretell, DataDir: filepath.Join(d.config.DataDir, "git", e.Name),
 			Interval: time.Duration(e.Interval), Now: time.Now, Log: d.log.With("environment", e.Name),
+			HistoryPage: func(branch, file string) string {
+				kind, address := e.Forge.Kind, e.statusRemote().URL
+				if address != e.Repository.URL {
+					kind = "" // of another repository only its host tells
+				}
+				return forge.HistoryPage(kind, address, branch, file)
+			},
 		})
 	}
 }

@@ -38,6 +38,9 @@ type Config struct {
 	Path           string
 	Remote, Status gitsync.Remote
 	Forge          Forge
+	// HistoryPage is where people see the commits of a status branch that have changed a file; empty: nowhere. nil: it is not known of
+	// any.
+	HistoryPage func(branch, file string) string
 	// Forecast is what would come of going from one commit to another, which nobody has merged yet. nil: none is made.
 	Forecast func(ctx context.Context, base, head *gitsync.Snapshot) Forecast
 	// DataDir keeps git objects; a cache.
@@ -77,6 +80,9 @@ type Reporter struct {
 
 // New prepares a Reporter; nothing is asked of anybody until Run.
 func New(cfg Config) *Reporter {
+	if cfg.HistoryPage == nil {
+		cfg.HistoryPage = func(string, string) string { return "" }
+	}
 	return &Reporter{
 		cfg: cfg, judged: map[int]judgement{}, foretold: map[int]foretold{}, forecastTime: forecastTime,
 		loader: environments.Loader{Environment: cfg.Environment},
@@ -262,7 +268,7 @@ func commentMarker(environment string) string {
 
 // comment keeps the comment on the pull request of a commit.
 func (r *Reporter) comment(ctx context.Context, number int, commit string, all []clusters.Cluster) error {
-	body := Table(r.cfg.Environment, commit, all)
+	body := Table(r.cfg.Environment, commit, all, r.cfg.HistoryPage)
 	if said, _ := r.comments.get(number); said == body {
 		return nil
 	}

@@ -46,6 +46,11 @@ func TestStatuses(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
+	us := clusters.New("us", audit.Record{
+		App: "web", Phase: "Analyzing", Target: release("2", "0123456789abcdef"), Weight: 30,
+		Checks: []audit.Check{{Name: "success", Reason: "99.8% >= 99%"}, {Name: "latency", Reason: "12 ms <= 500 ms"}},
+	})
+	us.Branch = "sluice/status/production/us"
 	got := Table("production", "0123456789abcdef", []clusters.Cluster{
 		clusters.New("asia"),
 		{Name: "au", Fault: errors.New("apps/web.yaml:1: no record")},
@@ -53,10 +58,12 @@ func TestTable(t *testing.T) {
 		clusters.New("sa", audit.Record{App: "web", Serves: release("1", "old"), Last: audit.Ending{
 			Outcome: "RolledBack", Release: release("2", "0123456789abcdef"), Reason: "a | b @team\n#1",
 		}}),
-		clusters.New("us", audit.Record{
-			App: "web", Phase: "Analyzing", Target: release("2", "0123456789abcdef"), Weight: 30,
-			Checks: []audit.Check{{Name: "success", Reason: "99.8% >= 99%"}, {Name: "latency", Reason: "12 ms <= 500 ms"}},
-		}),
+		us,
+	}, func(branch, file string) string {
+		if branch == "" {
+			return ""
+		}
+		return "https://git.example.com/commits/" + branch + "/" + file
 	})
 	want := `**production**, commit 0123456789
 
@@ -66,9 +73,9 @@ func TestTable(t *testing.T) {
 | web | au | | can't be read | apps/web.yaml:1: no record |
 | web | eu |  | queued | Ann: wait |
 | web | sa | 2 | was rolled back | a \| b @` + "\u200bteam #\u200b1" + ` |
-| web | us | 2 | analyzing at 30% | success: 99.8% >= 99%; latency: 12 ms &lt;= 500 ms |
+| web | us | 2 | [analyzing at 30%](https://git.example.com/commits/sluice/status/production/us/apps/web.yaml) | success: 99.8% >= 99%; latency: 12 ms &lt;= 500 ms |
 
-Every step is on the branch ` + "`sluice/status/production`" + `.
+Every step is a commit of the cluster's status branch.
 `
 	if got != want {
 		t.Errorf("got\n%s", got)

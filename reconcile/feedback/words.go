@@ -109,8 +109,8 @@ func numberIn(message string) int {
 }
 
 // Table shows how far every cluster of an environment is with the apps that a commit has changed, in Markdown. It is pure: agents that
-// have read the same say the same.
-func Table(environment, commit string, all []clusters.Cluster) string {
+// have read the same say the same. page is where people see the commits of a branch that have changed a file; empty: nowhere.
+func Table(environment, commit string, all []clusters.Cluster, page func(branch, file string) string) string {
 	var apps []string
 	for _, c := range all {
 		for _, r := range c.Records {
@@ -134,11 +134,19 @@ func Table(environment, commit string, all []clusters.Cluster) string {
 				continue
 			}
 			version, state, word := told(r, commit)
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(app), cell(c.Name), cell(version), cell(state), cell(word))
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(app), cell(c.Name), cell(version), linked(state, page(c.Branch, audit.File(app))), cell(word))
 		}
 	}
-	fmt.Fprintf(&b, "\nEvery step is on the branch `sluice/status/%s`.\n", environment)
+	b.WriteString("\nEvery step is a commit of the cluster's status branch.\n")
 	return b.String()
+}
+
+// linked is a cell that leads to a page; without one it is plain.
+func linked(text, page string) string {
+	if page == "" {
+		return cell(text)
+	}
+	return "[" + cell(text) + "](" + strings.NewReplacer("(", "%28", ")", "%29").Replace(page) + ")"
 }
 
 // told is what a record says of what a commit asked for.

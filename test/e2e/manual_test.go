@@ -51,7 +51,7 @@ func TestPromotionByPeople(t *testing.T) {
 	p = w.awaitPull(p.Title)
 	w.awaitStatus(*p.MergedCommitID, gitea.StatusSuccess, app+" 0.0.130: promoted")
 	w.awaitStatus(p.Head.Sha, gitea.StatusSuccess, app+" 0.0.130: promoted")
-	w.awaitSaid(p, w.outcome(), "| 0.0.130 | promoted |")
+	w.awaitSaid(p, w.outcome(), "| 0.0.130 | [promoted](")
 	w.same("manual.golden", "held\n\n"+held+"\npromoted\n\n"+w.shown(p))
 
 	// The forge is away while the next one is on its way.
@@ -75,7 +75,7 @@ func TestPromotionByPeople(t *testing.T) {
 	w.awaitEvent(rollout.Promoted, "0.0.131", 1)
 	next = w.awaitPull(next.Title)
 	w.awaitStatus(*next.MergedCommitID, gitea.StatusSuccess, app+" 0.0.131: promoted")
-	w.awaitSaid(next, w.outcome(), "| 0.0.131 | promoted |")
+	w.awaitSaid(next, w.outcome(), "| 0.0.131 | [promoted](")
 	seen := map[string]int{}
 	for _, e := range w.events() {
 		if seen[fmt.Sprint(e.App, e.Seq)]++; seen[fmt.Sprint(e.App, e.Seq)] > 1 {

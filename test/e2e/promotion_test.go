@@ -188,7 +188,7 @@ func TestPromotion(t *testing.T) {
 	}
 	second.awaitStatus(*good.MergedCommitID, gitea.StatusSuccess, "croc-hunter-java 0.0.130: promoted")
 	second.awaitStatus(good.Head.Sha, gitea.StatusSuccess, "croc-hunter-java 0.0.130: promoted")
-	second.awaitComment(good.Index, "| croc-hunter-java | "+second.name+" | 0.0.130 | promoted |")
+	second.awaitComment(good.Index, "| croc-hunter-java | "+second.name+" | 0.0.130 | [promoted](")
 	promoted := second.shown(second.awaitPull(good.Title))
 
 	if said, code := first.promote("0.0.131"); code != 0 {
@@ -197,7 +197,7 @@ func TestPromotion(t *testing.T) {
 	second.awaitEvent(rollout.RollbackCommitted, "0.0.131", 1)
 	bad := second.awaitPull("chore: promote croc-hunter-java to version 0.0.131")
 	second.awaitStatus(*bad.MergedCommitID, gitea.StatusFailure, "croc-hunter-java 0.0.131 was rolled back: ")
-	second.awaitComment(bad.Index, "| was rolled back | ")
+	second.awaitComment(bad.Index, "| [was rolled back](")
 	second.same("auto.golden", "promoted\n\n"+promoted+"\nrolled back\n\n"+second.shown(second.awaitPull(bad.Title)))
 	if got := second.file("main", requirements); !strings.Contains(got, "version: 0.0.130  # promoted by hand") {
 		t.Errorf("git says\n%s", got)
@@ -311,7 +311,7 @@ func TestDemoOnAForge(t *testing.T) {
 		"production/us  installed 0.0.129", "staging        chore: promote croc-hunter-java to version 0.0.130: http", "staging        merged as ",
 		"production     the agents have seen it serve in staging, and propose it: http", "production     merged, as the strategy is Auto",
 		"A bad version", "production     merged, as the strategy is Auto",
-		"+  version: 0.0.130  # written by jx promote", "What its pull request says: http", "| croc-hunter-java | eu | 0.0.131 | was rolled back |",
-		"| croc-hunter-java | us | 0.0.131 | was rolled back |", "0.0.131 was rolled back in production/us: ",
+		"+  version: 0.0.130  # written by jx promote", "What its pull request says: http", "| croc-hunter-java | eu | 0.0.131 | [was rolled back](",
+		"| croc-hunter-java | us | 0.0.131 | [was rolled back](", "0.0.131 was rolled back in production/us: ",
 	)
 }
