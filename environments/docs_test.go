@@ -9,13 +9,15 @@ import (
 	"testing/fstest"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/test/generated"
 )
 
 var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
 
 // TestDocumentedSettings: whatever a document shows of sluice.yaml is read, and its schema takes it.
 func TestDocumentedSettings(t *testing.T) {
-	s := compiled(t, settingsSchema(t))
+	s := generated.Schema(t, settingsSchema(t))
 	blocks := yamlBlocks(t)
 	for _, b := range blocks {
 		if !b.isSettings() {

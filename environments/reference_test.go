@@ -206,24 +206,6 @@ func (a about) property(definitions map[string]any) map[string]any {
 	return schema
 }
 
-// compiled is a schema that can be asked.
-func compiled(t *testing.T, text string) *jsonschema.Schema {
-	t.Helper()
-	document, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	if err := c.AddResource("schema.json", document); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // valid is what a schema says of YAML.
 func valid(t *testing.T, s *jsonschema.Schema, text []byte) error {
 	t.Helper()

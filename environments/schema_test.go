@@ -10,6 +10,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/txtar"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluice-cd/sluice/test/generated"
 )
 
 // reads is what the reader says of a sluice.yaml, apps included.
@@ -26,7 +28,7 @@ func reads(text []byte) error {
 
 // What is read of any fixture, the schema takes.
 func TestSchemaTakesWhatIsRead(t *testing.T) {
-	s := compiled(t, settingsSchema(t))
+	s := generated.Schema(t, settingsSchema(t))
 	var names []string
 	for _, dir := range []string{"testdata/*/*.txtar", "../cmd/sluice/testdata/*.txtar"} {
 		found, err := filepath.Glob(dir)
@@ -65,7 +67,7 @@ var beyondSchema = []string{"metrics[].name", "upstream.environment", "upstream.
 // TestSchemaAgreesWithTheReader puts each sample into each field. Names may not look like numbers in the schema, for YAML has them
 // written otherwise than they are meant: 1e3, 0x10.
 func TestSchemaAgreesWithTheReader(t *testing.T) {
-	s := compiled(t, settingsSchema(t))
+	s := generated.Schema(t, settingsSchema(t))
 	for _, r := range leaves("", settingsFields.abouts()) {
 		for _, v := range samples {
 			document := nest(strings.ReplaceAll(r.path, "<app>", "web"), v).(map[string]any)

@@ -261,12 +261,12 @@ func unknownFlags(cmd *cobra.Command, args []string) (missing []string) {
 
 // Each example of YAML is what its reader takes. Those of sluice.yaml are read in package environments.
 func TestDocumentsYAML(t *testing.T) {
-	agent := compiledSchema(t, agentSchema(t))
+	agent := generated.Schema(t, agentSchema(t))
 	values, err := os.ReadFile(chartSchema)
 	if err != nil {
 		t.Fatal(err)
 	}
-	chart := compiledSchema(t, string(values))
+	chart := generated.Schema(t, string(values))
 	read := map[string]int{}
 	for _, d := range documents(t) {
 		for _, block := range d.blocks("yaml") {

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sluice-cd/sluice/test/generated"
@@ -338,27 +337,9 @@ func faultsOf(t *testing.T, text string) []error {
 	return d.faults
 }
 
-// compiledSchema is a schema that can be asked.
-func compiledSchema(t *testing.T, text string) *jsonschema.Schema {
-	t.Helper()
-	document, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	if err := c.AddResource("schema.json", document); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // TestSchemaAgreesWithTheReader puts values of each kind into each field: the schema takes what the reader takes.
 func TestSchemaAgreesWithTheReader(t *testing.T) {
-	s := compiledSchema(t, agentSchema(t))
+	s := generated.Schema(t, agentSchema(t))
 	samples := []any{true, 7, 1.5, "x", "7m", nil, []any{}, []any{"x"}, []any{map[string]any{"x": "y"}}, map[string]any{}, map[string]any{"x": "y"}}
 	for _, r := range configRows(comments(t), reflect.TypeFor[config](), "config", "") {
 		if r.fallback == "required" || strings.HasPrefix(r.is, "`") {
